@@ -1,0 +1,35 @@
+// Messages <-> bytes: explicit little-endian, bounded, every length checked before anything is allocated.
+//
+// Pure functions, any thread. Format: docs/reference/wire.md.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "wire/messages.h"
+
+namespace hearth::wire {
+
+// What a receiver knows of an epoch and so may demand of its frames.
+struct FrameLimits {
+  std::uint32_t n_ctx = 0;
+  std::uint32_t n_ubatch = 0;
+  std::uint32_t n_embd = 0;
+  std::uint16_t n_steps = 0;
+};
+
+// HEARTH_CHECKs that the message respects wire/limits.h (a longer text is cut).
+[[nodiscard]] std::vector<std::uint8_t> encode(const ControlMessage& message);
+[[nodiscard]] Result<ControlMessage> decode_control(std::span<const std::uint8_t> bytes);
+
+void encode(const BatchFrame& frame, std::vector<std::uint8_t>& out);  // replaces `out`, keeps its capacity
+
+// Reads epoch and step only, so that a receiver can find the epoch's limits first.
+struct FrameHead { std::uint32_t epoch; std::uint16_t step; std::uint64_t batch; };
+[[nodiscard]] Result<FrameHead> peek_batch_frame(std::span<const std::uint8_t> bytes);
+// Full check against `limits`: step, counts, positions, cells (in range, distinct), sequence sets, operations, hidden size, n_embd, encoding.
+[[nodiscard]] Result<BatchFrame> decode_batch_frame(std::span<const std::uint8_t> bytes, const FrameLimits& limits);
+
+}  // namespace hearth::wire
