@@ -1,0 +1,60 @@
+// Plan: which device runs which layers, in which order. An immutable value; a new plan is a new epoch.
+//
+// Pure: no clocks, files, sockets.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace hearth::plan {
+
+struct LayerRange {
+  std::uint32_t begin = 0;  // inclusive
+  std::uint32_t end = 0;    // exclusive
+  [[nodiscard]] std::uint32_t size() const { return end - begin; }
+  friend auto operator<=>(const LayerRange&, const LayerRange&) = default;
+};
+
+// One visit of a batch to a device.
+struct Step {
+  std::uint16_t device = 0;  // index of the ring's devices; 0 is the head
+  LayerRange layers;
+  friend bool operator==(const Step&, const Step&) = default;
+};
+
+struct Plan {
+  std::uint32_t n_layer = 0;
+  std::vector<std::string> devices;  // names; [0] is the head
+  std::vector<Step> steps;           // cover [0, n_layer) in order, each window non-empty
+
+  [[nodiscard]] std::vector<std::uint16_t> steps_of(std::uint16_t device) const;  // indices into steps, ascending
+  [[nodiscard]] std::uint32_t layers_of(std::uint16_t device) const;              // number of layers
+  // The ring as one line per device for people: name, layers of each round.
+  [[nodiscard]] std::string describe() const;
+};
+
+// kInvalidArgument names the step that leaves a gap, overlaps, is empty or names no device.
+[[nodiscard]] Result<> validate(const Plan& plan);
+
+// A split by hand (-lw/--layer-window, --rounds): windows[m] layers on device m in each of `rounds` rounds. When
+// rounds * sum(windows) < n_layer it is an error, with the numbers; when it is more, the last windows are cut short.
+// A device with window 0 gets no step.
+[[nodiscard]] Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string> devices,
+                                            std::span<const std::uint32_t> windows, std::uint32_t rounds);
+
+struct DeviceMemory {
+  std::string name;
+  std::uint64_t bytes = 0;     // that may be used
+  std::uint64_t reserved = 0;  // taken before any layer: on the head embedding, output head; buffers everywhere
+};
+
+// Layers in proportion to what each device has left after `reserved`, in `rounds` rounds; every layer costs `layer_bytes[il]`
+// (weights and KV). kOutOfMemory when the layers do not fit, with the numbers per device.
+[[nodiscard]] Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
+                                           std::span<const DeviceMemory> devices, std::uint32_t rounds);
+
+}  // namespace hearth::plan
