@@ -5,9 +5,12 @@
 // After that neither ggml nor libllama can be handed an inconsistent model. Immutable; any thread may read.
 #pragma once
 
+#include <array>
+#include <compare>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -72,6 +75,19 @@ struct SegmentId {
   friend auto operator<=>(const SegmentId&, const SegmentId&) = default;
 };
 
+// The GGUF name of the tensor that plays `role`; `layer` counts for the roles of layers only.
+[[nodiscard]] std::string tensor_name(Role role, std::uint32_t layer = 0);
+// The shape (ne[0], ne[1]) that the hyper-parameters demand of it; ne[1] = 1 for vectors.
+[[nodiscard]] std::array<std::int64_t, 2> tensor_shape(Role role, const HyperParams& params);
+// Whether it is a vector (norm, bias, rope factors): these must be F32, matrices may be quantized.
+[[nodiscard]] bool is_vector(Role role);
+// Whether a model of this architecture must have it, may have it, or must not.
+[[nodiscard]] Presence presence(Role role, const ArchTraits& arch);
+// The roles of one kind of segment in the order of Role.
+[[nodiscard]] std::span<const Role> roles_of(SegmentId::Kind kind);
+// Whether ggml's CPU backend can look up rows of a matrix of this type and multiply with it.
+[[nodiscard]] bool is_matrix_type(gguf::TensorType type);
+
 struct SegmentTensor {
   Role role;
   const gguf::Tensor* tensor;  // owned by the ModelFile
@@ -79,7 +95,7 @@ struct SegmentTensor {
 
 class ModelFile {
  public:
-  // Errors: those of gguf::File::open; kUnsupported (architecture: the message lists those that are; scaling, shapes
+  // Reads headers only, a few milliseconds. Errors: those of gguf::File::open; kUnsupported (architecture: the message lists those that are; scaling, shapes
   // or types that hearth cannot run); kInvalidFile (a missing or misshapen tensor or key, by name).
   [[nodiscard]] static Result<ModelFile> open(const std::filesystem::path& path);
   [[nodiscard]] static Result<ModelFile> from(gguf::File file);
@@ -96,6 +112,9 @@ class ModelFile {
   [[nodiscard]] std::uint64_t segment_bytes(SegmentId id) const;
 
  private:
+  ModelFile() = default;
+  [[nodiscard]] static Result<ModelFile> checked(gguf::File file);
+
   std::unique_ptr<gguf::File> file_;
   const ArchTraits* arch_ = nullptr;
   HyperParams params_;
