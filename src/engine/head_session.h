@@ -1,0 +1,144 @@
+// HeadSession: the control side of the head: meets all workers, gives out plans, watches, and ends everything
+// cleanly.
+//
+//   Contacting --all Welcome--> Met --prepare()--> (Preparing -> Active -> retired)* --shutdown()--> Closed
+// A lost worker (closed connection, silence, Goodbye, Refuse of the Hello) ends the session with one
+// SessionFailed; an epoch that a device cannot load or compute ends with one EpochFailed, and the session can
+// prepare another. prepare() while an epoch is active makes a second one; once it is active the node lets the
+// old one drain and calls retire(). The head is device 0 of each plan and loads its own windows by the same
+// actions as a worker.
+//
+// Thread contract: none; one thread owns it. Inputs take the time and return what to do, in order.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/device_key.h"
+#include "base/result.h"
+#include "engine/actions.h"
+#include "engine/link_set.h"
+#include "engine/liveness.h"
+#include "engine/plan_rules.h"
+#include "plan/plan.h"
+#include "wire/messages.h"
+
+namespace hearth::engine {
+
+struct WorkerContact {
+  DeviceKey key;
+  wire::Address address;       // data_port is learnt from its Welcome
+  wire::Address head_address;  // where this worker reaches the head
+};
+
+struct HeadOptions {
+  DeviceKey key;  // own
+  std::string name;
+  std::string version;  // of the program
+  wire::ModelId model{};
+  std::vector<WorkerContact> workers;  // may be empty: a ring of one
+  LivenessOptions liveness;
+  Milliseconds contact_timeout{15'000};  // for every worker to answer
+  Milliseconds connect_timeout{5000};    // of one attempt
+  Milliseconds link_deadline{15'000};    // for the head's links of a plan
+};
+
+// What a worker said in its Welcome.
+struct WorkerInfo {
+  DeviceKey key;
+  std::string name;
+  std::string version;
+  wire::Address address;  // complete
+  std::uint64_t memory_bytes = 0;
+  std::uint32_t n_threads = 0;
+  std::uint64_t steps_done = 0;  // of its last Heartbeat
+};
+
+class HeadSession {
+ public:
+  explicit HeadSession(const HeadOptions& options);
+
+  enum class State : std::uint8_t { kContacting, kMet, kFailed, kClosed };
+
+  // Allows the workers and contacts all of them. Call once, first. kInvalidArgument when two workers share a
+  // key, or it is ours.
+  [[nodiscard]] Result<Actions> start(TimePoint now);
+  [[nodiscard]] Actions on_control(const DeviceKey& from, const wire::ControlMessage& message, TimePoint now);
+  [[nodiscard]] Actions on_peer_up(const DeviceKey& peer, TimePoint now);
+  [[nodiscard]] Actions on_peer_gone(const DeviceKey& peer, const Error& error, TimePoint now);
+  void on_data(const DeviceKey& from, TimePoint now) { liveness_.heard(from, now); }
+  // Own windows are loaded, or cannot be.
+  [[nodiscard]] Actions on_loaded(std::uint32_t epoch, const Result<LoadReport>& report, TimePoint now);
+  // Own compute or data lane cannot go on with this epoch.
+  [[nodiscard]] Actions on_failed(std::uint32_t epoch, const Error& error, TimePoint now);
+  // `batches_in_flight`: of all epochs; with some, standing still for the stuck limit is an error.
+  [[nodiscard]] Actions tick(const Progress& own, std::uint32_t batches_in_flight, TimePoint now);
+
+  // State kMet. devices[0] of the plan is the head, the others are names of workers(), each once, in any
+  // order. kInvalidArgument otherwise, or when two epochs are held already. The new epoch is last_epoch().
+  [[nodiscard]] Result<Actions> prepare(const plan::Plan& plan, const EpochOptions& options, TimePoint now);
+  // No batch of this epoch is in flight and none will be: everybody frees it.
+  [[nodiscard]] Actions retire(std::uint32_t epoch, const std::string& reason, TimePoint now);
+  // Batches first..last need no compute.
+  [[nodiscard]] Actions cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint64_t last_batch);
+  [[nodiscard]] Actions shutdown(const std::string& reason, TimePoint now);
+
+  [[nodiscard]] State state() const { return state_; }
+  [[nodiscard]] std::vector<WorkerInfo> workers()
+      const;  // that said Welcome, in the order of HeadOptions::workers
+  // The plan of an epoch whose own part is loaded, for frames of it; null otherwise: such frames are dropped.
+  [[nodiscard]] const wire::Prepare* loaded_plan(std::uint32_t epoch) const;
+  [[nodiscard]] std::uint32_t last_epoch() const { return last_epoch_; }  // 0: none yet
+  [[nodiscard]] bool is_active(std::uint32_t epoch) const;
+  // Sums of all Ready of an epoch, by member index; empty where not ready yet.
+  [[nodiscard]] std::vector<std::optional<LoadReport>> reports(std::uint32_t epoch) const;
+
+ private:
+  enum class Meeting : std::uint8_t { kConnecting, kGreeted, kWelcome };
+  struct Worker {
+    WorkerContact contact;
+    Meeting meeting = Meeting::kConnecting;
+    WorkerInfo info;
+    std::string last_error;  // why it could not be reached so far
+  };
+  struct Epoch {
+    wire::Prepare plan;
+    std::vector<std::optional<LoadReport>> reports;  // by member
+    bool active = false;
+  };
+
+  void on(Worker& from, const wire::Welcome& welcome, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::Ready& ready, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::Failed& failed, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::Refuse& refuse, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::Goodbye& goodbye, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::Heartbeat& heartbeat, TimePoint now, Actions& out);
+  template <class Other>
+  void on(Worker& from, const Other& message, TimePoint now, Actions& out);
+
+  [[nodiscard]] Worker* find(const DeviceKey& key);
+  [[nodiscard]] std::string who(const Worker& worker) const;
+  void check_active(Epoch& epoch, TimePoint now, Actions& out);
+  void fail_epoch(std::uint32_t epoch, const Error& error, Actions& out);
+  void fail_session(const Error& error, Actions& out);
+  void end_epoch(std::uint32_t epoch, const std::string& reason, Actions& out);
+
+  HeadOptions options_;
+  State state_ = State::kContacting;
+  bool failed_ = false;
+  std::vector<Worker> workers_;
+  std::map<std::uint32_t, Epoch> epochs_;
+  std::uint32_t last_epoch_ = 0;
+  LinkSet links_;
+  Liveness liveness_;
+  StuckWatch stuck_;
+  TimePoint contact_until_{};
+  TimePoint next_heartbeat_{};
+  Progress progress_;
+};
+
+}  // namespace hearth::engine

@@ -1,0 +1,116 @@
+// WorkerSession: the control side of a worker, from waiting for a head to computing for it and back.
+//
+//   Idle --Hello--> Greeting --link up, Welcome--> Joined --Prepare--> epochs: Preparing -> Ready -> Active
+//   -> freed
+// A head is one of the configured keys. Joined holds up to two epochs. Whatever ends the head (Goodbye,
+// closed connection, silence) frees every epoch and leads back to Idle, where the allow-list is the
+// configured heads again. What ends an epoch (Retire, a failed load or compute, a member that is gone, silent
+// or breaks the rules) frees that epoch; the head learns of a failure by Failed. After FreeEpoch nothing more
+// is said of that epoch. docs/reference/ring-protocol.md has the tables.
+//
+// Thread contract: none; one thread owns it. Inputs take the time and return what to do, in order.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/device_key.h"
+#include "base/result.h"
+#include "engine/actions.h"
+#include "engine/link_set.h"
+#include "engine/liveness.h"
+#include "wire/messages.h"
+
+namespace hearth::engine {
+
+struct WorkerOptions {
+  DeviceKey key;  // own
+  std::string name;
+  std::string version;          // of the program
+  std::uint16_t data_port = 0;  // as bound
+  wire::ModelId model{};
+  std::uint64_t memory_bytes = 0;
+  std::uint32_t n_threads = 0;
+  std::vector<DeviceKey> heads;  // who may lead this device
+  LivenessOptions liveness;
+  Milliseconds connect_timeout{5000};  // of one attempt
+  Milliseconds link_deadline{15'000};  // for all links of a plan to come up, from Prepare
+};
+
+class WorkerSession {
+ public:
+  explicit WorkerSession(const WorkerOptions& options);
+
+  enum class State : std::uint8_t { kIdle, kGreeting, kJoined };
+
+  // Allows the configured heads. Call once, before anything else.
+  [[nodiscard]] Actions start(TimePoint now);
+  // `from` is the key that the handshake proved.
+  [[nodiscard]] Actions on_control(const DeviceKey& from, const wire::ControlMessage& message, TimePoint now);
+  [[nodiscard]] Actions on_peer_up(const DeviceKey& peer, TimePoint now);
+  [[nodiscard]] Actions on_peer_gone(const DeviceKey& peer, const Error& error, TimePoint now);
+  // Data frames count as a sign of life.
+  void on_data(const DeviceKey& from, TimePoint now) { liveness_.heard(from, now); }
+  // The answer to LoadEpoch; ignored when that epoch was freed meanwhile.
+  [[nodiscard]] Actions on_loaded(std::uint32_t epoch, const Result<LoadReport>& report, TimePoint now);
+  // Computing, or the data lane (MemberCore, the codec, a lost link), cannot go on with this epoch.
+  [[nodiscard]] Actions on_failed(std::uint32_t epoch, const Error& error, TimePoint now);
+  [[nodiscard]] Actions tick(const Progress& progress, TimePoint now);
+  // The program ends.
+  [[nodiscard]] Actions shutdown(const std::string& reason, TimePoint now);
+
+  [[nodiscard]] State state() const { return state_; }
+  // The plan of an epoch that this device has loaded, for frames of it; null otherwise: such frames are
+  // dropped.
+  [[nodiscard]] const wire::Prepare* loaded_plan(std::uint32_t epoch) const;
+  [[nodiscard]] std::vector<std::uint32_t> epochs() const;  // held now, ascending
+  [[nodiscard]] const std::optional<DeviceKey>& head() const { return head_; }
+
+ private:
+  struct Epoch {
+    wire::Prepare plan;
+    std::uint16_t device = 0;
+    std::optional<LoadReport> loaded;
+    bool ready = false;
+    bool active = false;
+  };
+
+  void on(const DeviceKey& from, const wire::Hello& hello, TimePoint now, Actions& out);
+  void on(const DeviceKey& from, const wire::Prepare& plan, TimePoint now, Actions& out);
+  void on(const DeviceKey& from, const wire::Activate& activate, TimePoint now, Actions& out);
+  void on(const DeviceKey& from, const wire::Retire& retire, TimePoint now, Actions& out);
+  void on(const DeviceKey& from, const wire::Cancel& cancel, TimePoint now, Actions& out);
+  void on(const DeviceKey& from, const wire::Heartbeat& heartbeat, TimePoint now, Actions& out);
+  void on(const DeviceKey& from, const wire::Refuse& refuse, TimePoint now, Actions& out);
+  void on(const DeviceKey& from, const wire::Goodbye& goodbye, TimePoint now, Actions& out);
+  template <class Other>
+  void on(const DeviceKey& from, const Other& message, TimePoint now, Actions& out);
+
+  void refuse(const DeviceKey& peer, const wire::Address& address, Error error, TimePoint now, Actions& out);
+  void check_ready(Epoch& epoch, Actions& out);
+  void fail_epoch(std::uint32_t epoch, const Error& error, bool tell_head, Actions& out);
+  void fail_epochs_with(const DeviceKey& member, const Error& error, Actions& out);
+  void free_epoch(std::uint32_t epoch, const std::string& reason, Actions& out);
+  void leave_head(const Error& error, bool say_goodbye, Actions& out);
+  void allow_now(Actions& out) const;
+  [[nodiscard]] std::string who(const DeviceKey& key) const;
+
+  WorkerOptions options_;
+  State state_ = State::kIdle;
+  std::optional<DeviceKey> head_;
+  std::string head_name_;
+  wire::Address head_address_;
+  std::uint32_t last_epoch_ = 0;  // of this head; epochs only grow
+  std::map<std::uint32_t, Epoch> epochs_;
+  std::map<DeviceKey, wire::Refuse> refusing_;  // links that exist only to say no
+  LinkSet links_;
+  Liveness liveness_;
+  StuckWatch stuck_;
+  TimePoint next_heartbeat_{};
+  Progress progress_;
+};
+
+}  // namespace hearth::engine
