@@ -1,0 +1,72 @@
+// Read-only access to regular files: positioned reads and memory mappings, with handles that close
+// themselves.
+//
+// InputFile never opens anything but a regular file: a directory, pipe, socket or device is refused before it
+// can block or answer endlessly. Sizes are those at the time of open(). Both classes are immutable after
+// creation; any thread may read.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+
+#include "base/result.h"
+
+namespace hearth {
+
+class InputFile {
+ public:
+  // Errors: kNotFound, kInvalidArgument (not a regular file), kIo (the system's reason, e.g. permission).
+  [[nodiscard]] static Result<InputFile> open(const std::filesystem::path& path);
+
+  InputFile(InputFile&& other) noexcept;
+  InputFile& operator=(InputFile&& other) noexcept;
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+  ~InputFile();
+
+  // Fills `bytes` completely from `offset`. Error kIo when the system fails or the file ends before that.
+  [[nodiscard]] Result<> read_at(std::uint64_t offset, std::span<std::uint8_t> bytes) const;
+
+  [[nodiscard]] std::uint64_t size() const { return size_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  // The POSIX descriptor, owned by this object.
+  [[nodiscard]] int descriptor() const { return descriptor_; }
+
+ private:
+  InputFile(std::filesystem::path path, int descriptor, std::uint64_t size);
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+// A read-only mapping of a part of a file. It outlives the InputFile it was made from.
+// Reading it after another program has shortened the file ends the process (SIGBUS): map only what
+// InputFile::read_at is too slow for, and never headers that have not been validated.
+class MappedFile {
+ public:
+  // Maps bytes [offset, offset + length); neither has to be page-aligned. An empty range gives an empty span.
+  // Errors: kInvalidArgument (past the end of the file), kIo.
+  [[nodiscard]] static Result<MappedFile> map(const InputFile& file, std::uint64_t offset,
+                                              std::uint64_t length);
+  // The whole file.
+  [[nodiscard]] static Result<MappedFile> map(const InputFile& file);
+
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  [[nodiscard]] std::span<const std::uint8_t> bytes() const { return bytes_; }
+
+ private:
+  MappedFile(void* base, std::uint64_t mapped_bytes, std::span<const std::uint8_t> bytes);
+
+  void* base_ = nullptr;  // page-aligned start of the mapping, nullptr for an empty one
+  std::uint64_t mapped_bytes_ = 0;
+  std::span<const std::uint8_t> bytes_;
+};
+
+}  // namespace hearth

@@ -1,0 +1,110 @@
+#include "base/units.h"
+
+#include <array>
+#include <charconv>
+#include <limits>
+
+#include "base/text.h"
+
+namespace hearth {
+namespace {
+
+struct Unit {
+  std::string_view name;  // lower case
+  std::uint64_t bytes;
+};
+
+constexpr std::uint64_t kKi = 1024;
+constexpr std::array<Unit, 14> kUnits = {{
+    {"", 1},
+    {"b", 1},
+    {"k", kKi},
+    {"kib", kKi},
+    {"kb", 1'000},
+    {"m", kKi* kKi},
+    {"mib", kKi* kKi},
+    {"mb", 1'000'000},
+    {"g", kKi * kKi * kKi},
+    {"gib", kKi * kKi * kKi},
+    {"gb", 1'000'000'000},
+    {"t", kKi * kKi * kKi* kKi},
+    {"tib", kKi * kKi * kKi* kKi},
+    {"tb", 1'000'000'000'000},
+}};
+constexpr std::size_t kMaxFractionDigits = 6;
+
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+
+std::string_view take_digits(std::string_view& text) {
+  std::size_t n = 0;
+  while (n < text.size() && is_digit(text[n])) ++n;
+  const std::string_view digits = text.substr(0, n);
+  text.remove_prefix(n);
+  return digits;
+}
+
+const Unit* find_unit(std::string_view name) {
+  std::string lower(name);
+  for (char& c : lower)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  for (const Unit& unit : kUnits)
+    if (unit.name == lower) return &unit;
+  return nullptr;
+}
+
+}  // namespace
+
+std::string format_bytes(std::uint64_t bytes) {
+  if (bytes < 1000) return std::format("{} B", bytes);
+  constexpr std::array<std::string_view, 6> kNames = {"kB", "MB", "GB", "TB", "PB", "EB"};
+  std::uint64_t unit = 1000;
+  std::size_t name = 0;
+  // 999,950 and more would print as "1000.0": such an amount belongs to the next unit.
+  while (name + 1 < kNames.size() && bytes / unit >= 999 && bytes - 999 * unit >= unit - unit / 20) {
+    unit *= 1000;
+    ++name;
+  }
+  // Rounded to tenths in integers, so that the same amount prints the same everywhere.
+  std::uint64_t tenths = bytes / unit * 10 + (bytes % unit + unit / 20) / (unit / 10);
+  return std::format("{}.{} {}", tenths / 10, tenths % 10, kNames[name]);
+}
+
+Result<std::uint64_t> parse_bytes(std::string_view text) {
+  const auto refuse = [&](std::string_view why) {
+    return fail(ErrorCode::kInvalidArgument,
+                "{} is not an amount of bytes: {}; write e.g. 4GiB, 512M, 1.5G or 4096", quote(text), why);
+  };
+  std::string_view rest = text;
+  const std::string_view whole_digits = take_digits(rest);
+  if (whole_digits.empty()) return refuse("expected a digit first");
+  std::string_view fraction_digits;
+  if (!rest.empty() && rest.front() == '.') {
+    rest.remove_prefix(1);
+    fraction_digits = take_digits(rest);
+    if (fraction_digits.empty()) return refuse("expected a digit after the point");
+    if (fraction_digits.size() > kMaxFractionDigits) return refuse("more than 6 digits after the point");
+  }
+  if (!rest.empty() && rest.front() == ' ') rest.remove_prefix(1);
+  const Unit* unit = find_unit(rest);
+  if (unit == nullptr) return refuse(std::format("unknown unit {}", quote(rest, 20)));
+  if (!fraction_digits.empty() && unit->bytes == 1) return refuse("a fraction of a byte");
+
+  constexpr std::uint64_t kMax = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t whole = 0;
+  const auto parsed = std::from_chars(whole_digits.data(), whole_digits.data() + whole_digits.size(), whole);
+  if (parsed.ec != std::errc{} || whole > kMax / unit->bytes) return refuse("more than 64 bits can hold");
+  std::uint64_t fraction = 0;
+  std::uint64_t scale = 1;
+  for (char digit : fraction_digits) {
+    fraction = fraction * 10 + static_cast<std::uint64_t>(digit - '0');
+    scale *= 10;
+  }
+  const std::uint64_t whole_bytes = whole * unit->bytes;
+  const std::uint64_t fraction_bytes = fraction * unit->bytes / scale;  // at most 10^6 * 2^40, fits
+  if (fraction_bytes > kMax - whole_bytes) return refuse("more than 64 bits can hold");
+  return whole_bytes + fraction_bytes;
+}
+
+}  // namespace hearth
