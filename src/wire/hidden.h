@@ -1,7 +1,8 @@
 // Hidden-state rows on a link: f32, or f16 with one power-of-two scale per row.
 //
-// Residual streams carry outliers far beyond f16's 65504, so each row is scaled by 2^-e with e chosen from the row's largest
-// magnitude; scaling by a power of two is exact. Rows with NaN or Inf are refused by the encoder.
+// Residual streams carry outliers far beyond f16's 65504, so each row is scaled by 2^-e with e chosen from
+// the row's largest magnitude; scaling by a power of two is exact. Rows with NaN or Inf are refused by the
+// encoder.
 #pragma once
 
 #include <cstddef>
@@ -21,12 +22,14 @@ enum class HiddenEncoding : std::uint8_t { kF32 = 1, kF16Scaled = 2 };
 // Index of the first row that holds a NaN or an Inf, or n_rows when all are finite.
 [[nodiscard]] std::size_t first_non_finite_row(std::span<const float> rows, std::size_t n_embd);
 
-// rows: [n_rows][n_embd]. Appends hidden_bytes() bytes to `out`. kNumeric names the row that is not finite; nothing is appended then.
+// rows: [n_rows][n_embd]. Appends hidden_bytes() bytes to `out`. kNumeric names the row that is not finite;
+// nothing is appended then.
 [[nodiscard]] Result<> encode_hidden(HiddenEncoding encoding, std::span<const float> rows, std::size_t n_embd,
                                      std::vector<std::uint8_t>& out);
 
-// payload must be exactly hidden_bytes(); rows: [n_rows][n_embd], written. kProtocol on a wrong size or scale, kNumeric on NaN or Inf.
-[[nodiscard]] Result<> decode_hidden(HiddenEncoding encoding, std::span<const std::uint8_t> payload, std::size_t n_embd,
-                                     std::span<float> rows);
+// payload must be exactly hidden_bytes(); rows: [n_rows][n_embd], written. kProtocol on a wrong size or
+// scale, kNumeric on NaN or Inf.
+[[nodiscard]] Result<> decode_hidden(HiddenEncoding encoding, std::span<const std::uint8_t> payload,
+                                     std::size_t n_embd, std::span<float> rows);
 
 }  // namespace hearth::wire

@@ -1,7 +1,7 @@
 // Every message that may cross a link, as plain values; wire/codec.h turns them into bytes and back.
 //
-// docs/reference/wire.md is the format page. No message holds tensors, operations of ggml, pointers, paths or text of
-// the user; prompts, tokens and logits never leave the head.
+// docs/reference/wire.md is the format page. No message holds tensors, operations of ggml, pointers, paths or
+// text of the user; prompts, tokens and logits never leave the head.
 #pragma once
 
 #include <array>
@@ -25,8 +25,8 @@ using ModelId = std::array<std::uint8_t, 32>;  // gguf::File::fingerprint()
 enum class KvType : std::uint8_t { kF32 = 1, kF16 = 2 };
 
 struct Address {
-  std::string host;  // numeric IP or host name
-  std::uint16_t control_port = 0;
+  std::string host{};              // numeric IP or host name, never empty on the wire; wire/text.h checks it
+  std::uint16_t control_port = 0;  // > 0 on the wire, as data_port
   std::uint16_t data_port = 0;
   friend bool operator==(const Address&, const Address&) = default;
 };
@@ -34,9 +34,9 @@ struct Address {
 // head -> worker, first message; the head is reachable at `address` for answers.
 struct Hello {
   std::uint16_t major = kProtocolMajor, minor = kProtocolMinor;
-  std::string version;  // of the program
-  std::string name;     // of the device
-  Address address;
+  std::string version{};  // of the program
+  std::string name{};     // of the device; wire/text.h checks it
+  Address address{};
   ModelId model{};
   friend bool operator==(const Hello&, const Hello&) = default;
 };
@@ -44,8 +44,8 @@ struct Hello {
 // worker -> head.
 struct Welcome {
   std::uint16_t major = kProtocolMajor, minor = kProtocolMinor;
-  std::string version;
-  std::string name;
+  std::string version{};
+  std::string name{};
   std::uint16_t data_port = 0;
   ModelId model{};
   std::uint64_t memory_bytes = 0;  // that this device lends
@@ -54,9 +54,9 @@ struct Welcome {
 };
 
 struct Member {
-  std::string name;
-  DeviceKey key;
-  Address address;
+  std::string name{};
+  DeviceKey key{};
+  Address address{};
   friend bool operator==(const Member&, const Member&) = default;
 };
 
@@ -67,7 +67,8 @@ struct StepSpec {
   friend bool operator==(const StepSpec&, const StepSpec&) = default;
 };
 
-// head -> worker: the whole plan. members[0] is the head. The receiver's allow-list becomes exactly the members.
+// head -> worker: the whole plan. members[0] is the head. The receiver's allow-list becomes exactly the
+// members.
 struct Prepare {
   std::uint32_t epoch = 0;  // > 0, grows with every plan of a head
   ModelId model{};
@@ -78,43 +79,72 @@ struct Prepare {
   HiddenEncoding hidden = HiddenEncoding::kF32;
   bool repack = true;
   bool flash_attention = true;
-  std::vector<Member> members;
-  std::vector<StepSpec> steps;  // cover 0..n_layer in order
+  std::vector<Member> members{};
+  std::vector<StepSpec> steps{};  // cover 0..n_layer in order
   friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 
-struct Ready { std::uint32_t epoch = 0; std::uint64_t weight_bytes = 0, kv_bytes = 0, compute_bytes = 0;
-  friend bool operator==(const Ready&, const Ready&) = default; };
-struct Activate { std::uint32_t epoch = 0; friend bool operator==(const Activate&, const Activate&) = default; };
+struct Ready {
+  std::uint32_t epoch = 0;
+  std::uint64_t weight_bytes = 0, kv_bytes = 0, compute_bytes = 0;
+  friend bool operator==(const Ready&, const Ready&) = default;
+};
+struct Activate {
+  std::uint32_t epoch = 0;
+  friend bool operator==(const Activate&, const Activate&) = default;
+};
 // The epoch is over; free it. `reason` is for the log.
-struct Retire { std::uint32_t epoch = 0; std::string reason; friend bool operator==(const Retire&, const Retire&) = default; };
+struct Retire {
+  std::uint32_t epoch = 0;
+  std::string reason{};
+  friend bool operator==(const Retire&, const Retire&) = default;
+};
 // Overtakes data: batches first_batch..last_batch need no compute any more (they still pass every step).
-struct Cancel { std::uint32_t epoch = 0; std::uint64_t first_batch = 0, last_batch = 0;
-  friend bool operator==(const Cancel&, const Cancel&) = default; };
+struct Cancel {
+  std::uint32_t epoch = 0;
+  std::uint64_t first_batch = 0, last_batch = 0;
+  friend bool operator==(const Cancel&, const Cancel&) = default;
+};
 // Every kHeartbeatInterval on each control link; `steps_done` proves that the compute thread lives.
-struct Heartbeat { std::uint32_t epoch = 0; std::uint64_t steps_done = 0;
-  friend bool operator==(const Heartbeat&, const Heartbeat&) = default; };
+struct Heartbeat {
+  std::uint32_t epoch = 0;
+  std::uint64_t steps_done = 0;
+  friend bool operator==(const Heartbeat&, const Heartbeat&) = default;
+};
 // member -> head: this epoch cannot go on.
-struct Failed { std::uint32_t epoch = 0; ErrorCode code = ErrorCode::kIo; std::string message;
-  friend bool operator==(const Failed&, const Failed&) = default; };
+struct Failed {
+  std::uint32_t epoch = 0;
+  ErrorCode code = ErrorCode::kIo;
+  std::string message{};
+  friend bool operator==(const Failed&, const Failed&) = default;
+};
 // Refuses a Hello or Prepare, with the reason.
-struct Refuse { ErrorCode code = ErrorCode::kProtocol; std::string message;
-  friend bool operator==(const Refuse&, const Refuse&) = default; };
+struct Refuse {
+  ErrorCode code = ErrorCode::kProtocol;
+  std::string message{};
+  friend bool operator==(const Refuse&, const Refuse&) = default;
+};
 // The sender leaves on purpose.
-struct Goodbye { std::string reason; friend bool operator==(const Goodbye&, const Goodbye&) = default; };
+struct Goodbye {
+  std::string reason{};
+  friend bool operator==(const Goodbye&, const Goodbye&) = default;
+};
 
-using ControlMessage = std::variant<Hello, Welcome, Prepare, Ready, Activate, Retire, Cancel, Heartbeat, Failed, Refuse, Goodbye>;
+using ControlMessage = std::variant<Hello, Welcome, Prepare, Ready, Activate, Retire, Cancel, Heartbeat,
+                                    Failed, Refuse, Goodbye>;
 
 // The only message of the data lane: a batch on its way, addressed to plan step `step`
 // (step == number of steps: the head's output stage).
 struct BatchFrame {
   std::uint32_t epoch = 0;
   std::uint16_t step = 0;
-  Batch batch;
+  Batch batch{};
   HiddenEncoding encoding = HiddenEncoding::kF32;
   std::uint32_t n_embd = 0;
-  // Encoded rows: one per token, on the frame to the output stage one per output token; empty when operations_only.
-  std::vector<std::uint8_t> hidden;
+  // Encoded rows: one per token, on the frame to the output stage one per output token; empty when
+  // operations_only.
+  std::vector<std::uint8_t> hidden{};
+  friend bool operator==(const BatchFrame&, const BatchFrame&) = default;
 };
 
 }  // namespace hearth::wire

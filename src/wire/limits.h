@@ -1,0 +1,51 @@
+// The bounds of everything that crosses a link. Receivers check them before they allocate; encoders keep to
+// them.
+//
+// Each has its reason beside it. docs/reference/wire.md repeats them for other implementations.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hearth::wire {
+
+// The fixed header in front of every message.
+inline constexpr std::size_t kHeaderBytes = 28;
+
+// A whole control message. The largest legal one, a Prepare with kMaxMembers and kMaxSteps, takes 34,444
+// bytes.
+inline constexpr std::size_t kMaxControlBytes = 64 * 1024;
+
+// Bytes of UTF-8. A name is shown in columns and log lines.
+inline constexpr std::size_t kMaxNameBytes = 64;
+inline constexpr std::size_t kMaxVersionBytes = 64;
+// 253 is the longest DNS name; an IPv6 address with a zone is shorter.
+inline constexpr std::size_t kMaxHostBytes = 253;
+// An error message of several lines; longer ones are cut by the sender.
+inline constexpr std::size_t kMaxTextBytes = 2048;
+
+// Far beyond a household; every member is an open connection pair and a row in each allow-list.
+inline constexpr std::uint32_t kMaxMembers = 64;
+// The deepest published models have 126 layers.
+inline constexpr std::uint32_t kMaxLayers = 1024;
+// A step holds at least one layer.
+inline constexpr std::uint32_t kMaxSteps = kMaxLayers;
+// KV cells: 16 M, beyond any model's trained context. Positions and shifts stay far from the end of int32.
+inline constexpr std::uint32_t kMaxContext = std::uint32_t{1} << 24;
+// Threads one device offers; the largest machines have fewer hardware threads.
+inline constexpr std::uint32_t kMaxThreads = 4096;
+// An amount of memory. Sums over kMaxMembers devices stay within 64 bits.
+inline constexpr std::uint64_t kMaxMemoryBytes = std::uint64_t{1} << 56;
+
+// Tokens in a batch: prompts are cut into smaller chunks long before (512 by default).
+inline constexpr std::uint32_t kMaxBatchTokens = 8192;
+// KV operations in a batch: a few per sequence at most.
+inline constexpr std::uint32_t kMaxBatchOperations = 4096;
+// Values in a hidden row; the widest published models have 16,384.
+inline constexpr std::uint32_t kMaxEmbd = 65536;
+// Hidden state of one frame: kMaxBatchTokens rows of 8,192 f32. A wider model must use smaller batches.
+inline constexpr std::size_t kMaxHiddenBytes = std::size_t{256} * 1024 * 1024;
+// A whole batch frame: header, operations and tokens take less than 1 MiB.
+inline constexpr std::size_t kMaxFrameBytes = kMaxHiddenBytes + 1024 * 1024;
+
+}  // namespace hearth::wire
