@@ -118,4 +118,4 @@ while IFS= read -r name; do
 done < <(compgen -e)
 
 exec chroot "$view" /usr/bin/env -i --chdir="$directory" "${keep[@]}" \
-  LANG=C.UTF-8 PATH=/usr/lib/ccache:/usr/bin:/bin:/usr/sbin:/sbin "$@"
+  LANG=C.UTF-8 PATH=/usr/bin:/bin:/usr/sbin:/sbin "$@"

@@ -6,6 +6,15 @@ find_package(ggml REQUIRED)
 find_package(llama REQUIRED)
 find_package(PkgConfig REQUIRED)
 
+# No module units here, so no scan of every file for them.
+set(CMAKE_CXX_SCAN_FOR_MODULES OFF)
+
+find_program(HEARTH_CCACHE ccache)
+if(HEARTH_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_C_COMPILER_LAUNCHER ${HEARTH_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${HEARTH_CCACHE})
+endif()
+
 option(HEARTH_FUZZ "build the libFuzzer targets (needs Clang)" OFF)
 set(HEARTH_SANITIZE "" CACHE STRING "value of -fsanitize=, empty for none")
 

@@ -33,12 +33,14 @@ package_list_hash() { { echo "$debian_suite $(dpkg --print-architecture)"; packa
 
 # Prints what is missing or too old, one line each; nothing when the machine has it all.
 host_lacks() {
-  local name lowest version
+  local name lowest status version
+  local -A installed=()
+  while read -r name status version; do
+    if [[ $status == ii ]]; then installed[$name]=$version; fi
+  done < <(dpkg-query -W -f '${Package} ${db:Status-Abbrev} ${Version}\n' $(package_names) 2>/dev/null)
   while read -r name lowest; do
-    version=$(dpkg-query -W -f '${db:Status-Abbrev} ${Version}' "$name" 2>/dev/null | sed -n 's/^ii  *//p') || true
-    if [[ -z $version ]]; then
-      echo "$name"
-    elif [[ -n $lowest ]] && ! dpkg --compare-versions "$version" ge "$lowest"; then
+    version=${installed[$name]:-}
+    if [[ -z $version ]] || { [[ -n $lowest ]] && ! dpkg --compare-versions "$version" ge "$lowest"; }; then
       echo "$name"
     fi
   done < <(package_lines)
@@ -121,7 +123,9 @@ resolve_versions() {
   local options=(-o "Dir::State=$state" -o "Dir::State::lists=$state/lists" -o Dir::State::status=/dev/null
     -o "Dir::Cache=$state" -o "Dir::Etc::sourcelist=$state/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null
-    -o APT::Sandbox::User=root -o Acquire::Languages=none)
+    -o APT::Sandbox::User=root -o Acquire::Languages=none
+    # mmdebstrap will check the date whatever this machine's configuration says: learn here what it meets.
+    -o Acquire::Check-Date=true)
   resolved_versions=
   for mirror in "$(host_mirror)" "$default_mirror"; do
     echo "deb [signed-by=$keyring] $mirror $debian_suite main" >"$state/sources.list"
@@ -309,10 +313,7 @@ set_environment_variables() {
 
 exec_inside() {
   set_environment_variables
-  if [[ -z $root_dir ]]; then
-    export PATH=/usr/lib/ccache:$PATH
-    exec "$@"
-  fi
+  if [[ -z $root_dir ]]; then exec "$@"; fi
   hold_root
   exec unshare "${unshare_flags[@]}" bash "$checkout/cmake/enter.sh" "$root_dir" "$cache/view" "$PWD" "$@"
 }
