@@ -1,0 +1,94 @@
+#include "compute/backend.h"
+
+#include <ggml-backend.h>
+#include <ggml-cpu.h>
+#include <ggml.h>
+
+#include <format>
+#include <mutex>
+#include <thread>
+
+namespace hearth::compute {
+namespace {
+
+// ggml's CPU backend is a plugin, so its functions are reached by name.
+template <class Function>
+Function* cpu_function(ggml_backend_dev_t device, const char* name) {
+  return reinterpret_cast<Function*>(
+      ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name));
+}
+
+void load_backends_once() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    ggml_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+    if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) ggml_backend_load_all();
+  });
+}
+
+}  // namespace
+
+struct Backend::Impl {
+  ggml_backend_dev_t device = nullptr;
+  ggml_backend_t backend = nullptr;
+  ggml_threadpool* pool = nullptr;
+  std::uint32_t n_threads = 1;
+
+  ~Impl() {
+    if (backend != nullptr) ggml_backend_free(backend);
+    if (pool != nullptr) {
+      if (auto* free_pool = cpu_function<decltype(ggml_threadpool_free)>(device, "ggml_threadpool_free"))
+        free_pool(pool);
+    }
+  }
+};
+
+Backend::Backend(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Backend::~Backend() = default;
+
+Result<std::unique_ptr<Backend>> Backend::cpu(std::uint32_t n_threads) {
+  load_backends_once();
+  if (n_threads < 1 || n_threads > GGML_MAX_N_THREADS)
+    return fail(ErrorCode::kInvalidArgument, "threads must be 1 to {}, got {}", GGML_MAX_N_THREADS, n_threads);
+  auto impl = std::make_unique<Impl>();
+  impl->n_threads = n_threads;
+  impl->device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  if (impl->device == nullptr)
+    return fail(ErrorCode::kNotFound, "ggml has no CPU backend here; install the package libggml0");
+  impl->backend = ggml_backend_dev_init(impl->device, nullptr);
+  if (impl->backend == nullptr) return fail(ErrorCode::kOutOfMemory, "ggml cannot start its CPU backend");
+  if (auto* set_threads = cpu_function<void(ggml_backend_t, int)>(impl->device, "ggml_backend_set_n_threads"))
+    set_threads(impl->backend, static_cast<int>(n_threads));
+  // Without a pool of its own ggml makes and frees one for every graph.
+  auto* new_pool = cpu_function<decltype(ggml_threadpool_new)>(impl->device, "ggml_threadpool_new");
+  auto* set_pool =
+      cpu_function<decltype(ggml_backend_cpu_set_threadpool)>(impl->device, "ggml_backend_cpu_set_threadpool");
+  if (new_pool != nullptr && set_pool != nullptr) {
+    ggml_threadpool_params params = ggml_threadpool_params_default(static_cast<int>(n_threads));
+    impl->pool = new_pool(&params);
+    if (impl->pool != nullptr) set_pool(impl->backend, impl->pool);
+  }
+  return std::unique_ptr<Backend>(new Backend(std::move(impl)));
+}
+
+Result<> Backend::compute(ggml_cgraph* graph) {
+  switch (ggml_backend_graph_compute(impl_->backend, graph)) {
+    case GGML_STATUS_SUCCESS: return {};
+    case GGML_STATUS_ALLOC_FAILED: return fail(ErrorCode::kOutOfMemory, "out of memory while computing");
+    case GGML_STATUS_ABORTED: return fail(ErrorCode::kCancelled, "the computation was stopped");
+    default: return fail(ErrorCode::kUnsupported, "the device {} failed to compute", description());
+  }
+}
+
+ggml_backend_device* Backend::device() const { return impl_->device; }
+ggml_backend_buffer_type* Backend::buffer_type() const {
+  return ggml_backend_get_default_buffer_type(impl_->backend);
+}
+std::uint32_t Backend::n_threads() const { return impl_->n_threads; }
+std::string Backend::description() const {
+  return std::format("{}: {}", ggml_backend_dev_name(impl_->device), ggml_backend_dev_description(impl_->device));
+}
+
+std::uint32_t default_threads() { return std::max(1U, std::thread::hardware_concurrency()); }
+
+}  // namespace hearth::compute

@@ -1,0 +1,49 @@
+// KvStorage: keys and values of a window of layers, addressed by (layer, cell).
+//
+// One K and one V tensor per layer, [n_embd_k or n_embd_v, n_cells], all in one buffer that is zeroed at creation.
+// Which cell holds what is CellTable's business. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "compute/backend.h"
+#include "model/model_file.h"
+#include "plan/plan.h"
+#include "wire/messages.h"
+
+struct ggml_tensor;
+
+namespace hearth::compute {
+
+class KvStorage {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<KvStorage>> create(Backend& backend, const model::HyperParams& params,
+                                                                 plan::LayerRange layers, wire::KvType type,
+                                                                 std::uint32_t n_cells);
+  ~KvStorage();
+
+  // Bytes that create() will take.
+  [[nodiscard]] static std::uint64_t bytes(const model::HyperParams& params, std::uint32_t n_layers, wire::KvType type,
+                                           std::uint32_t n_cells);
+
+  [[nodiscard]] std::uint32_t n_cells() const;
+  [[nodiscard]] ggml_tensor* k(std::uint32_t layer) const;  // `layer` counted from the model's first
+  [[nodiscard]] ggml_tensor* v(std::uint32_t layer) const;
+
+  // Moves cells between devices: for each cell its K row, then its V row, as stored. kInvalidArgument for a cell or size out of range.
+  [[nodiscard]] Result<std::vector<std::uint8_t>> export_cells(std::uint32_t layer,
+                                                               std::span<const std::uint32_t> cells) const;
+  [[nodiscard]] Result<> import_cells(std::uint32_t layer, std::span<const std::uint32_t> cells,
+                                      std::span<const std::uint8_t> bytes);
+
+ private:
+  struct Impl;
+  explicit KvStorage(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hearth::compute

@@ -1,0 +1,72 @@
+// Scratch: the memory that a device's windows share because they compute one after another: hidden rows, batch inputs,
+// activations. Sized once for the largest batch; nothing is allocated while tokens flow.
+//
+// Inside compute only. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/result.h"
+#include "compute/backend.h"
+#include "compute/layer_graph.h"
+#include "model/model_file.h"
+#include "residency/ggml_tensors.h"
+
+namespace hearth::compute {
+
+struct ScratchOptions {
+  std::uint32_t n_cells = 0;   // KV cells of every window, a multiple of kCellPadding
+  std::uint32_t n_ubatch = 0;  // most tokens in a batch
+  bool flash_attention = true;
+};
+
+// Attention looks at a multiple of this many cells, as libllama's does; graphs are rebuilt only when that number grows.
+inline constexpr std::uint32_t kCellPadding = 256;
+
+[[nodiscard]] constexpr std::uint32_t pad_cells(std::uint32_t n_ctx) {
+  return (n_ctx + kCellPadding - 1) / kCellPadding * kCellPadding;
+}
+
+struct FreeAllocator {
+  void operator()(ggml_gallocr* allocator) const { ggml_gallocr_free(allocator); }
+};
+
+class Scratch {
+ public:
+  // kOutOfMemory with the number of bytes that were not free.
+  [[nodiscard]] static Result<std::unique_ptr<Scratch>> create(Backend& backend, const model::ModelFile& model,
+                                                               const ScratchOptions& options);
+
+  // Plain memory of the batch inputs, large enough for n_ubatch tokens and n_cells cells.
+  float* hidden = nullptr;             // [n_ubatch][n_embd]; a layer's output replaces its input
+  std::int32_t* positions = nullptr;   // [n_ubatch]
+  std::int64_t* cells = nullptr;       // [n_ubatch]
+  std::int32_t* out_rows = nullptr;    // [n_ubatch]
+  std::int32_t* deltas = nullptr;      // [n_cells]
+  void* mask = nullptr;                // [n_ubatch][n_cells] f16 with flash attention, else f32
+
+  [[nodiscard]] Backend& backend() const { return backend_; }
+  [[nodiscard]] const ScratchOptions& options() const { return options_; }
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+
+  // Tensors over the memory above, for a graph in `ctx`.
+  [[nodiscard]] BatchInputs inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens, std::int64_t n_kv,
+                                   std::int64_t n_out) const;
+  ggml_tensor* place(ggml_tensor* tensor, void* address) const;  // returns `tensor`
+
+  // Gives every tensor of `graph` that has no memory yet a place among the activations.
+  [[nodiscard]] Result<> allocate(ggml_cgraph* graph);
+
+ private:
+  explicit Scratch(Backend& backend, const ScratchOptions& options) : backend_(backend), options_(options) {}
+
+  Backend& backend_;
+  ScratchOptions options_;
+  residency::BufferPtr io_;
+  std::unique_ptr<ggml_gallocr, FreeAllocator> activations_;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace hearth::compute

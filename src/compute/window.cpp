@@ -1,0 +1,233 @@
+#include "compute/window.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <vector>
+
+#include "wire/hidden.h"
+
+namespace hearth::compute {
+namespace {
+
+constexpr std::size_t kMaxNodes = 128;    // a layer has about 40
+constexpr std::size_t kMaxTensors = 192;  // nodes, weights, inputs
+constexpr std::size_t kShapesKept = 4;    // decode, a full chunk, a chunk's rest, one more
+
+struct LayerGraph {
+  residency::ContextPtr ctx;
+  ggml_cgraph* graph = nullptr;
+  std::vector<ggml_tensor*> weights;  // in the order of ModelFile::segment
+};
+
+struct Shape {
+  std::uint32_t n_tokens = 0, n_kv = 0, n_out = 0;
+  friend bool operator==(const Shape&, const Shape&) = default;
+};
+
+struct GraphSet {
+  Shape shape;
+  std::uint64_t last_used = 0;
+  std::vector<LayerGraph> layers;
+};
+
+void point_weights(const std::vector<ggml_tensor*>& tensors, std::span<const residency::TensorPlace> places) {
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    tensors[i]->data = places[i].data;
+    tensors[i]->buffer = places[i].buffer;
+    tensors[i]->extra = places[i].extra;
+  }
+}
+
+// mask[i][c] = 0 where token i may see cell c, -inf elsewhere.
+template <class Value>
+void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, std::uint32_t n_kv, Value hidden) {
+  for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+    const wire::BatchToken& token = batch.tokens[i];
+    Value* row = mask + i * n_kv;
+    for (std::uint32_t cell = 0; cell < n_kv; ++cell) {
+      const std::int32_t position = cells.position(cell);
+      const bool visible =
+          position >= 0 && position <= token.position && cells.sequences(cell).intersects(token.sequences);
+      row[cell] = visible ? Value{0} : hidden;
+    }
+  }
+}
+
+constexpr ggml_fp16_t kHalfMinusInfinity = 0xFC00;
+
+}  // namespace
+
+struct Window::Impl {
+  Scratch& scratch;
+  const model::ModelFile& model;
+  plan::LayerRange layers;
+  residency::WeightSource& weights;
+  CellTable cells;
+  std::unique_ptr<KvStorage> kv;
+  std::vector<GraphSet> graphs;
+  std::uint64_t clock = 0;
+  std::vector<std::int32_t> deltas;  // [n_cells] of the shift being applied; empty when there is none
+
+  [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
+  Result<LayerGraph> build(std::uint32_t il, const Shape& shape, std::span<const residency::TensorPlace> places);
+  GraphSet& graphs_for(const Shape& shape);
+  Result<> apply(std::span<const wire::KvOp> operations);
+  Result<> shift_keys();
+  void fill_inputs(const wire::Batch& batch, const Shape& shape);
+};
+
+Window::Window(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Window::~Window() = default;
+
+Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::ModelFile& model,
+                                               plan::LayerRange layers, residency::WeightSource& weights,
+                                               wire::KvType kv_type) {
+  HEARTH_CHECK(layers.begin < layers.end && layers.end <= model.params().n_layer);
+  const std::uint32_t n_cells = scratch.options().n_cells;
+  HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, n_cells));
+  return std::unique_ptr<Window>(new Window(std::unique_ptr<Impl>(new Impl{
+      .scratch = scratch, .model = model, .layers = layers, .weights = weights, .cells = CellTable(n_cells),
+      .kv = std::move(kv), .graphs = {}, .clock = 0, .deltas = {}})));
+}
+
+std::span<float> Window::input(std::uint32_t n_tokens) {
+  HEARTH_CHECK(n_tokens <= impl_->scratch.options().n_ubatch);
+  return {impl_->scratch.hidden, std::size_t{n_tokens} * impl_->model.params().n_embd};
+}
+
+plan::LayerRange Window::layers() const { return impl_->layers; }
+const CellTable& Window::cells() const { return impl_->cells; }
+KvStorage& Window::kv() { return *impl_->kv; }
+
+Result<std::span<const float>> Window::run(const wire::Batch& batch) {
+  Impl& w = *impl_;
+  const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  HEARTH_CHECK(n_tokens <= w.scratch.options().n_ubatch);
+  HEARTH_TRY_VOID(w.apply(batch.operations));
+  HEARTH_TRY_VOID(w.cells.place(batch.tokens));
+  if (batch.operations_only || n_tokens == 0) return std::span<const float>{};
+
+  const std::uint32_t n_out = w.is_last() ? batch.n_outputs() : n_tokens;
+  const Shape shape = {
+      .n_tokens = n_tokens,
+      .n_kv = std::min(w.cells.size(), std::max(kCellPadding, pad_cells(w.cells.used_end()))),
+      .n_out = n_out};
+  GraphSet& set = w.graphs_for(shape);
+  w.fill_inputs(batch, shape);
+
+  const std::uint32_t n_embd = w.model.params().n_embd;
+  for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
+    const auto segment = model::SegmentId::of_layer(il);
+    HEARTH_TRY(const auto places, w.weights.acquire(segment));
+    LayerGraph& layer = set.layers[il - w.layers.begin];
+    if (layer.graph == nullptr) {
+      HEARTH_TRY(layer, w.build(il, shape, places));
+    }
+    point_weights(layer.weights, places);
+    const Result<> computed = w.scratch.backend().compute(layer.graph);
+    w.weights.release(segment);
+    if (!computed) return std::unexpected(computed.error());
+    const std::size_t n_rows = il + 1 == w.model.params().n_layer ? n_out : n_tokens;
+    const std::span<const float> rows(w.scratch.hidden, n_rows * n_embd);
+    if (const std::size_t row = wire::first_non_finite_row(rows, n_embd); row < n_rows)
+      return fail(ErrorCode::kNumeric, "layer {} gave a NaN or Inf in row {} of {} (position {}): the weights of this "
+                  "layer are damaged or overflow", il, row, n_rows, batch.tokens[std::min<std::size_t>(row, n_tokens - 1)].position);
+  }
+  return std::span<const float>(w.scratch.hidden, std::size_t{n_out} * n_embd);
+}
+
+// The graphs of a shape, empty ones taking the place of those least recently used.
+GraphSet& Window::Impl::graphs_for(const Shape& shape) {
+  ++clock;
+  auto found = std::ranges::find(graphs, shape, &GraphSet::shape);
+  if (found == graphs.end()) {
+    if (graphs.size() < kShapesKept) {
+      found = graphs.emplace(graphs.end());
+    } else {
+      found = std::ranges::min_element(graphs, {}, &GraphSet::last_used);
+    }
+    *found = GraphSet{.shape = shape, .last_used = clock, .layers = {}};
+    found->layers.resize(layers.size());
+  }
+  found->last_used = clock;
+  return *found;
+}
+
+Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape,
+                                       std::span<const residency::TensorPlace> places) {
+  LayerGraph built;
+  built.ctx = residency::make_context(kMaxTensors, ggml_graph_overhead_custom(kMaxNodes, false));
+  ggml_context* ctx = built.ctx.get();
+  built.graph = ggml_new_graph_custom(ctx, kMaxNodes, false);
+  LayerWeights by_role;
+  for (const model::SegmentTensor& tensor : model.segment(model::SegmentId::of_layer(il))) {
+    built.weights.push_back(residency::declare(ctx, *tensor.tensor));
+    by_role.by_role[static_cast<std::size_t>(tensor.role)] = built.weights.back();
+  }
+  point_weights(built.weights, places);
+  // Only after the last layer rows are left out, and only when some are.
+  const bool select = il + 1 == model.params().n_layer && shape.n_out < shape.n_tokens;
+  BatchInputs in = scratch.inputs(ctx, model.params().n_embd, shape.n_tokens, shape.n_kv, select ? shape.n_out : 0);
+  in.keys_and_values_only = shape.n_out == 0 && il + 1 == model.params().n_layer;
+  const LayerKv layer_kv = {.k = kv->k(il), .v = kv->v(il), .n_kv = shape.n_kv};
+  ggml_tensor* out = build_layer(ctx, built.graph, model, by_role, layer_kv, in, scratch.options().flash_attention);
+  // The layer's output takes the place of its input, whose last reader ran before.
+  if (out != nullptr) scratch.place(out, scratch.hidden);
+  HEARTH_TRY_VOID(scratch.allocate(built.graph));
+  return built;
+}
+
+Result<> Window::Impl::apply(std::span<const wire::KvOp> operations) {
+  bool shifted = false;
+  for (const wire::KvOp& operation : operations) {
+    HEARTH_TRY_VOID(cells.apply(operation, [&](std::uint32_t cell, std::int32_t delta) {
+      if (!shifted) deltas.assign(cells.size(), 0);
+      shifted = true;
+      deltas[cell] += delta;
+    }));
+  }
+  return shifted ? shift_keys() : Result<>{};
+}
+
+Result<> Window::Impl::shift_keys() {
+  const std::int64_t n = cells.used_end();
+  if (n == 0) return {};
+  std::copy_n(deltas.begin(), n, scratch.deltas);
+  for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
+    const auto segment = model::SegmentId::of_layer(il);
+    const residency::ContextPtr ctx =
+        residency::make_context(32, ggml_graph_overhead_custom(kMaxNodes, false));
+    ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kMaxNodes, false);
+    HEARTH_TRY(const auto places, weights.acquire(segment));
+    ggml_tensor* factors = nullptr;
+    const auto& tensors = model.segment(segment);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].role != model::Role::kRopeFactors) continue;
+      factors = residency::declare(ctx.get(), *tensors[i].tensor);
+      point_weights({factors}, places.subspan(i, 1));
+    }
+    ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas);
+    ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, kv->k(il), delta, factors));
+    Result<> done = scratch.allocate(graph);
+    if (done) done = scratch.backend().compute(graph);
+    weights.release(segment);
+    HEARTH_TRY_VOID(std::move(done));
+  }
+  return {};
+}
+
+void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape) {
+  std::int32_t out = 0;
+  for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+    scratch.positions[i] = batch.tokens[i].position;
+    scratch.cells[i] = batch.tokens[i].cell;
+    if (batch.tokens[i].output) scratch.out_rows[out++] = static_cast<std::int32_t>(i);
+  }
+  if (scratch.options().flash_attention)
+    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, shape.n_kv, kHalfMinusInfinity);
+  else
+    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, shape.n_kv, -std::numeric_limits<float>::infinity());
+}
+
+}  // namespace hearth::compute

@@ -1,0 +1,54 @@
+// Small helpers around ggml tensors that residency and compute share: owning handles, and a GGUF tensor as a ggml tensor.
+#pragma once
+
+#include <ggml-alloc.h>
+#include <ggml-backend.h>
+#include <ggml.h>
+
+#include <memory>
+
+#include "gguf/file.h"
+#include "model/model_file.h"
+
+namespace hearth::residency {
+
+struct FreeContext {
+  void operator()(ggml_context* ctx) const { ggml_free(ctx); }
+};
+struct FreeBuffer {
+  void operator()(ggml_backend_buffer* buffer) const { ggml_backend_buffer_free(buffer); }
+};
+using ContextPtr = std::unique_ptr<ggml_context, FreeContext>;
+using BufferPtr = std::unique_ptr<ggml_backend_buffer, FreeBuffer>;
+
+// A context for `n_tensors` tensor headers (and `extra_bytes` more), never for data.
+[[nodiscard]] inline ContextPtr make_context(std::size_t n_tensors, std::size_t extra_bytes = 0) {
+  return ContextPtr(ggml_init({.mem_size = n_tensors * ggml_tensor_overhead() + extra_bytes,
+                               .mem_buffer = nullptr,
+                               .no_alloc = true}));
+}
+
+// A tensor header of the same type and shape, without data. `tensor` has been validated by ModelFile.
+[[nodiscard]] inline ggml_tensor* declare(ggml_context* ctx, const gguf::Tensor& tensor) {
+  ggml_tensor* t = ggml_new_tensor(ctx, static_cast<ggml_type>(tensor.type), static_cast<int>(tensor.n_dims),
+                                   tensor.ne.data());
+  ggml_set_name(t, tensor.name.c_str());
+  return t;
+}
+
+// Whether the tensor is the left side of a matrix multiplication (only those have repacked layouts).
+[[nodiscard]] inline bool is_matrix(model::Role role) {
+  switch (role) {
+    case model::Role::kOutput:
+    case model::Role::kAttnQ:
+    case model::Role::kAttnK:
+    case model::Role::kAttnV:
+    case model::Role::kAttnOutput:
+    case model::Role::kFfnGate:
+    case model::Role::kFfnUp:
+    case model::Role::kFfnDown: return true;
+    default: return false;
+  }
+}
+
+}  // namespace hearth::residency

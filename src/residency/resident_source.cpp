@@ -1,0 +1,140 @@
+#include "residency/resident_source.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "base/os_file.h"
+#include "residency/ggml_tensors.h"
+
+namespace hearth::residency {
+namespace {
+
+// The first layout of the device, in its order of preference, that can multiply by this matrix; nullptr for plain.
+// The same question that libllama asks: an op with a weight in an empty buffer of that type.
+ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* weight) {
+  auto get_extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
+      ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
+  if (get_extra == nullptr) return nullptr;
+  for (ggml_backend_buffer_type_t* type = get_extra(device); type != nullptr && *type != nullptr; ++type) {
+    const ContextPtr ctx = make_context(2);
+    ggml_tensor* rows = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, weight->ne[0], 512);
+    ggml_tensor* product = ggml_mul_mat(ctx.get(), weight, rows);
+    const BufferPtr empty(ggml_backend_buft_alloc_buffer(*type, 0));
+    weight->buffer = empty.get();
+    const bool supported = ggml_backend_dev_supports_op(device, product);
+    weight->buffer = nullptr;
+    if (supported) return *type;
+  }
+  return nullptr;
+}
+
+std::size_t pad(std::size_t bytes, std::size_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
+
+}  // namespace
+
+struct ResidentSource::Impl {
+  std::vector<MappedFile> maps;        // one per file of the model
+  std::vector<BufferPtr> map_buffers;  // ggml's handle of each
+  std::vector<BufferPtr> repacked;
+  ContextPtr tensors;
+  std::map<model::SegmentId, std::vector<TensorPlace>> places;
+  LoadCost cost;
+};
+
+ResidentSource::ResidentSource(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ResidentSource::~ResidentSource() = default;
+
+Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelFile& model,
+                                                             std::span<const model::SegmentId> segments,
+                                                             ggml_backend_device* device, const LoadOptions& options) {
+  auto impl = std::make_unique<Impl>();
+  for (const auto& path : model.file().paths()) {
+    HEARTH_TRY(const InputFile file, InputFile::open(path));
+    HEARTH_TRY(MappedFile map, MappedFile::map(file));
+    const auto bytes = map.bytes();
+    // ggml's interface takes a mutable pointer; a read-only mapping is only ever read.
+    BufferPtr buffer(ggml_backend_dev_buffer_from_host_ptr(
+        device, const_cast<std::uint8_t*>(bytes.data()), bytes.size(), bytes.size()));
+    if (!buffer) return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", path.string());
+    impl->maps.push_back(std::move(map));
+    impl->map_buffers.push_back(std::move(buffer));
+  }
+
+  struct Repack {
+    ggml_tensor* tensor;
+    const gguf::Tensor* source;
+    ggml_backend_buffer_type_t type;
+    TensorPlace* place;
+  };
+  std::vector<Repack> repacks;
+  std::size_t n_tensors = 0;
+  for (const model::SegmentId id : segments) n_tensors += model.segment(id).size();
+  impl->tensors = make_context(n_tensors);
+
+  for (const model::SegmentId id : segments) {
+    const auto& tensors = model.segment(id);
+    auto& places = impl->places[id];
+    HEARTH_CHECK(places.empty(), "a segment is listed twice");
+    places.resize(tensors.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const gguf::Tensor& source = *tensors[i].tensor;
+      HEARTH_CHECK(source.offset + source.bytes <= impl->maps[source.file_index].bytes().size());
+      places[i].data = const_cast<std::uint8_t*>(impl->maps[source.file_index].bytes().data() + source.offset);
+      places[i].buffer = impl->map_buffers[source.file_index].get();
+      ggml_tensor* tensor = declare(impl->tensors.get(), source);
+      ggml_backend_buffer_type_t type =
+          options.repack && is_matrix(tensors[i].role) ? repack_type(device, tensor) : nullptr;
+      if (type == nullptr)
+        impl->cost.mapped_bytes += source.bytes;
+      else
+        repacks.push_back({tensor, &source, type, &places[i]});
+    }
+  }
+
+  // One buffer per layout, tensors in the order of use.
+  std::stable_sort(repacks.begin(), repacks.end(),
+                   [](const Repack& a, const Repack& b) { return a.type < b.type; });
+  std::uint64_t total = 0, done = 0;
+  for (const Repack& repack : repacks) total += repack.source->bytes;
+  for (std::size_t first = 0; first < repacks.size();) {
+    const ggml_backend_buffer_type_t type = repacks[first].type;
+    const std::size_t alignment = ggml_backend_buft_get_alignment(type);
+    std::size_t last = first, bytes = 0;
+    for (; last < repacks.size() && repacks[last].type == type; ++last)
+      bytes += pad(ggml_backend_buft_get_alloc_size(type, repacks[last].tensor), alignment);
+    BufferPtr buffer(ggml_backend_buft_alloc_buffer(type, bytes));
+    if (!buffer)
+      return fail(ErrorCode::kOutOfMemory, "cannot allocate {} bytes for repacked weights of {}", bytes,
+                  model.file().paths()[0].string());
+    ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    auto* address = static_cast<std::uint8_t*>(ggml_backend_buffer_get_base(buffer.get()));
+    for (; first < last; ++first) {
+      const Repack& repack = repacks[first];
+      if (ggml_backend_tensor_alloc(buffer.get(), repack.tensor, address) != GGML_STATUS_SUCCESS)
+        return fail(ErrorCode::kOutOfMemory, "cannot place tensor '{}' in memory", repack.source->name);
+      ggml_backend_tensor_set(repack.tensor, repack.place->data, 0, repack.source->bytes);
+      *repack.place = {.data = address, .buffer = buffer.get(), .extra = repack.tensor->extra};
+      address += pad(ggml_backend_buft_get_alloc_size(type, repack.tensor), alignment);
+      done += repack.source->bytes;
+      if (options.progress) options.progress(done, total);
+    }
+    impl->cost.repacked_bytes += bytes;
+    impl->repacked.push_back(std::move(buffer));
+  }
+  return std::unique_ptr<ResidentSource>(new ResidentSource(std::move(impl)));
+}
+
+Result<std::span<const TensorPlace>> ResidentSource::acquire(model::SegmentId id) {
+  const auto found = impl_->places.find(id);
+  HEARTH_CHECK(found != impl_->places.end(), "a segment that was not loaded");
+  return std::span<const TensorPlace>(found->second);
+}
+
+void ResidentSource::release(model::SegmentId) {}
+
+std::uint64_t ResidentSource::resident_bytes() const { return impl_->cost.mapped_bytes + impl_->cost.repacked_bytes; }
+
+const LoadCost& ResidentSource::cost() const { return impl_->cost; }
+
+}  // namespace hearth::residency

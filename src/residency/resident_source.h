@@ -1,0 +1,52 @@
+// ResidentSource: all weights of the given segments stay in memory for as long as the source lives.
+//
+// Plain tensors are used straight from a mapping of the model file (clean pages that the kernel can take back); matrices that the
+// device has a faster layout for are repacked into memory of their own when loaded, exactly those that libllama repacks.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "model/model_file.h"
+#include "residency/weight_source.h"
+
+struct ggml_backend_device;
+
+namespace hearth::residency {
+
+struct LoadOptions {
+  bool repack = true;
+  // Called after each tensor that had to be copied.
+  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;
+};
+
+// What loading would take, computed from the file's header alone.
+struct LoadCost {
+  std::uint64_t mapped_bytes = 0;    // used through the page cache
+  std::uint64_t repacked_bytes = 0;  // anonymous memory
+};
+
+class ResidentSource final : public WeightSource {
+ public:
+  // `model` must outlive the source. Errors: kIo, kInvalidFile, kOutOfMemory.
+  [[nodiscard]] static Result<std::unique_ptr<ResidentSource>> load(const model::ModelFile& model,
+                                                                    std::span<const model::SegmentId> segments,
+                                                                    ggml_backend_device* device,
+                                                                    const LoadOptions& options);
+  ~ResidentSource() override;
+
+  [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id) override;
+  void release(model::SegmentId id) override;
+  [[nodiscard]] std::uint64_t resident_bytes() const override;
+  [[nodiscard]] const LoadCost& cost() const;
+
+ private:
+  struct Impl;
+  explicit ResidentSource(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hearth::residency
