@@ -33,7 +33,7 @@ struct Plan {
 
   [[nodiscard]] std::vector<std::uint16_t> steps_of(std::uint16_t device) const;  // indices into steps, ascending
   [[nodiscard]] std::uint32_t layers_of(std::uint16_t device) const;              // number of layers
-  // The ring as one line per device for people: name, layers of each round.
+  // The ring as one line per device for people: "laptop  8/24 layers: 0-3, 12-15\n".
   [[nodiscard]] std::string describe() const;
 };
 
@@ -52,8 +52,10 @@ struct DeviceMemory {
   std::uint64_t reserved = 0;  // taken before any layer: on the head embedding, output head; buffers everywhere
 };
 
-// Layers in proportion to what each device has left after `reserved`, in `rounds` rounds; every layer costs `layer_bytes[il]`
-// (weights and KV). kOutOfMemory when the layers do not fit, with the numbers per device.
+// Layers in proportion to what each device has left after `reserved`, in `rounds` rounds; every layer costs
+// `layer_bytes[il]` (weights and KV). No device gets more bytes than it has left; one that has nothing left gets no
+// step. With layers of one size a split is found whenever one exists. Each device gets within one layer of its share, unless
+// that would not fit, spread over the rounds as evenly as whole layers allow. kOutOfMemory when the layers do not fit, with the numbers per device.
 [[nodiscard]] Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
                                            std::span<const DeviceMemory> devices, std::uint32_t rounds);
 
