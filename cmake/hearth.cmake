@@ -89,7 +89,7 @@ function(hearth_module name)
 endfunction()
 
 # hearth_test(TARGET SOURCES … LIBS … LABELS … [TIMEOUT s] [DEPENDS target…] [SERIAL]): a GoogleTest executable,
-# each TEST a ctest case. DEPENDS: programs the test starts. SERIAL: never at the same time as another test.
+# each TEST a ctest case TARGET.SUITE.NAME. DEPENDS: programs the test starts. SERIAL: never at the same time as another test.
 # Building the target tests_LABEL builds all tests of a label.
 function(hearth_test target)
   cmake_parse_arguments(T "SERIAL" "TIMEOUT" "SOURCES;LIBS;LABELS;DEPENDS" ${ARGN})
@@ -112,7 +112,8 @@ function(hearth_test target)
   endif()
   hearth_labels(${target} ${T_LABELS})
   string(REPLACE ";" "\\;" labels "${T_LABELS}")
-  gtest_discover_tests(${target} PROPERTIES LABELS "${labels}" ${properties} DISCOVERY_TIMEOUT 120)
+  gtest_discover_tests(${target} TEST_PREFIX ${target}. DISCOVERY_TIMEOUT 120
+                       PROPERTIES LABELS "${labels}" ${properties})
 endfunction()
 
 # hearth_labels(TARGET LABEL…): TARGET is built by tests_LABEL.
