@@ -1,0 +1,64 @@
+// InProcessRing: the real windows of a ring, each device with its own buffers, in one process and thread.
+//
+// Every hop passes through the wire codec, so what is tested is what a link would carry. Used by the exactness and
+// equivalence tests; the sockets have tests of their own.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "compute/backend.h"
+#include "compute/head.h"
+#include "compute/window.h"
+#include "model/model_file.h"
+#include "plan/plan.h"
+#include "residency/resident_source.h"
+#include "wire/codec.h"
+
+namespace hearth::testing {
+
+struct RingOptions {
+  std::vector<std::uint32_t> windows = {};  // layers per device and round; empty: one device has all
+  std::uint32_t rounds = 1;
+  std::uint32_t n_threads = 1;
+  std::uint32_t n_ctx = 512;
+  std::uint32_t n_ubatch = 512;
+  bool repack = true;
+  bool flash_attention = true;
+  wire::KvType kv_type = wire::KvType::kF16;
+  wire::HiddenEncoding encoding = wire::HiddenEncoding::kF32;
+  bool moving_weights = false;  // every segment at another address each time
+};
+
+class InProcessRing {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<InProcessRing>> create(const std::string& model_path, const RingOptions& options);
+  ~InProcessRing();
+
+  // Runs one batch through all steps; token_ids as long as batch.tokens. Returns the logits of the output rows,
+  // [n_outputs][n_vocab].
+  [[nodiscard]] Result<std::vector<float>> run(const wire::Batch& batch, std::span<const std::int32_t> token_ids);
+
+  // One sequence from an empty cache: the prompt in chunks of n_ubatch, then n greedy tokens. logits: one row per token.
+  struct Greedy {
+    std::vector<std::int32_t> tokens;
+    std::vector<std::vector<float>> logits;
+  };
+  [[nodiscard]] Result<Greedy> greedy(std::span<const std::int32_t> prompt, std::uint32_t n);
+
+  [[nodiscard]] const model::ModelFile& model() const;
+  [[nodiscard]] std::span<const std::unique_ptr<compute::Window>> windows() const;
+  [[nodiscard]] const plan::Plan& plan() const;
+
+ private:
+  struct Impl;
+  explicit InProcessRing(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Index of the largest value, the lowest where several are equal (as libllama's greedy sampler).
+[[nodiscard]] std::int32_t argmax(std::span<const float> row);
+
+}  // namespace hearth::testing
