@@ -83,16 +83,19 @@ apt_update() {
 
 apt_install() {
   DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -o "Acquire::Check-Valid-Until=${valid_until_option:-true}" \
-    -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "$@" </dev/null >&2
+    -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "$@" </dev/null
 }
 
 host_lists_empty() { ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; }
 
 # Installs packages on this machine: tries with the lists there are, then with fresh ones.
 host_install() {
-  if ! host_lists_empty && apt_install "$@"; then return 0; fi
+  local log=$cache/host-install.log
+  if ! host_lists_empty && apt_install "$@" >"$log" 2>&1; then return 0; fi
   apt_update || return 1
-  apt_install "$@"
+  if apt_install "$@" >"$log" 2>&1; then return 0; fi
+  grep -E '^(E|W):' "$log" | tail -n 5 | sed 's/^/  apt: /' >&2 || true
+  return 1
 }
 
 # The mirror this machine already uses for Debian, else Debian's public one.
@@ -282,10 +285,9 @@ ensure_environment() {
     lacks=$(host_lacks)
     if [[ -n $lacks ]] && host_is_new_debian && is_root; then
       say "installing the packages of cmake/packages.txt on this Debian"
-      if host_install $(package_names) >"$cache/host-install.log" 2>&1; then
+      if host_install $(package_names); then
         lacks=$(host_lacks)
       else
-        grep -E '^(E|W):|apt:' "$cache/host-install.log" | tail -n 5 | sed 's/^/  /' >&2 || true
         say "that failed (log: $cache/host-install.log); a private root will do"
       fi
     fi
