@@ -222,9 +222,9 @@ Result<HyperParams> read_params(const gguf::File& file, const ArchTraits& arch) 
   // its end.
   const gguf::Tensor* embedding = file.find_tensor(tensor_name(Role::kTokenEmbedding));
   if (embedding == nullptr)
-    return fail(ErrorCode::kInvalidFile, "tensor {} is missing", tensor_name(Role::kTokenEmbedding));
+    return fail(ErrorCode::kInvalidFile, "tensor {} is missing", quote(tensor_name(Role::kTokenEmbedding)));
   if (embedding->ne[1] < 1 || embedding->ne[1] > kMaxVocab)
-    return fail(ErrorCode::kInvalidFile, "tensor {} has {} rows, expected 1 to {}", embedding->name,
+    return fail(ErrorCode::kInvalidFile, "tensor {} has {} rows, expected 1 to {}", quote(embedding->name),
                 embedding->ne[1], kMaxVocab);
   params.n_vocab = static_cast<std::uint32_t>(embedding->ne[1]);
   if (const gguf::Value* tokens = file.find("tokenizer.ggml.tokens")) {
@@ -235,7 +235,7 @@ Result<HyperParams> read_params(const gguf::File& file, const ArchTraits& arch) 
     if (pieces->size() != params.n_vocab)
       return fail(ErrorCode::kInvalidFile,
                   "key 'tokenizer.ggml.tokens' has {} pieces, but tensor {} has {} rows", pieces->size(),
-                  embedding->name, params.n_vocab);
+                  quote(embedding->name), params.n_vocab);
   }
   return params;
 }

@@ -59,11 +59,11 @@ Result<const gguf::Tensor*> checked_tensor(const gguf::File& file, const ArchTra
                 shape_text(*tensor), wanted);
   }
   if (is_vector(role) && tensor->type != TensorType::kF32)
-    return fail(ErrorCode::kUnsupported, "tensor {} is {}; norms, biases and RoPE factors must be F32", name,
-                gguf::type_info(tensor->type).name);
+    return fail(ErrorCode::kUnsupported, "tensor {} is {}; norms, biases and RoPE factors must be F32",
+                quote(name), gguf::type_info(tensor->type).name);
   if (!is_vector(role) && !is_matrix_type(tensor->type))
-    return fail(ErrorCode::kUnsupported, "tensor {} is {}, a type that no weight matrix can have", name,
-                gguf::type_info(tensor->type).name);
+    return fail(ErrorCode::kUnsupported, "tensor {} is {}, a type that no weight matrix can have",
+                quote(name), gguf::type_info(tensor->type).name);
   return tensor;
 }
 
