@@ -21,9 +21,9 @@ namespace hearth::engine {
 using TimePoint = std::chrono::steady_clock::time_point;
 using Milliseconds = std::chrono::milliseconds;
 
-// Hub::connect. on_peer_up or on_peer_gone must follow, unless a Disconnect comes first. An address with
-// data_port 0 asks for the control lane only; a later Connect to the same peer with a data port replaces it
-// (again one answer).
+// Hub::connect. on_peer_up or on_peer_gone must follow (also when connect() itself fails), unless a
+// Disconnect comes first. An address with data_port 0 asks for the control lane only; a later Connect to the
+// same peer with a data port replaces it (again one answer).
 struct Connect {
   DeviceKey peer;
   wire::Address address;
@@ -105,12 +105,13 @@ struct LoadReport {
   std::uint64_t weight_bytes = 0;
   std::uint64_t kv_bytes = 0;
   std::uint64_t compute_bytes = 0;
+  friend bool operator==(const LoadReport&, const LoadReport&) = default;
 };
 
 // How far the compute thread of this device is, over all epochs. Both only grow; accepted >= done.
 struct Progress {
   std::uint64_t steps_accepted = 0;  // frames handed to compute
-  std::uint64_t steps_done = 0;      // of these, finished
+  std::uint64_t steps_done = 0;      // of these, finished or thrown away with their epoch
 };
 
 // Sessions want tick() at least this often.

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -41,7 +42,7 @@ struct OutputRow {
 };
 
 struct OutgoingBatch {
-  wire::Batch batch;          // `operations_only` when it was cancelled before it left: nothing to embed
+  wire::Batch batch;          // without tokens it is `operations_only`: nothing to embed or compute
   std::vector<Token> tokens;  // ids, one per batch.tokens
   std::vector<OutputRow> outputs;
 };
@@ -72,9 +73,8 @@ class Batcher {
   // Closes a sequence: what is queued is dropped, its cells are free for the next batch, rows in flight
   // become unwanted.
   void finish(std::uint32_t seq);
-  // finish(), and the batches in flight that nobody needs any more: no row of theirs is wanted and no cell of
-  // theirs is visible to a later token. Each range is one wire::Cancel. A batch is named at most once in the
-  // Batcher's life.
+  // finish(), and the batches in flight that nobody needs any more: no open sequence may see their cells, and
+  // no batch that is needed attended to them. Each range is one wire::Cancel; a batch is named at most once.
   [[nodiscard]] std::vector<BatchRange> cancel(std::uint32_t seq);
 
   // KV operations on open sequences (context shift, prefix reuse, tests); see wire::KvOpKind. Ranges are [p0,
@@ -112,37 +112,44 @@ class Batcher {
   };
   struct Sequence {
     bool open = false;
-    std::uint64_t life = 0;    // which use of this id; rows of an earlier life are unwanted
+    std::uint64_t life = 0;    // unique for each open(): rows of an earlier use of this id are unwanted
     std::uint64_t ticket = 0;  // order of waiting
     std::int32_t next_position = 0;
-    std::deque<Waiting> waiting;
+    std::deque<Waiting> waiting{};
   };
   struct FlyingRow {
     OutputRow row;
     std::uint64_t life;
   };
   struct Flying {
-    std::uint64_t id;
-    bool cancelled;
-    std::vector<std::uint32_t> cells;
-    std::vector<FlyingRow> rows;
+    std::uint64_t id = 0;
+    bool cancelled = false;
+    std::set<std::uint64_t> owners{};   // lives whose tokens it holds
+    std::set<std::uint64_t> viewers{};  // and those that may see its cells: by copies more than the owners
+    std::vector<FlyingRow> rows{};
   };
 
   [[nodiscard]] Result<> check_open(std::uint32_t seq, const char* what) const;
-  [[nodiscard]] Result<> apply(const wire::KvOp& op);
+  [[nodiscard]] Result<> check_range(std::uint32_t seq, std::int32_t p0, std::int32_t p1,
+                                     const char* what) const;
+  [[nodiscard]] Result<> check_shift(std::uint32_t seq, std::int32_t p0, std::int32_t p1,
+                                     std::int32_t delta) const;
+  void queue_operation(const wire::KvOp& op);
+  void follow_cells();  // after operations a sequence goes on behind its last cell
+  void compose(OutgoingBatch& out, Flying& flying);
   void take(std::uint32_t seq, std::size_t n, OutgoingBatch& out, Flying& flying);
-  [[nodiscard]] bool needed(const Flying& flying) const;
+  [[nodiscard]] bool is_alive(std::uint64_t life) const;
 
   BatcherOptions options_;
   compute::CellTable cells_;
-  std::vector<std::uint64_t> cell_batch_;  // per cell: the batch that filled it last
-  std::uint32_t lowest_free_ = 0;          // no cell below it is free
+  std::uint32_t lowest_free_ = 0;  // no cell below it is free
   std::vector<Sequence> sequences_;
   std::vector<wire::KvOp> operations_;  // for the next batch
   std::deque<Flying> flying_;
   std::size_t n_waiting_ = 0;
   std::uint64_t last_batch_ = 0;
   std::uint64_t last_ticket_ = 0;
+  std::uint64_t last_life_ = 0;
   bool flush_operations_ = false;
 };
 

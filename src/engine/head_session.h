@@ -44,15 +44,14 @@ struct HeadOptions {
   LivenessOptions liveness;
   Milliseconds contact_timeout{15'000};  // for every worker to answer
   Milliseconds connect_timeout{5000};    // of one attempt
-  Milliseconds link_deadline{15'000};    // for the head's links of a plan
 };
 
 // What a worker said in its Welcome.
 struct WorkerInfo {
-  DeviceKey key;
-  std::string name;
-  std::string version;
-  wire::Address address;  // complete
+  DeviceKey key{};
+  std::string name{};
+  std::string version{};
+  wire::Address address{};  // complete
   std::uint64_t memory_bytes = 0;
   std::uint32_t n_threads = 0;
   std::uint64_t steps_done = 0;  // of its last Heartbeat
@@ -98,16 +97,18 @@ class HeadSession {
   [[nodiscard]] std::vector<std::optional<LoadReport>> reports(std::uint32_t epoch) const;
 
  private:
-  enum class Meeting : std::uint8_t { kConnecting, kGreeted, kWelcome };
+  // Connecting: the control link is not up. Greeted: Hello is sent. Linking: Welcome is here, the data port
+  // is being connected.
+  enum class Meeting : std::uint8_t { kConnecting, kGreeted, kLinking, kMet };
   struct Worker {
     WorkerContact contact;
     Meeting meeting = Meeting::kConnecting;
-    WorkerInfo info;
-    std::string last_error;  // why it could not be reached so far
+    WorkerInfo info{};
+    std::string last_error{};  // why it could not be reached so far
   };
   struct Epoch {
-    wire::Prepare plan;
-    std::vector<std::optional<LoadReport>> reports;  // by member
+    wire::Prepare plan{};
+    std::vector<std::optional<LoadReport>> reports{};  // by member
     bool active = false;
   };
 
@@ -117,28 +118,38 @@ class HeadSession {
   void on(Worker& from, const wire::Refuse& refuse, TimePoint now, Actions& out);
   void on(Worker& from, const wire::Goodbye& goodbye, TimePoint now, Actions& out);
   void on(Worker& from, const wire::Heartbeat& heartbeat, TimePoint now, Actions& out);
-  template <class Other>
-  void on(Worker& from, const Other& message, TimePoint now, Actions& out);
+  template <class NotForHeads>
+  void on(Worker& from, const NotForHeads& message, TimePoint, Actions& out) {
+    break_rules(from, message, out);
+  }
 
+  [[nodiscard]] bool is_running() const { return state_ == State::kContacting || state_ == State::kMet; }
   [[nodiscard]] Worker* find(const DeviceKey& key);
   [[nodiscard]] std::string who(const Worker& worker) const;
-  void check_active(Epoch& epoch, TimePoint now, Actions& out);
-  void fail_epoch(std::uint32_t epoch, const Error& error, Actions& out);
+  [[nodiscard]] Result<> check_name(const Worker& worker) const;
+  void break_rules(const Worker& from, const wire::ControlMessage& message, Actions& out);
+  void check_met(Actions& out);
+  void check_active(Epoch& epoch, Actions& out);
+  void report_missing(Actions& out);
+  [[nodiscard]] std::uint64_t total_done(const Progress& own) const;
+  [[nodiscard]] Error ring_error(const Progress& own, std::uint32_t batches_in_flight) const;
+  void end_epoch(std::uint32_t number, const std::string& reason, Actions& out);
+  void fail_epoch(std::uint32_t number, const Error& error, Actions& out);
+  void fail_all_epochs(const Error& error, Actions& out);
   void fail_session(const Error& error, Actions& out);
-  void end_epoch(std::uint32_t epoch, const std::string& reason, Actions& out);
+  void send_to_members(const Epoch& epoch, const wire::ControlMessage& message, Actions& out) const;
 
   HeadOptions options_;
   State state_ = State::kContacting;
-  bool failed_ = false;
   std::vector<Worker> workers_;
   std::map<std::uint32_t, Epoch> epochs_;
   std::uint32_t last_epoch_ = 0;
   LinkSet links_;
   Liveness liveness_;
-  StuckWatch stuck_;
+  StuckWatch own_stuck_;
+  StuckWatch ring_stuck_;
   TimePoint contact_until_{};
   TimePoint next_heartbeat_{};
-  Progress progress_;
 };
 
 }  // namespace hearth::engine

@@ -35,9 +35,10 @@ class LinkSet {
   bool on_up(const DeviceKey& peer);
 
   enum class Gone : std::uint8_t {
-    kUnknown,  // not wanted, ignore
-    kRetry,    // not yet up: tick() connects again
-    kLost,     // it was up, or its deadline is over; not wanted any more
+    kUnknown,      // not wanted, ignore
+    kRetry,        // was not up yet: tick() connects again
+    kUnreachable,  // was never up and the deadline is over; not wanted any more
+    kLost,         // was up; not wanted any more
   };
   [[nodiscard]] Gone on_gone(const DeviceKey& peer, TimePoint now);
   // Connects again where it is time.

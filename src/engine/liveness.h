@@ -67,18 +67,22 @@ class Liveness {
 // StuckWatch: work waits, but nothing finishes. Time counts as in Liveness.
 class StuckWatch {
  public:
-  explicit StuckWatch(const LivenessOptions& options) : options_(options) {}
+  StuckWatch(Milliseconds limit, Milliseconds most_per_tick) : limit_(limit), most_per_tick_(most_per_tick) {}
 
   // `done`: anything that changes with each piece of finished work. True once when `pending` held and `done`
-  // stood still for stuck_limit; starts anew then.
+  // stood still for the limit; starts anew then.
   [[nodiscard]] bool tick(bool pending, std::uint64_t done, TimePoint now);
   [[nodiscard]] Milliseconds standing() const { return standing_; }
 
  private:
-  LivenessOptions options_;
+  Milliseconds limit_;
+  Milliseconds most_per_tick_;
   std::optional<TimePoint> last_tick_;
   std::uint64_t done_ = 0;
   Milliseconds standing_{0};
 };
+
+// kTimeout: `name` has work and finishes none of it.
+[[nodiscard]] Error stuck_error(const std::string& name, const Progress& progress, Milliseconds limit);
 
 }  // namespace hearth::engine

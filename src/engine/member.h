@@ -29,7 +29,6 @@ class CancelSet {
 
   void add(std::uint64_t first, std::uint64_t last);
   [[nodiscard]] bool has(std::uint64_t batch) const;
-  void forget_before(std::uint64_t batch);  // batches below can no longer come
   [[nodiscard]] std::size_t n_ranges() const { return ranges_.size(); }
 
  private:

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/device_key.h"
@@ -26,6 +27,9 @@ namespace hearth::engine {
 // The head sends to the device of step 0, the device of the last step to the head.
 [[nodiscard]] std::vector<std::uint16_t> receivers_of(const wire::Prepare& plan, std::uint16_t device);
 [[nodiscard]] std::vector<std::uint16_t> senders_to(const wire::Prepare& plan, std::uint16_t device);
+
+// One line for logs: "layers 0-7, 16-23 of 32 (context 4096)".
+[[nodiscard]] std::string describe_device(const wire::Prepare& plan, std::uint16_t device);
 
 // What a plan means beyond its layers.
 struct EpochOptions {

@@ -71,31 +71,41 @@ class WorkerSession {
 
  private:
   struct Epoch {
-    wire::Prepare plan;
+    wire::Prepare plan{};
     std::uint16_t device = 0;
-    std::optional<LoadReport> loaded;
+    std::optional<LoadReport> loaded{};
     bool ready = false;
     bool active = false;
   };
 
-  void on(const DeviceKey& from, const wire::Hello& hello, TimePoint now, Actions& out);
-  void on(const DeviceKey& from, const wire::Prepare& plan, TimePoint now, Actions& out);
-  void on(const DeviceKey& from, const wire::Activate& activate, TimePoint now, Actions& out);
-  void on(const DeviceKey& from, const wire::Retire& retire, TimePoint now, Actions& out);
-  void on(const DeviceKey& from, const wire::Cancel& cancel, TimePoint now, Actions& out);
-  void on(const DeviceKey& from, const wire::Heartbeat& heartbeat, TimePoint now, Actions& out);
-  void on(const DeviceKey& from, const wire::Refuse& refuse, TimePoint now, Actions& out);
-  void on(const DeviceKey& from, const wire::Goodbye& goodbye, TimePoint now, Actions& out);
-  template <class Other>
-  void on(const DeviceKey& from, const Other& message, TimePoint now, Actions& out);
+  enum class Farewell : std::uint8_t { kNone, kGoodbye };
+
+  void on_hello(const DeviceKey& from, const wire::Hello& hello, TimePoint now, Actions& out);
+  void on_head(const wire::Prepare& plan, TimePoint now, Actions& out);
+  void on_head(const wire::Activate& activate, TimePoint now, Actions& out);
+  void on_head(const wire::Retire& retire, TimePoint now, Actions& out);
+  void on_head(const wire::Cancel& cancel, TimePoint now, Actions& out);
+  void on_head(const wire::Heartbeat&, TimePoint, Actions&) {}
+  void on_head(const wire::Refuse& refuse, TimePoint now, Actions& out);
+  void on_head(const wire::Goodbye& goodbye, TimePoint now, Actions& out);
+  template <class NotForWorkers>
+  void on_head(const NotForWorkers& message, TimePoint, Actions& out) {
+    break_rules(*head_, message, out);
+  }
 
   void refuse(const DeviceKey& peer, const wire::Address& address, Error error, TimePoint now, Actions& out);
+  void break_rules(const DeviceKey& from, const wire::ControlMessage& message, Actions& out);
+  [[nodiscard]] Result<std::uint16_t> accept(const wire::Prepare& plan) const;  // the own index in it
   void check_ready(Epoch& epoch, Actions& out);
-  void fail_epoch(std::uint32_t epoch, const Error& error, bool tell_head, Actions& out);
+  void lose(const DeviceKey& peer, const Error& error, Actions& out);
   void fail_epochs_with(const DeviceKey& member, const Error& error, Actions& out);
-  void free_epoch(std::uint32_t epoch, const std::string& reason, Actions& out);
-  void leave_head(const Error& error, bool say_goodbye, Actions& out);
+  void fail_epoch(std::uint32_t number, const Error& error, Actions& out);
+  void free_epoch(std::uint32_t number, const std::string& reason, Actions& out);
+  void leave_head(const Error& error, Farewell farewell, Actions& out);
   void allow_now(Actions& out) const;
+  [[nodiscard]] bool is_member(const DeviceKey& key) const;     // of an epoch held
+  [[nodiscard]] bool has_receiver(const DeviceKey& key) const;  // this device sends frames to it
+  [[nodiscard]] bool has_sender(const DeviceKey& key) const;    // it may send frames to this device now
   [[nodiscard]] std::string who(const DeviceKey& key) const;
 
   WorkerOptions options_;
@@ -110,7 +120,6 @@ class WorkerSession {
   Liveness liveness_;
   StuckWatch stuck_;
   TimePoint next_heartbeat_{};
-  Progress progress_;
 };
 
 }  // namespace hearth::engine

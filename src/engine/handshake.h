@@ -1,0 +1,32 @@
+// What head and worker both check when they meet, and how they name each other in messages.
+//
+// Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/result.h"
+#include "wire/messages.h"
+
+namespace hearth::engine {
+
+// One side of a handshake, as its Hello or Welcome says.
+struct Party {
+  std::string name;
+  std::uint16_t major = wire::kProtocolMajor;
+  std::uint16_t minor = wire::kProtocolMinor;
+  std::string version;  // of the program
+  wire::ModelId model{};
+};
+
+// kVersionMismatch names both protocol versions when the majors differ; kModelMismatch the first 8 digits of
+// both fingerprints when the models do.
+[[nodiscard]] Result<> check_party(const Party& theirs, const Party& ours);
+[[nodiscard]] Result<> check_model(const std::string& their_name, const wire::ModelId& theirs,
+                                   const std::string& our_name, const wire::ModelId& ours);
+
+// "kitchen (192.168.1.7:7000)".
+[[nodiscard]] std::string describe_peer(const std::string& name, const wire::Address& address);
+
+}  // namespace hearth::engine

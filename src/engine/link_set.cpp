@@ -1,0 +1,73 @@
+#include "engine/link_set.h"
+
+#include <algorithm>
+
+namespace hearth::engine {
+
+void LinkSet::want(const DeviceKey& peer, const wire::Address& address, TimePoint now, TimePoint deadline,
+                   Actions& out) {
+  const auto found = links_.find(peer);
+  if (found != links_.end() && found->second.address == address) {
+    found->second.deadline = std::max(found->second.deadline, deadline);
+    return;
+  }
+  links_[peer] = Link{.address = address, .state = State::kConnecting, .deadline = deadline, .retry_at = now};
+  out.push_back(Connect{peer, address, connect_timeout_});
+}
+
+void LinkSet::drop(const DeviceKey& peer, bool flush, Actions& out) {
+  if (links_.erase(peer) > 0) out.push_back(Disconnect{peer, flush});
+}
+
+void LinkSet::drop_all(bool flush, Actions& out) {
+  for (const DeviceKey& peer : wanted()) drop(peer, flush, out);
+}
+
+bool LinkSet::on_up(const DeviceKey& peer) {
+  const auto found = links_.find(peer);
+  if (found == links_.end() || found->second.state != State::kConnecting) return false;
+  found->second.state = State::kUp;
+  return true;
+}
+
+LinkSet::Gone LinkSet::on_gone(const DeviceKey& peer, TimePoint now) {
+  const auto found = links_.find(peer);
+  if (found == links_.end() || found->second.state == State::kWaiting) return Gone::kUnknown;
+  Link& link = found->second;
+  if (link.state == State::kConnecting && now + retry_after_ <= link.deadline) {
+    link.state = State::kWaiting;
+    link.retry_at = now + retry_after_;
+    return Gone::kRetry;
+  }
+  const bool was_up = link.state == State::kUp;
+  links_.erase(found);
+  return was_up ? Gone::kLost : Gone::kUnreachable;
+}
+
+void LinkSet::tick(TimePoint now, Actions& out) {
+  for (auto& [peer, link] : links_) {
+    if (link.state != State::kWaiting || now < link.retry_at) continue;
+    link.state = State::kConnecting;
+    out.push_back(Connect{peer, link.address, connect_timeout_});
+  }
+}
+
+bool LinkSet::is_up(const DeviceKey& peer) const {
+  const auto found = links_.find(peer);
+  return found != links_.end() && found->second.state == State::kUp;
+}
+
+std::vector<DeviceKey> LinkSet::up() const {
+  std::vector<DeviceKey> keys;
+  for (const auto& [peer, link] : links_)
+    if (link.state == State::kUp) keys.push_back(peer);
+  return keys;
+}
+
+std::vector<DeviceKey> LinkSet::wanted() const {
+  std::vector<DeviceKey> keys;
+  for (const auto& [peer, link] : links_) keys.push_back(peer);
+  return keys;
+}
+
+}  // namespace hearth::engine
