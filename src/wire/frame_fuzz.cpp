@@ -1,0 +1,7 @@
+// Any bytes as a batch frame; seeds in src/wire/corpus/frame_fuzz.
+#include "wire/fuzz_check.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  hearth::wire::test::check_frame_bytes({data, size});
+  return 0;
+}
