@@ -1,8 +1,9 @@
 // Hub: a node's encrypted, authenticated links to the other devices.
 //
-// Two lanes per link, on separate sockets: control overtakes data. On one lane messages arrive in order, each once,
-// or the peer is reported gone; a peer that comes back is a new connection, nothing of the old one is delivered later.
-// Every message that poll() returns comes from a device whose key is on the allow-list; `from` is proven by the handshake.
+// Two lanes per link, on separate sockets: control overtakes data. On one lane messages arrive in order, each
+// once, or the peer is reported gone; a peer that comes back is a new connection, nothing of the old one is
+// delivered later. Every message that poll() returns comes from a device whose key is on the allow-list;
+// `from` is proven by the handshake.
 //
 // Thread contract: one thread owns a Hub. Only wake() may be called from any thread.
 #pragma once
@@ -13,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/device_key.h"
@@ -37,11 +39,19 @@ struct MessageEvent {
   Bytes bytes;
 };
 // Both lanes to this peer are connected and authenticated; send() works from now on.
-struct PeerUpEvent { DeviceKey peer; };
+struct PeerUpEvent {
+  DeviceKey peer;
+};
 // The peer closed its connection, refused ours, or broke the transport's rules. Reported once per connect().
-struct PeerGoneEvent { DeviceKey peer; Error reason; };
+struct PeerGoneEvent {
+  DeviceKey peer;
+  Error reason;
+};
 // A stranger or a broken client was refused; for the log. At most a few per second are reported.
-struct RefusedEvent { std::string address; std::string reason; };
+struct RefusedEvent {
+  std::string address;
+  std::string reason;
+};
 struct WokenEvent {};
 
 using Event = std::variant<MessageEvent, PeerUpEvent, PeerGoneEvent, RefusedEvent, WokenEvent>;
@@ -54,20 +64,28 @@ class Hub {
   [[nodiscard]] virtual const DeviceKey& key() const = 0;
   [[nodiscard]] virtual const wire::Address& address() const = 0;
 
-  // Replaces the allow-list of incoming connections. Existing connections of keys no longer listed are closed.
+  // Replaces the allow-list of incoming connections; it is empty at first. Connections of keys no longer
+  // listed are closed, and what they sent is dropped.
   virtual void allow(std::span<const DeviceKey> keys) = 0;
 
-  // Starts an outgoing link; PeerUpEvent or PeerGoneEvent (kTimeout after `timeout`) follows.
-  // data_port == 0: the control lane only (the data port is learnt from Welcome; call connect() again with it then).
-  virtual Result<> connect(const DeviceKey& peer, const wire::Address& address, std::chrono::milliseconds timeout) = 0;
-  // Closes the outgoing link at once; pending messages are dropped. No event follows. Unknown peers are ignored.
+  // Starts an outgoing link; attempts are repeated until PeerUpEvent, or after `timeout` PeerGoneEvent with
+  // the last reason: kTimeout when nothing answers, kUnauthorized when the peer refuses our key or does not
+  // prove its own. data_port == 0: the control lane only (the data port is learnt from Welcome; call
+  // connect() again with it then, and another PeerUpEvent follows). Errors: kInvalidArgument for a link that
+  // exists, kNotFound for an unknown host name.
+  virtual Result<> connect(const DeviceKey& peer, const wire::Address& address,
+                           std::chrono::milliseconds timeout) = 0;
+  // Closes the outgoing link at once; pending messages are dropped. No event follows. Unknown peers are
+  // ignored.
   virtual void disconnect(const DeviceKey& peer) = 0;
-  // Waits until what was sent to `peer` has left this process, or `timeout`. For a Goodbye before disconnect().
+  // Waits until what was sent to `peer` has arrived at its hub, or `timeout`. For a Goodbye before
+  // disconnect().
   virtual void flush(const DeviceKey& peer, std::chrono::milliseconds timeout) = 0;
 
   [[nodiscard]] virtual SendStatus send(const DeviceKey& peer, Lane lane, Bytes& message) = 0;
 
-  // The next event, waiting up to `timeout` (0: only what is there). Control before data.
+  // The next event, waiting up to `timeout` (0: only what is there). Control messages, then other events,
+  // then data. Returns early without an event when a lane that said kWouldBlock can take messages again.
   [[nodiscard]] virtual std::optional<Event> poll(std::chrono::milliseconds timeout) = 0;
 
   // Makes a waiting or the next poll() return WokenEvent. Any thread; several wakes may become one.

@@ -1,0 +1,107 @@
+// IncomingLinks: decides what each frame that arrives at a hub means: deliver, hold back, answer, drop, or
+// close.
+//
+// Keeps, per connection, the proven key and the next sequence number, and per key the link that is current. A
+// newer link of a key supersedes the older one: from then on nothing of the older one is delivered, on either
+// lane. Data that arrives before the control lane of its link has opened is held back (a bounded number of
+// messages), because only the control lane says which link is the newest.
+//
+// No sockets, clocks or threads: the same object is driven by tests frame by frame.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/device_key.h"
+#include "net/hub.h"
+#include "net/link_frame.h"
+
+namespace hearth::net {
+
+class IncomingLinks {
+ public:
+  struct Limits {
+    std::size_t max_bytes[2] = {64 * 1024, 256 * 1024 * 1024};  // per lane, without the frame header
+    std::size_t max_held = 64;                                  // messages held back per connection
+    std::size_t max_closed = 256;                               // remembered closed connections
+  };
+
+  enum class Action : std::uint8_t { kNothing, kDeliver, kAnswerFlush };
+  struct Outcome {
+    Action action = Action::kNothing;
+    std::uint64_t sequence = 0;  // kAnswerFlush: everything up to this frame was received
+    std::vector<Bytes>
+        released;  // data messages that were held back, in order; deliver them before anything new
+    std::optional<Error> violation;  // the peer broke the rules; its link is closed
+  };
+  // A connection that the hub must close, telling the peer why.
+  struct Closing {
+    Lane lane;
+    std::string connection;
+    ClosedReason reason;
+    int tag = 0;  // of the connection's first frame
+  };
+
+  explicit IncomingLinks(const Limits& limits) : limits_(limits) {}
+
+  // One message of connection `connection` (the transport's id, unique among living connections of the lane)
+  // whose key `from` was proven. `parts` is the number of transport parts it came in; only 1 is allowed.
+  // kDeliver: the bytes behind the header are a message. `tag` is the caller's and comes back in Closing.
+  [[nodiscard]] Outcome receive(Lane lane, const std::string& connection, const DeviceKey& from,
+                                std::size_t parts, std::span<const std::uint8_t> frame, int tag = 0);
+
+  // The same for a key that may not connect (any more): nothing is delivered, the connection is closed.
+  void refuse(Lane lane, const std::string& connection, const DeviceKey& from, const ClosedReason& reason,
+              int tag = 0);
+
+  // Closes every connection of `key` (it left the allow-list).
+  void close_key(const DeviceKey& key, const ClosedReason& reason);
+
+  // Keys that have a connection which is not closed.
+  [[nodiscard]] std::set<DeviceKey> connected_keys() const;
+
+  // Connections to close, collected since the last call.
+  [[nodiscard]] std::vector<Closing> take_closings();
+
+ private:
+  struct Connection {
+    DeviceKey from;
+    LinkId link;
+    std::uint64_t next_sequence = 0;
+    bool held_back = false;  // data lane whose control lane has not opened
+    bool closed = false;
+    int tag = 0;
+    std::vector<Bytes> held;
+  };
+  struct Peer {
+    std::optional<LinkId> current;
+    std::deque<LinkId> retired;
+  };
+  using Connections = std::map<std::string, Connection, std::less<>>;
+
+  Connection& find_or_add(Lane lane, const std::string& id, const DeviceKey& from, int tag);
+  Outcome open(Lane lane, const std::string& id, const DeviceKey& from,
+               std::span<const std::uint8_t> payload);
+  Outcome open_control(const DeviceKey& from, LinkId link);
+  Outcome violate(Lane lane, const std::string& id, Connection& connection, std::string what);
+  void close(Lane lane, const std::string& id, Connection& connection, const ClosedReason& reason);
+  // Closes all connections of `key` for which `applies(connection)`.
+  template <class Predicate>
+  void close_if(const DeviceKey& key, const ClosedReason& reason, Predicate applies);
+  static void retire(Peer& peer, LinkId link);
+  [[nodiscard]] static bool is_stale(const Peer& peer, LinkId link);
+
+  Limits limits_;
+  Connections connections_[2];
+  std::map<DeviceKey, Peer> peers_;
+  std::deque<std::pair<Lane, std::string>> closed_;
+  std::vector<Closing> closings_;
+};
+
+}  // namespace hearth::net

@@ -1,0 +1,277 @@
+#include "net/outgoing_link.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace hearth::net {
+namespace {
+
+constexpr std::chrono::milliseconds kFirstPause{10};
+constexpr std::chrono::milliseconds kLongestPause{500};
+
+}  // namespace
+
+OutgoingLink::OutgoingLink(Shared& shared, const DeviceKey& peer, std::vector<std::string> control,
+                           std::vector<std::string> data, std::chrono::milliseconds timeout)
+    : shared_(shared),
+      peer_(peer),
+      timeout_(timeout),
+      deadline_(Clock::now() + timeout),
+      pause_(kFirstPause),
+      last_failure_{ErrorCode::kTimeout, "no answer"} {
+  ++shared_.next_id.counter;
+  id_ = shared_.next_id;
+  prepare(lanes_[static_cast<int>(Lane::kControl)], std::move(control));
+  if (!data.empty()) prepare(lanes_[static_cast<int>(Lane::kData)], std::move(data));
+}
+
+bool OutgoingLink::add_data_lane(std::vector<std::string> data, std::chrono::milliseconds timeout) {
+  OneLane& lane = lanes_[static_cast<int>(Lane::kData)];
+  if (lane.state != State::kAbsent) return false;
+  prepare(lane, std::move(data));
+  timeout_ = timeout;
+  deadline_ = Clock::now() + timeout;
+  pause_ = kFirstPause;
+  up_reported_ = false;
+  return true;
+}
+
+void OutgoingLink::prepare(OneLane& lane, std::vector<std::string> endpoints) {
+  lane.state = State::kWaiting;
+  lane.endpoints = std::move(endpoints);
+  lane.retry_at = Clock::time_point::min();
+}
+
+OutgoingLink::Change OutgoingLink::service(Clock::time_point now) {
+  for (const Lane which : {Lane::kControl, Lane::kData}) {
+    service_lane(which, lanes_[static_cast<int>(which)], now);
+    if (error_) return Change::kGone;
+  }
+  if (up_reported_) return Change::kNone;
+  const bool up = std::ranges::all_of(
+      lanes_, [](const OneLane& lane) { return lane.state == State::kUp || lane.state == State::kAbsent; });
+  if (up) {
+    up_reported_ = true;
+    for (OneLane& lane : lanes_) lane.established = lane.state == State::kUp;
+    return Change::kUp;
+  }
+  if (now < deadline_) return Change::kNone;
+  end(last_failure_.code, std::format("no link to device {} at {} within {} ms: {}", peer_.short_hex(),
+                                      where(lanes_[0]), timeout_.count(), last_failure_.message));
+  return Change::kGone;
+}
+
+void OutgoingLink::service_lane(Lane which, OneLane& lane, Clock::time_point now) {
+  if (lane.state == State::kAbsent) return;
+  if (lane.state == State::kWaiting) {
+    if (now < lane.retry_at) return;
+    start_attempt(which, lane);
+    if (error_ || lane.state == State::kWaiting) return;
+  }
+  // Answers first: they may say why the connection breaks.
+  if (lane.socket_watch.ready) read_answers(which, lane);
+  if (error_ || lane.state == State::kWaiting) return;
+  if (lane.monitor_watch.ready) read_monitor(which, lane, now);
+  if (error_ || lane.state != State::kHandshaken) return;
+  // The handshake is done in the transport's thread; the socket takes messages a moment later.
+  if (lane.socket.writable()) {
+    std::uint8_t payload[kLinkIdBytes];
+    write_link_id(id_, payload);
+    if (send_frame(lane, FrameKind::kOpen, payload)) lane.state = State::kUp;
+  }
+}
+
+void OutgoingLink::start_attempt(Lane which, OneLane& lane) {
+  const std::string& endpoint = lane.endpoints[lane.attempt++ % lane.endpoints.size()];
+  auto made = connect_lane(shared_.context, which, shared_.keys, peer_, endpoint, shared_.limits);
+  if (!made) {
+    end(made.error().code, std::move(made).error().message);
+    return;
+  }
+  lane.socket = std::move(made->socket);
+  lane.monitor = std::move(made->monitor);
+  lane.socket_watch = {.descriptor = lane.socket.descriptor()};
+  lane.monitor_watch = {.descriptor = lane.monitor.descriptor()};
+  lane.next_sequence = lane.flush_sequence = lane.flushed = 0;
+  lane.state = State::kConnecting;
+}
+
+void OutgoingLink::read_monitor(Lane which, OneLane& lane, Clock::time_point now) {
+  MonitorEvent event;
+  while (receive_monitor(lane.monitor, event)) {
+    switch (event.event) {
+      case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+        lane.state = State::kHandshaken;
+        lane.socket_watch.ready = true;
+        break;
+      case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
+        last_failure_ = {ErrorCode::kUnauthorized,
+                         std::format("it refused this device's key {}, which is not on its allow-list",
+                                     shared_.keys.public_key().short_hex())};
+        lane_failed(lane, now);
+        return;
+      case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+      case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        // A peer that cannot read our greeting (it has another key) just closes.
+        last_failure_ = {
+            ErrorCode::kUnauthorized,
+            std::format("what listens there did not prove that it is the device with key {}; another "
+                        "device or another program",
+                        peer_.short_hex())};
+        lane_failed(lane, now);
+        return;
+      case ZMQ_EVENT_CLOSED:
+        last_failure_ = {ErrorCode::kTimeout, "nothing listens there, or the device cannot be reached"};
+        lane_failed(lane, now);
+        return;
+      case ZMQ_EVENT_DISCONNECTED:
+        // What arrived before the end is still to be read: it may hold the reason.
+        read_answers(which, lane);
+        if (error_ || lane.state == State::kWaiting) return;
+        last_failure_ = {ErrorCode::kPeerGone, std::format("the connection was closed, or silent for {} ms",
+                                                           shared_.limits.heartbeat_timeout.count())};
+        lane_failed(lane, now);
+        return;
+      default:
+        break;
+    }
+  }
+  lane.monitor_watch.ready = false;
+}
+
+void OutgoingLink::read_answers(Lane which, OneLane& lane) {
+  for (;;) {
+    ZmqMessage message;
+    if (!message.receive(lane.socket)) break;
+    const auto header = read_header(message.bytes());
+    const bool usable = !message.more() && header &&
+                        (header->kind == FrameKind::kClosed ||
+                         (header->kind == FrameKind::kFlushed && header->sequence < lane.next_sequence));
+    if (!usable) {
+      end(ErrorCode::kProtocol,
+          std::format("device {} answered on the {} lane with what is no frame of a link", peer_.short_hex(),
+                      which == Lane::kControl ? "control" : "data"));
+      return;
+    }
+    if (header->kind == FrameKind::kFlushed) {
+      lane.flushed = std::max(lane.flushed, header->sequence);
+      continue;
+    }
+    const ClosedReason reason = read_reason(message.bytes().subspan(kFrameHeaderBytes));
+    end(reason.code, std::format("device {} closed the link: {}", peer_.short_hex(), reason.text));
+    return;
+  }
+  lane.socket_watch.ready = false;
+}
+
+void OutgoingLink::lane_failed(OneLane& lane, Clock::time_point now) {
+  const bool opened = lane.state == State::kUp;
+  if (lane.established || (opened && lanes_[0].established)) {
+    end(ErrorCode::kPeerGone,
+        std::format("lost device {} at {}: {}", peer_.short_hex(), where(lane), last_failure_.message));
+    return;
+  }
+  if (opened) {
+    restart(now);
+    return;
+  }
+  close(lane);
+  lane.state = State::kWaiting;
+  lane.retry_at = now + pause_;
+  pause_ = std::min(pause_ * 2, kLongestPause);
+}
+
+// The other lane may be open already under this link id, and one id never opens a lane twice: begin anew.
+void OutgoingLink::restart(Clock::time_point now) {
+  ++shared_.next_id.counter;
+  id_ = shared_.next_id;
+  for (OneLane& lane : lanes_) {
+    if (lane.state == State::kAbsent) continue;
+    close(lane);
+    lane.state = State::kWaiting;
+    lane.retry_at = now + pause_;
+  }
+  pause_ = std::min(pause_ * 2, kLongestPause);
+}
+
+void OutgoingLink::close(OneLane& lane) {
+  // The socket first: closing it ends its monitor, whose reader must outlive it.
+  lane.socket.close();
+  lane.monitor.close();
+}
+
+bool OutgoingLink::send_frame(OneLane& lane, FrameKind kind, std::span<const std::uint8_t> payload) {
+  // Sending may swallow the signal of something that arrived, so the socket must be looked at again.
+  lane.socket_watch.ready = true;
+  if (!lane.socket.writable()) return false;
+  ZmqMessage message(kFrameHeaderBytes + payload.size());
+  const std::span<std::uint8_t> bytes = message.bytes();
+  write_header({kind, lane.next_sequence}, bytes.first<kFrameHeaderBytes>());
+  if (!payload.empty()) std::memcpy(bytes.data() + kFrameHeaderBytes, payload.data(), payload.size());
+  if (!message.send(lane.socket)) return false;
+  ++lane.next_sequence;
+  return true;
+}
+
+SendStatus OutgoingLink::send(Lane which, std::span<const std::uint8_t> message) {
+  OneLane& lane = lanes_[static_cast<int>(which)];
+  if (!lane.established) return SendStatus::kPeerGone;
+  if (send_frame(lane, FrameKind::kMessage, message)) return SendStatus::kSent;
+  lane.wants_writable = true;
+  return SendStatus::kWouldBlock;
+}
+
+bool OutgoingLink::take_writable() {
+  bool any = false;
+  for (OneLane& lane : lanes_) {
+    if (!lane.wants_writable || !lane.socket || !lane.socket.writable()) continue;
+    lane.wants_writable = false;
+    any = true;
+  }
+  return any;
+}
+
+bool OutgoingLink::send_flush(Lane which) {
+  OneLane& lane = lanes_[static_cast<int>(which)];
+  if (!lane.established) return true;
+  if (!send_frame(lane, FrameKind::kFlush, {})) return false;
+  lane.flush_sequence = lane.next_sequence - 1;
+  return true;
+}
+
+bool OutgoingLink::is_flushed(Lane which) const {
+  const OneLane& lane = lanes_[static_cast<int>(which)];
+  return !lane.established || lane.flushed >= lane.flush_sequence;
+}
+
+Clock::time_point OutgoingLink::next_timer() const {
+  if (up_reported_) return Clock::time_point::max();
+  Clock::time_point next = deadline_;
+  for (const OneLane& lane : lanes_)
+    if (lane.state == State::kWaiting) next = std::min(next, lane.retry_at);
+  return next;
+}
+
+void OutgoingLink::watch(WatchList& list) {
+  for (OneLane& lane : lanes_) {
+    if (!lane.socket) continue;
+    list.add(lane.socket_watch);
+    list.add(lane.monitor_watch);
+  }
+}
+
+void OutgoingLink::end(ErrorCode code, std::string text) {
+  for (OneLane& lane : lanes_) {
+    close(lane);
+    lane.established = false;
+  }
+  error_ = Error{code, std::move(text)};
+}
+
+std::string OutgoingLink::where(const OneLane& lane) const {
+  constexpr std::string_view kScheme = "tcp://";
+  return lane.endpoints.empty() ? "an unknown address" : lane.endpoints.front().substr(kScheme.size());
+}
+
+}  // namespace hearth::net
