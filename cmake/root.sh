@@ -215,7 +215,12 @@ make_root() { # FINAL_NAME
   if ! $done; then
     grep -E '^(E|W):' "$log" | tail -n 8 | sed 's/^/  /' >&2 || true
     rm -rf --one-file-system "$tmp"
-    die "mmdebstrap failed, the whole log is in $log: $no_network_hint"
+    local hint=
+    if grep -qE 'Failed to fetch|Could not (resolve|connect)|Temporary failure' "$log"; then hint=": $no_network_hint"; fi
+    if grep -q 'subuid' "$log"; then
+      hint=": this user has no subordinate ids; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
+    fi
+    die "mmdebstrap failed, the whole log is in $log$hint"
   fi
   touch "$tmp/etc/resolv.conf" "$tmp/etc/hosts" # enter.sh binds the host's over them
   [[ -x $tmp/usr/bin/g++ && -x $tmp/usr/bin/clang++ ]] || die "the new root lacks its compilers, see $log"
@@ -264,6 +269,7 @@ ensure_root() {
         printf '%s\n' "$resolved_versions" >"$versions_file"
       elif [[ -n $existing ]]; then
         say "the Debian archive cannot be reached; using the root there is: $existing"
+        touch --date='23 hours ago' "$versions_file" # asked again in an hour
       else
         die "the Debian archive cannot be reached and there is no private root yet: $no_network_hint"
       fi
