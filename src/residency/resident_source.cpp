@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/os_file.h"
+#include "base/units.h"
 #include "residency/ggml_tensors.h"
 
 namespace hearth::residency {
@@ -97,6 +98,10 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
                    [](const Repack& a, const Repack& b) { return a.type < b.type; });
   std::uint64_t total = 0, done = 0;
   for (const Repack& repack : repacks) total += repack.source->bytes;
+  if (options.anonymous_limit != 0 && total > options.anonymous_limit)
+    return fail(ErrorCode::kOutOfMemory,
+                "repacked weights take {}, there are {}; give this device fewer layers, or use --no-repack",
+                format_bytes(total), format_bytes(options.anonymous_limit));
   for (std::size_t first = 0; first < repacks.size();) {
     const ggml_backend_buffer_type_t type = repacks[first].type;
     const std::size_t alignment = ggml_backend_buft_get_alignment(type);

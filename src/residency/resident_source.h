@@ -19,6 +19,8 @@ namespace hearth::residency {
 
 struct LoadOptions {
   bool repack = true;
+  // Most memory that may be taken for repacked weights; 0: not limited. Beyond it: kOutOfMemory, nothing is taken.
+  std::uint64_t anonymous_limit = 0;
   // Called after each tensor that had to be copied.
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;
 };

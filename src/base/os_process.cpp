@@ -1,0 +1,168 @@
+#include "base/os_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace hearth {
+namespace {
+
+constexpr std::chrono::milliseconds kEndTimeout{3000};
+
+std::atomic<int> interrupt_count{0};
+
+extern "C" void on_interrupt(int) {
+  if (++interrupt_count >= 3) _exit(130);
+}
+
+}  // namespace
+
+Result<Child> Child::spawn(const std::vector<std::string>& arguments) {
+  std::array<int, 2> pipe_ends{};
+  if (pipe2(pipe_ends.data(), O_CLOEXEC) != 0)
+    return fail(ErrorCode::kIo, "cannot make a pipe: {}", std::strerror(errno));
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid < 0) {
+    const int reason = errno;
+    close(pipe_ends[0]);
+    close(pipe_ends[1]);
+    return fail(ErrorCode::kIo, "cannot start {}: {}", arguments[0], std::strerror(reason));
+  }
+  if (pid == 0) {
+    // Only calls that are safe after fork in a program with threads.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(1);
+    setpgid(0, 0);  // an interrupt typed at the terminal is for the parent, which ends its children itself
+    const int nothing = open("/dev/null", O_RDONLY);
+    dup2(nothing, STDIN_FILENO);
+    dup2(pipe_ends[1], STDOUT_FILENO);
+    execv(argv[0], argv.data());
+    _exit(127);
+  }
+  close(pipe_ends[1]);
+  return Child(pid, pipe_ends[0]);
+}
+
+Child::Child(Child&& other) noexcept
+    : pid_(std::exchange(other.pid_, -1)), output_(std::exchange(other.output_, -1)),
+      pending_(std::move(other.pending_)) {}
+
+Child& Child::operator=(Child&& other) noexcept {
+  if (this != &other) {
+    end();
+    pid_ = std::exchange(other.pid_, -1);
+    output_ = std::exchange(other.output_, -1);
+    pending_ = std::move(other.pending_);
+  }
+  return *this;
+}
+
+Child::~Child() { end(); }
+
+bool Child::ended() {
+  if (pid_ < 0) return true;
+  if (waitpid(pid_, nullptr, WNOHANG) != pid_) return false;
+  pid_ = -1;
+  return true;
+}
+
+void Child::end() {
+  if (pid_ >= 0) {
+    kill(pid_, SIGTERM);
+    kill(pid_, SIGCONT);  // a stopped process has to run to end
+    // Its output closes when it ends: waiting for that needs no polling.
+    const auto until = std::chrono::steady_clock::now() + kEndTimeout;
+    std::array<char, 512> rest{};
+    while (output_ >= 0) {
+      const auto left =
+          std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+      pollfd wait{.fd = output_, .events = POLLIN, .revents = 0};
+      if (left.count() <= 0 || poll(&wait, 1, static_cast<int>(left.count())) <= 0) break;
+      if (read(output_, rest.data(), rest.size()) <= 0) break;
+    }
+    if (waitpid(pid_, nullptr, WNOHANG) != pid_) {
+      if (std::chrono::steady_clock::now() >= until) kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+    pid_ = -1;
+  }
+  if (output_ >= 0) close(std::exchange(output_, -1));
+}
+
+Result<std::string> Child::read_line(std::chrono::milliseconds timeout) {
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  while (true) {
+    if (const auto end = pending_.find('\n'); end != std::string::npos) {
+      std::string line = pending_.substr(0, end);
+      pending_.erase(0, end + 1);
+      return line;
+    }
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return fail(ErrorCode::kTimeout, "the process {} said nothing in {} ms", pid_, timeout.count());
+    pollfd wait{.fd = output_, .events = POLLIN, .revents = 0};
+    if (poll(&wait, 1, static_cast<int>(left.count())) <= 0) continue;
+    std::array<char, 512> bytes{};
+    const ssize_t n = read(output_, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return fail(ErrorCode::kPeerGone, "the process {} ended", pid_);
+    pending_.append(bytes.data(), static_cast<std::size_t>(n));
+  }
+}
+
+std::filesystem::path own_program() { return std::filesystem::read_symlink("/proc/self/exe"); }
+
+void count_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+int interrupts() { return interrupt_count; }
+void clear_interrupts() { interrupt_count = 0; }
+
+bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
+bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
+bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
+
+void ignore_broken_pipes() { signal(SIGPIPE, SIG_IGN); }
+
+Result<TemporaryFolder> TemporaryFolder::create(const std::string& prefix) {
+  std::error_code error;
+  std::filesystem::path base = std::filesystem::temp_directory_path(error);
+  if (error) base = "/tmp";
+  std::string name = (base / (prefix + "XXXXXX")).string();
+  if (mkdtemp(name.data()) == nullptr)
+    return fail(ErrorCode::kIo, "cannot make a folder in {}: {}", base.string(), std::strerror(errno));
+  return TemporaryFolder(name);
+}
+
+TemporaryFolder::TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+}
+
+void require_environment(const char* name, const char* value, char** arguments) {
+  if (getenv(name) != nullptr) return;
+  if (setenv(name, value, 1) != 0) return;
+  execv("/proc/self/exe", arguments);
+}
+
+}  // namespace hearth

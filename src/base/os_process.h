@@ -1,0 +1,76 @@
+// Processes, signals and terminals: the few operating system calls that the program's verbs need.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace hearth {
+
+// A child process whose standard output is read by us. It gets SIGTERM when this object is destroyed, and SIGKILL when it
+// does not end soon after or when our own process dies in any way.
+class Child {
+ public:
+  // `arguments[0]` is the program's path. Standard error is inherited, standard input is empty.
+  [[nodiscard]] static Result<Child> spawn(const std::vector<std::string>& arguments);
+  Child(Child&& other) noexcept;
+  Child& operator=(Child&& other) noexcept;
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  ~Child();
+
+  // The next line of its output without the newline. kTimeout; kPeerGone when it closed its output (it usually ended then).
+  [[nodiscard]] Result<std::string> read_line(std::chrono::milliseconds timeout);
+  [[nodiscard]] int pid() const { return pid_; }
+  // True once it has ended.
+  [[nodiscard]] bool ended();
+
+ private:
+  Child(int pid, int output) : pid_(pid), output_(output) {}
+  void end();
+
+  int pid_ = -1;
+  int output_ = -1;
+  std::string pending_;
+};
+
+// Path of the running program.
+[[nodiscard]] std::filesystem::path own_program();
+
+// Counts SIGINT and SIGTERM from now on instead of ending the program; the third one ends it at once.
+void count_interrupts();
+[[nodiscard]] int interrupts();
+// Forgets those counted so far: the interrupt has been acted on.
+void clear_interrupts();
+
+[[nodiscard]] bool stdin_is_terminal();
+[[nodiscard]] bool stdout_is_terminal();
+[[nodiscard]] bool stderr_is_terminal();
+
+// Writes to a closed pipe give an error instead of ending the program.
+void ignore_broken_pipes();
+
+// A new private folder (mode 0700) under the system's folder for temporary files, removed with all it holds on destruction.
+class TemporaryFolder {
+ public:
+  [[nodiscard]] static Result<TemporaryFolder> create(const std::string& prefix);
+  TemporaryFolder(TemporaryFolder&& other) noexcept;
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder();
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  explicit TemporaryFolder(std::filesystem::path path) : path_(std::move(path)) {}
+  std::filesystem::path path_;
+};
+
+// Sets `name` to `value` and starts the program anew with the same arguments when the environment lacks `name`; libraries that read
+// their settings before main() need it. Returns only when nothing had to be done or the system refused.
+void require_environment(const char* name, const char* value, char** arguments);
+
+}  // namespace hearth

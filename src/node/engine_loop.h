@@ -1,0 +1,26 @@
+// EngineLoop: the engine thread of a node: the one thread that computes. Takes EngineInputs in order until its channel
+// is closed.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "base/channel.h"
+#include "node/engine_input.h"
+#include "node/executor.h"
+#include "node/generator.h"
+
+namespace hearth::node {
+
+struct EngineLoopHooks {
+  std::function<void(std::uint32_t epoch, Result<engine::LoadReport>)> loaded;
+  std::function<void(std::uint32_t epoch, Error)> broken;
+  std::function<void(std::uint64_t done, std::uint64_t total)> load_progress;  // may be empty
+};
+
+// Runs on the calling thread. `generator` is null on a worker. `memory_limit`: anonymous memory an epoch may take.
+void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* generator, const EngineLoopHooks& hooks,
+                std::uint64_t memory_limit);
+
+}  // namespace hearth::node

@@ -1,0 +1,84 @@
+// HeadNode: the device that owns the model, the prompt and the text; leads the workers, or runs alone.
+//
+// Owns a control thread and an engine thread. Public functions may be called from any thread, one at a time.
+// Destruction says goodbye to the workers and frees everything.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/device_key.h"
+#include "base/result.h"
+#include "engine/actions.h"
+#include "engine/head_session.h"
+#include "model/model_file.h"
+#include "model/tokenizer.h"
+#include "net/keys.h"
+#include "node/generator.h"
+#include "plan/plan.h"
+
+namespace hearth::node {
+
+struct WorkerAddress {
+  DeviceKey key;
+  std::string host;
+  std::uint16_t control_port = 0;
+};
+
+struct HeadNodeOptions {
+  std::string model_path;
+  std::string name = "head";
+  std::string host;                 // address to bind; "": the one that reaches the first worker
+  std::uint16_t control_port = 0;   // 0: any
+  std::uint16_t data_port = 0;
+  std::vector<WorkerAddress> workers;
+  std::uint32_t n_threads = 1;
+  std::uint64_t memory_bytes = 0;   // of this device; 0: what is available
+  engine::EpochOptions epoch;
+  std::uint32_t n_seq_max = 1;
+  std::uint32_t max_outputs = 1;    // most rows of logits in one batch
+  // A split by hand: layers per round of the head and of each worker; empty: in proportion to memory.
+  std::vector<std::uint32_t> windows;
+  std::uint32_t rounds = 1;
+  engine::LivenessOptions liveness;
+  std::function<void(engine::LogLevel, const std::string&)> log;
+  std::function<void(std::uint64_t done, std::uint64_t total)> load_progress;  // on the engine thread
+  std::function<bool()> interrupted;  // asked while waiting: true ends the wait with kCancelled
+};
+
+// What each device takes, in the plan's order.
+struct RingReport {
+  plan::Plan plan;
+  std::vector<engine::LoadReport> devices;
+  std::vector<std::string> addresses;
+};
+
+class HeadNode {
+ public:
+  // Opens the model, meets all workers, makes the plan, loads it everywhere. kTimeout names who did not answer.
+  [[nodiscard]] static Result<std::unique_ptr<HeadNode>> start(const HeadNodeOptions& options, net::KeyPair key);
+  ~HeadNode();
+
+  [[nodiscard]] const model::ModelFile& model() const;
+  [[nodiscard]] const model::Tokenizer& tokenizer() const;
+  [[nodiscard]] const RingReport& ring() const;
+
+  // Starts a text; read request->events. An empty prompt is kInvalidArgument.
+  [[nodiscard]] Result<std::shared_ptr<Request>> submit(std::vector<model::Token> prompt, const GenerateOptions& options);
+  // The rest of the text is not wanted; Done(kStopped) follows unless it had ended.
+  void stop(const std::shared_ptr<Request>& request);
+
+  [[nodiscard]] const ExecutorCounters& counters() const;
+
+ private:
+  struct Impl;
+  explicit HeadNode(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hearth::node

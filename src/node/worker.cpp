@@ -1,0 +1,80 @@
+#include "node/worker.h"
+
+#include <utility>
+
+#include "base/os_memory.h"
+#include "compute/backend.h"
+#include "model/model_file.h"
+#include "net/zmq_hub.h"
+#include "node/control.h"
+#include "node/engine_loop.h"
+
+namespace hearth::node {
+
+struct WorkerNode::Impl {
+  explicit Impl(model::ModelFile file) : model(std::move(file)) {}
+  ~Impl() {
+    control.reset();  // says goodbye; nobody feeds the engine any more
+    inputs.close();
+    if (engine.joinable()) engine.join();
+  }
+
+  model::ModelFile model;
+  DeviceKey key;
+  std::uint16_t control_port = 0;
+  std::unique_ptr<compute::Backend> backend;
+  std::unique_ptr<Executor> executor;
+  std::atomic<std::uint32_t> in_flight{0};
+  Channel<EngineInput> inputs{4096};
+  std::unique_ptr<Control<engine::WorkerSession>> control;
+  std::thread engine;
+};
+
+WorkerNode::WorkerNode(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+WorkerNode::~WorkerNode() = default;
+const DeviceKey& WorkerNode::key() const { return impl_->key; }
+std::uint16_t WorkerNode::control_port() const { return impl_->control_port; }
+
+Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& options, net::KeyPair key) {
+  HEARTH_TRY(model::ModelFile file, model::ModelFile::open(options.model_path));
+  auto impl = std::make_unique<Impl>(std::move(file));
+  Impl& node = *impl;
+  HEARTH_TRY(node.backend, compute::Backend::cpu(options.n_threads));
+  node.key = key.public_key();
+  HEARTH_TRY(auto hub, net::make_zmq_hub({.keys = std::move(key),
+                                          .bind_host = options.host,
+                                          .control_port = options.control_port,
+                                          .data_port = options.data_port,
+                                          .advertised_host = options.host,
+                                          .limits = {}}));
+  node.control_port = hub->address().control_port;
+  const std::uint64_t memory = options.memory_bytes != 0 ? options.memory_bytes : available_memory();
+  engine::WorkerSession session({.key = node.key,
+                                 .name = options.name,
+                                 .version = HEARTH_VERSION,
+                                 .data_port = hub->address().data_port,
+                                 .model = node.model.file().fingerprint(),
+                                 .memory_bytes = memory,
+                                 .n_threads = options.n_threads,
+                                 .heads = options.heads,
+                                 .liveness = options.liveness});
+  node.executor = std::make_unique<Executor>(
+      node.model, *node.backend, 1,
+      ExecutorSink{.send = [&node](const DeviceKey& to,
+                                   std::vector<std::uint8_t> frame) { node.control->post(SendFrame{to, std::move(frame)}); },
+                   .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }});
+  node.control = std::make_unique<Control<engine::WorkerSession>>(
+      std::move(session), std::move(hub), node.inputs, node.executor->counters(), node.in_flight,
+      ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});
+  node.engine = std::thread([&node, memory] {
+    run_engine(node.inputs, *node.executor, nullptr,
+               {.loaded = [&node](std::uint32_t epoch,
+                                  Result<engine::LoadReport> report) { node.control->post(EpochLoaded{epoch, std::move(report)}); },
+                .broken = [&node](std::uint32_t epoch, Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
+                .load_progress = {}},
+               memory);
+  });
+  return std::unique_ptr<WorkerNode>(new WorkerNode(std::move(impl)));
+}
+
+}  // namespace hearth::node
