@@ -108,24 +108,25 @@ bool Batcher::is_alive(std::uint64_t life) const {
       sequences_, [&](const Sequence& sequence) { return sequence.open && sequence.life == life; });
 }
 
-// A batch is needed while an open sequence may see its cells, or while a later batch in flight is needed
-// whose tokens attended to them.
+// Tokens are needed while an open sequence may see their cells, or while later ones in flight are needed that
+// attended to them; a batch while any of its tokens is.
 std::vector<BatchRange> Batcher::cancel(std::uint32_t seq) {
   finish(seq);
-  std::set<std::uint64_t> attended;  // lives whose tokens are in needed batches later than `flying`
+  std::set<std::uint64_t> attended;  // lives with needed tokens in the batches later than `flying`
   std::deque<BatchRange> ranges;
   for (Flying& flying : std::views::reverse(flying_)) {
-    const bool needed = std::ranges::any_of(
-        flying.viewers, [&](std::uint64_t life) { return is_alive(life) || attended.contains(life); });
-    if (needed) {
-      attended.insert(flying.owners.begin(), flying.owners.end());
-    } else if (!flying.cancelled) {
-      flying.cancelled = true;
-      if (!ranges.empty() && ranges.front().first == flying.id + 1)
-        ranges.front().first = flying.id;
-      else
-        ranges.push_front({flying.id, flying.id});
-    }
+    std::vector<std::uint64_t> needed;
+    for (const Part& part : flying.parts)
+      if (std::ranges::any_of(part.viewers,
+                              [&](auto life) { return is_alive(life) || attended.contains(life); }))
+        needed.push_back(part.owner);
+    attended.insert(needed.begin(), needed.end());
+    if (!needed.empty() || flying.cancelled) continue;
+    flying.cancelled = true;
+    if (!ranges.empty() && ranges.front().first == flying.id + 1)
+      ranges.front().first = flying.id;
+    else
+      ranges.push_front({flying.id, flying.id});
   }
   return {ranges.begin(), ranges.end()};
 }
@@ -169,7 +170,8 @@ Result<> Batcher::copy(std::uint32_t from, std::uint32_t to, std::int32_t p0, st
                    .p0 = p0,
                    .p1 = p1});
   for (Flying& flying : flying_)
-    if (flying.viewers.contains(sequences_[from].life)) flying.viewers.insert(sequences_[to].life);
+    for (Part& part : flying.parts)
+      if (part.viewers.contains(sequences_[from].life)) part.viewers.insert(sequences_[to].life);
   follow_cells();
   return {};
 }
@@ -227,8 +229,7 @@ Result<> Batcher::check_shift(std::uint32_t seq, std::int32_t p0, std::int32_t p
 
 void Batcher::take(std::uint32_t seq, std::size_t n, OutgoingBatch& out, Flying& flying) {
   Sequence& sequence = sequences_[seq];
-  flying.owners.insert(sequence.life);
-  flying.viewers.insert(sequence.life);
+  flying.parts.push_back({.owner = sequence.life, .viewers = {sequence.life}});
   for (std::size_t i = 0; i < n; ++i) {
     const Waiting waiting = sequence.waiting.front();
     sequence.waiting.pop_front();

@@ -121,11 +121,15 @@ class Batcher {
     OutputRow row;
     std::uint64_t life;
   };
+  // The tokens of one sequence in a batch. By copies more than the owner may see their cells.
+  struct Part {
+    std::uint64_t owner;              // life
+    std::set<std::uint64_t> viewers;  // lives, the owner among them
+  };
   struct Flying {
     std::uint64_t id = 0;
     bool cancelled = false;
-    std::set<std::uint64_t> owners{};   // lives whose tokens it holds
-    std::set<std::uint64_t> viewers{};  // and those that may see its cells: by copies more than the owners
+    std::vector<Part> parts{};
     std::vector<FlyingRow> rows{};
   };
 

@@ -30,18 +30,18 @@
 namespace hearth::engine {
 
 struct WorkerContact {
-  DeviceKey key;
+  DeviceKey key{};
   wire::Address address;       // data_port is learnt from its Welcome
   wire::Address head_address;  // where this worker reaches the head
 };
 
 struct HeadOptions {
-  DeviceKey key;  // own
-  std::string name;
-  std::string version;  // of the program
+  DeviceKey key{};  // own
+  std::string name{};
+  std::string version{};  // of the program
   wire::ModelId model{};
-  std::vector<WorkerContact> workers;  // may be empty: a ring of one
-  LivenessOptions liveness;
+  std::vector<WorkerContact> workers{};  // may be empty: a ring of one
+  LivenessOptions liveness{};
   Milliseconds contact_timeout{15'000};  // for every worker to answer
   Milliseconds connect_timeout{5000};    // of one attempt
 };

@@ -1,11 +1,11 @@
-// MemberCore: the data side of one device in one epoch: which frames it may get, from whom, and where they go
-// next.
+// MemberCore: the data side of one device in one epoch: which frames it may get, from whom, and where they
+// go.
 //
-// A plan is a list of steps; a batch passes all of them in order, step i on device steps[i], and last the
-// head's output stage (step n_steps, device 0). For each of its own steps a device sees the batches 1, 2, 3 …
-// exactly once, in order, each from the device of the step before (the head for step 0; a device hands frames
-// to itself when two steps in a row are its own). Anything else is an error of the sender, never a silent
-// repair: a repeated or missing batch would change the KV state.
+// A plan is a list of steps. A batch passes all of them in order, step i on device steps[i], and last the
+// head's output stage (step n_steps, device 0). For each of its own steps a device sees the batches 1, 2, 3
+// and so on exactly once, in order, each from the device of the step before (the head for step 0; a device
+// hands frames to itself when two steps in a row are its own). Anything else is an error of the sender, never
+// a silent repair: a repeated or missing batch would change the KV state.
 //
 // Pure. Thread contract: none; one thread owns it (compute may own a CancelSet of its own).
 #pragma once

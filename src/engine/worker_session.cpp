@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::size_t kMaxEpochs = 2;
 constexpr Milliseconds kRetryAfter{200};
+// How long the members of an epoch that is over may stay connected.
+constexpr Milliseconds kAllowGrace{1000};
 
 template <class... Args>
 void log(Actions& out, LogLevel level, std::format_string<Args...> format, Args&&... args) {
@@ -277,6 +279,8 @@ void WorkerSession::check_ready(Epoch& epoch, Actions& out) {
 Actions WorkerSession::tick(const Progress& progress, TimePoint now) {
   Actions out;
   links_.tick(now, out);
+  if (narrow_soon_ && !narrow_at_) narrow_at_ = now + kAllowGrace;
+  if (narrow_soon_ && now >= *narrow_at_) allow_now(out);
   for (const Liveness::Silent& silent : liveness_.tick(now)) {
     if (head_ == silent.key)
       leave_head(silent.error, Farewell::kGoodbye, out);
@@ -331,7 +335,10 @@ void WorkerSession::free_epoch(std::uint32_t number, const std::string& reason, 
     if (!has_sender(member.key)) liveness_.forget(member.key);
     if (!has_receiver(member.key) && !refusing_.contains(member.key)) links_.drop(member.key, false, out);
   }
-  allow_now(out);
+  // Members learn of the end in any order: one that is closed out before it knows would take it for a
+  // failure.
+  narrow_soon_ = true;
+  narrow_at_.reset();
 }
 
 void WorkerSession::leave_head(const Error& error, Farewell farewell, Actions& out) {
@@ -349,7 +356,8 @@ void WorkerSession::leave_head(const Error& error, Farewell farewell, Actions& o
   log(out, LogLevel::kInfo, "waiting for a head");
 }
 
-void WorkerSession::allow_now(Actions& out) const {
+void WorkerSession::allow_now(Actions& out) {
+  narrow_soon_ = false;
   std::set<DeviceKey> keys;
   for (const auto& [number, epoch] : epochs_)
     for (const wire::Member& member : epoch.plan.members) keys.insert(member.key);

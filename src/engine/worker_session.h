@@ -27,15 +27,15 @@
 namespace hearth::engine {
 
 struct WorkerOptions {
-  DeviceKey key;  // own
-  std::string name;
-  std::string version;          // of the program
+  DeviceKey key{};  // own
+  std::string name{};
+  std::string version{};        // of the program
   std::uint16_t data_port = 0;  // as bound
   wire::ModelId model{};
   std::uint64_t memory_bytes = 0;
   std::uint32_t n_threads = 0;
-  std::vector<DeviceKey> heads;  // who may lead this device
-  LivenessOptions liveness;
+  std::vector<DeviceKey> heads{};  // who may lead this device
+  LivenessOptions liveness{};
   Milliseconds connect_timeout{5000};  // of one attempt
   Milliseconds link_deadline{15'000};  // for all links of a plan to come up, from Prepare
 };
@@ -102,7 +102,7 @@ class WorkerSession {
   void fail_epoch(std::uint32_t number, const Error& error, Actions& out);
   void free_epoch(std::uint32_t number, const std::string& reason, Actions& out);
   void leave_head(const Error& error, Farewell farewell, Actions& out);
-  void allow_now(Actions& out) const;
+  void allow_now(Actions& out);
   [[nodiscard]] bool is_member(const DeviceKey& key) const;     // of an epoch held
   [[nodiscard]] bool has_receiver(const DeviceKey& key) const;  // this device sends frames to it
   [[nodiscard]] bool has_sender(const DeviceKey& key) const;    // it may send frames to this device now
@@ -120,6 +120,8 @@ class WorkerSession {
   Liveness liveness_;
   StuckWatch stuck_;
   TimePoint next_heartbeat_{};
+  bool narrow_soon_ = false;  // the allow-list is wider than it should be
+  std::optional<TimePoint> narrow_at_;
 };
 
 }  // namespace hearth::engine

@@ -1,0 +1,717 @@
+#include <algorithm>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/head_session.h"
+#include "engine/test_plan.h"
+#include "engine/worker_session.h"
+
+namespace hearth::engine {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+using namespace std::chrono_literals;
+
+const TimePoint kStart{1000h};
+
+template <class T>
+std::vector<T> all(const Actions& actions) {
+  std::vector<T> found;
+  for (const Action& action : actions)
+    if (const T* typed = std::get_if<T>(&action)) found.push_back(*typed);
+  return found;
+}
+
+// Messages of type T, with their receivers.
+template <class T>
+std::vector<std::pair<DeviceKey, T>> sent(const Actions& actions) {
+  std::vector<std::pair<DeviceKey, T>> found;
+  for (const Send& send : all<Send>(actions))
+    if (const T* typed = std::get_if<T>(&send.message)) found.emplace_back(send.peer, *typed);
+  return found;
+}
+
+std::string log_of(const Actions& actions) {
+  std::string text;
+  for (const Log& line : all<Log>(actions)) text += line.text + "\n";
+  return text;
+}
+
+wire::Hello hello(int head = 0) {
+  return {.version = "0.1.0", .name = test_name(head), .address = test_address(head), .model = test_model()};
+}
+
+// worker1 of test_plan; heads are device 0 and device 9.
+class Worker : public ::testing::Test {
+ protected:
+  Worker()
+      : session({.key = test_key(1),
+                 .name = test_name(1),
+                 .version = "0.1.0",
+                 .data_port = 8001,
+                 .model = test_model(),
+                 .memory_bytes = 1u << 30,
+                 .n_threads = 4,
+                 .heads = {test_key(0), test_key(9)},
+                 .liveness = {}}) {
+    actions = session.start(now);
+  }
+
+  void receive(int from, const wire::ControlMessage& message) {
+    actions = session.on_control(test_key(from), message, now);
+  }
+  void up(int peer) { actions = session.on_peer_up(test_key(peer), now); }
+  void gone(int peer, ErrorCode code = ErrorCode::kPeerGone) {
+    actions = session.on_peer_gone(test_key(peer), Error{code, "closed by the test"}, now);
+  }
+  void join() {
+    receive(0, hello());
+    up(0);
+    ASSERT_EQ(session.state(), WorkerSession::State::kJoined);
+  }
+  // Devices 0 1 2, two rounds: worker1 sends to worker2.
+  void prepare(std::uint32_t epoch) { receive(0, test_plan(epoch, 3, {0, 1, 2, 0, 1, 2})); }
+  void activate(std::uint32_t epoch) {
+    prepare(epoch);
+    if (!all<Connect>(actions).empty()) up(2);
+    actions = session.on_loaded(epoch, LoadReport{1, 2, 3}, now);
+    ASSERT_EQ(sent<wire::Ready>(actions).size(), 1u);
+    receive(0, wire::Activate{epoch});
+    ASSERT_EQ(all<ActivateEpoch>(actions).size(), 1u);
+  }
+  // Ticks for `time`, the peers in `alive` speak all the while; collects all actions.
+  void pass(Milliseconds time, const std::vector<int>& alive, Progress progress = {}) {
+    actions.clear();
+    for (Milliseconds t{0}; t < time; t += 100ms) {
+      now += 100ms;
+      for (const int peer : alive)
+        for (Action& action : session.on_control(test_key(peer), wire::Heartbeat{}, now))
+          actions.push_back(action);
+      for (Action& action : session.tick(progress, now)) actions.push_back(action);
+    }
+  }
+
+  TimePoint now = kStart;
+  WorkerSession session;
+  Actions actions;
+};
+
+TEST_F(Worker, WaitsForItsHeads) {
+  ASSERT_EQ(all<Allow>(actions).size(), 1u);
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(9)));
+  EXPECT_EQ(session.state(), WorkerSession::State::kIdle);
+}
+
+TEST_F(Worker, ConnectsBackAndSaysWelcome) {
+  receive(0, hello());
+  EXPECT_EQ(session.state(), WorkerSession::State::kGreeting);
+  const auto connects = all<Connect>(actions);
+  ASSERT_EQ(connects.size(), 1u);
+  EXPECT_EQ(connects[0].peer, test_key(0));
+  EXPECT_EQ(connects[0].address, test_address(0));
+  up(0);
+  const auto welcome = sent<wire::Welcome>(actions);
+  ASSERT_EQ(welcome.size(), 1u);
+  EXPECT_EQ(welcome[0].first, test_key(0));
+  EXPECT_EQ(welcome[0].second.name, "worker1");
+  EXPECT_EQ(welcome[0].second.data_port, 8001);
+  EXPECT_EQ(welcome[0].second.memory_bytes, 1u << 30);
+}
+
+TEST_F(Worker, RefusesAnotherProtocolAndSaysBothVersions) {
+  auto message = hello();
+  message.major = 7;
+  message.version = "9.9";
+  receive(0, message);
+  EXPECT_EQ(session.state(), WorkerSession::State::kIdle);
+  ASSERT_EQ(all<Connect>(actions).size(), 1u);
+  up(0);
+  const auto refusals = sent<wire::Refuse>(actions);
+  ASSERT_EQ(refusals.size(), 1u);
+  EXPECT_EQ(refusals[0].second.code, ErrorCode::kVersionMismatch);
+  EXPECT_THAT(refusals[0].second.message,
+              HasSubstr("head speaks protocol 7.0 (hearth 9.9), worker1 speaks 1.0"));
+  ASSERT_EQ(all<Disconnect>(actions).size(), 1u);
+  EXPECT_TRUE(all<Disconnect>(actions)[0].flush);
+  join();  // and is free for a proper one
+}
+
+TEST_F(Worker, RefusesAnotherModelAndSaysBoth) {
+  auto message = hello();
+  message.model.fill(0x12);
+  receive(0, message);
+  up(0);
+  const auto refusals = sent<wire::Refuse>(actions);
+  ASSERT_EQ(refusals.size(), 1u);
+  EXPECT_EQ(refusals[0].second.code, ErrorCode::kModelMismatch);
+  EXPECT_THAT(refusals[0].second.message, HasSubstr("head has the model 12121212, worker1 has abababab"));
+}
+
+TEST_F(Worker, RefusesASecondHead) {
+  join();
+  receive(9, hello(9));
+  up(9);
+  const auto refusals = sent<wire::Refuse>(actions);
+  ASSERT_EQ(refusals.size(), 1u);
+  EXPECT_EQ(refusals[0].first, test_key(9));
+  EXPECT_THAT(refusals[0].second.message, HasSubstr("worker1 works for head already"));
+  EXPECT_EQ(session.state(), WorkerSession::State::kJoined);
+}
+
+TEST_F(Worker, IgnoresStrangersAndHellosThatCannotBeAnswered) {
+  receive(5, hello(5));
+  EXPECT_THAT(all<Connect>(actions), IsEmpty());
+  auto message = hello();
+  message.address.data_port = 0;
+  receive(0, message);
+  EXPECT_THAT(all<Connect>(actions), IsEmpty());
+  receive(0, wire::Activate{1});  // not greeted
+  EXPECT_THAT(all<Send>(actions), IsEmpty());
+  EXPECT_EQ(session.state(), WorkerSession::State::kIdle);
+}
+
+TEST_F(Worker, PreparesLoadsLinksAndIsReadyThen) {
+  join();
+  prepare(1);
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(2)));
+  ASSERT_EQ(all<Connect>(actions).size(), 1u);
+  EXPECT_EQ(all<Connect>(actions)[0].peer, test_key(2));
+  ASSERT_EQ(all<LoadEpoch>(actions).size(), 1u);
+  EXPECT_EQ(all<LoadEpoch>(actions)[0].device, 1);
+  EXPECT_EQ(session.loaded_plan(1), nullptr);
+  actions = session.on_loaded(1, LoadReport{10, 20, 30}, now);
+  EXPECT_THAT(sent<wire::Ready>(actions), IsEmpty());  // the link is missing
+  EXPECT_NE(session.loaded_plan(1), nullptr);
+  gone(2, ErrorCode::kUnauthorized);  // worker2 has not got the plan yet
+  EXPECT_THAT(actions, IsEmpty());
+  pass(300ms, {0});
+  ASSERT_EQ(all<Connect>(actions).size(), 1u);
+  up(2);
+  const auto ready = sent<wire::Ready>(actions);
+  ASSERT_EQ(ready.size(), 1u);
+  EXPECT_EQ(ready[0].first, test_key(0));
+  EXPECT_EQ(ready[0].second, (wire::Ready{1, 10, 20, 30}));
+  receive(0, wire::Activate{1});
+  EXPECT_EQ(all<ActivateEpoch>(actions).size(), 1u);
+  receive(0, wire::Cancel{1, 3, 5});
+  ASSERT_EQ(all<CancelBatches>(actions).size(), 1u);
+  EXPECT_EQ(all<CancelBatches>(actions)[0].last_batch, 5u);
+}
+
+TEST_F(Worker, GivesUpOnALinkAfterItsDeadline) {
+  join();
+  prepare(1);
+  Actions everything;
+  for (int i = 0; i < 100 && session.epochs().size() == 1; ++i) {
+    gone(2, ErrorCode::kUnauthorized);
+    everything.insert(everything.end(), actions.begin(), actions.end());
+    pass(300ms, {0});
+  }
+  EXPECT_THAT(session.epochs(), IsEmpty());
+  const auto failed = sent<wire::Failed>(everything);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].second.code, ErrorCode::kUnauthorized);
+  EXPECT_THAT(failed[0].second.message,
+              HasSubstr("worker2 (10.0.0.3:7002) cannot be reached: closed by the test"));
+  EXPECT_EQ(session.state(), WorkerSession::State::kJoined);
+}
+
+TEST_F(Worker, RefusesPlansThatCannotBe) {
+  join();
+  const auto refusal = [&](const wire::Prepare& plan) {
+    receive(0, plan);
+    EXPECT_THAT(all<LoadEpoch>(actions), IsEmpty());
+    const auto refusals = sent<wire::Refuse>(actions);
+    return refusals.size() == 1 ? refusals[0].second.message : "";
+  };
+  EXPECT_THAT(refusal(test_plan(1, 1, {0})), HasSubstr("worker1 is no member"));
+  auto plan = test_plan(2, 3, {0, 1});
+  std::swap(plan.members[0], plan.members[2]);
+  EXPECT_THAT(refusal(plan), HasSubstr("the first member of the plan is worker2"));
+  plan = test_plan(3, 3, {0, 1});
+  plan.model.fill(1);
+  EXPECT_THAT(refusal(plan), HasSubstr("has the model 01010101"));
+  plan = test_plan(4, 3, {0, 1});
+  plan.steps[1].layer_end = 7;
+  EXPECT_THAT(refusal(plan), HasSubstr("layers [1, 7)"));
+  EXPECT_THAT(refusal(test_plan(4, 3, {0, 1})), HasSubstr("epoch 4 was here before"));
+  prepare(5);
+  prepare(6);
+  EXPECT_EQ(session.epochs().size(), 2u);
+  EXPECT_THAT(refusal(test_plan(7, 3, {0, 1})), HasSubstr("2 epochs are held already"));
+}
+
+TEST_F(Worker, HoldsTwoEpochsUntilTheFirstIsRetired) {
+  join();
+  activate(1);
+  activate(2);
+  EXPECT_NE(session.loaded_plan(1), nullptr);
+  EXPECT_NE(session.loaded_plan(2), nullptr);
+  receive(0, wire::Retire{1, "replaced"});
+  ASSERT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  EXPECT_EQ(all<FreeEpoch>(actions)[0].epoch, 1u);
+  EXPECT_THAT(all<Disconnect>(actions), IsEmpty());  // epoch 2 needs the link too
+  EXPECT_EQ(session.loaded_plan(1), nullptr);
+  EXPECT_NE(session.loaded_plan(2), nullptr);
+  receive(0, wire::Retire{2, "replaced"});
+  ASSERT_EQ(all<Disconnect>(actions).size(), 1u);
+  EXPECT_EQ(all<Disconnect>(actions)[0].peer, test_key(2));
+  EXPECT_EQ(session.state(), WorkerSession::State::kJoined);
+  receive(0, wire::Retire{2, "again"});
+  EXPECT_THAT(actions, IsEmpty());
+  // Only now strangers are shut out again, and other heads let in.
+  pass(1500ms, {0});
+  ASSERT_EQ(all<Allow>(actions).size(), 1u);
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(9)));
+}
+
+TEST_F(Worker, IsIdleAgainWhenTheHeadIsLost) {
+  for (int how = 0; how < 3; ++how) {
+    join();
+    activate(1);
+    if (how == 0) gone(0);
+    if (how == 1) receive(0, wire::Goodbye{"done"});
+    if (how == 2) pass(8s, {2});
+    ASSERT_EQ(all<FreeEpoch>(actions).size(), 1u) << how;
+    EXPECT_EQ(session.state(), WorkerSession::State::kIdle);
+    EXPECT_FALSE(session.head());
+    EXPECT_THAT(session.epochs(), IsEmpty());
+    if (how == 2) {
+      EXPECT_THAT(log_of(actions), HasSubstr("head (10.0.0.1:7000) is silent for 6."));
+    }
+    pass(2s, {});
+    EXPECT_THAT(sent<wire::Heartbeat>(actions), IsEmpty());
+  }
+  join();
+  activate(1);  // epochs begin anew with a new head
+}
+
+TEST_F(Worker, AHeadThatStartsAnewIsGreetedAnew) {
+  join();
+  activate(1);
+  receive(0, hello());
+  EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  EXPECT_EQ(session.state(), WorkerSession::State::kGreeting);
+  EXPECT_EQ(all<Disconnect>(actions).size(), 2u);
+  EXPECT_EQ(all<Connect>(actions).size(), 1u);
+  up(0);
+  EXPECT_EQ(sent<wire::Welcome>(actions).size(), 1u);
+  activate(1);
+}
+
+TEST_F(Worker, AMemberThatIsLostEndsTheEpochOnly) {
+  for (int how = 0; how < 4; ++how) {
+    join();
+    activate(1);
+    if (how == 0) gone(2);
+    if (how == 1) receive(2, wire::Goodbye{"user"});
+    if (how == 2) receive(2, wire::Activate{1});  // only the head may
+    if (how == 3) receive(2, hello(2));
+    const auto failed = sent<wire::Failed>(actions);
+    ASSERT_EQ(failed.size(), 1u) << how;
+    EXPECT_EQ(failed[0].second.epoch, 1u);
+    EXPECT_EQ(failed[0].second.code, how < 2 ? ErrorCode::kPeerGone : ErrorCode::kProtocol);
+    EXPECT_THAT(failed[0].second.message, HasSubstr("worker2 (10.0.0.3:7002)"));
+    EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+    EXPECT_EQ(session.state(), WorkerSession::State::kJoined);
+    // What the head sent before it knew is ignored.
+    receive(0, wire::Activate{1});
+    EXPECT_THAT(actions, IsEmpty());
+    receive(0, wire::Cancel{1, 1, 2});
+    EXPECT_THAT(actions, IsEmpty());
+    receive(0, wire::Retire{1, "failed"});
+    EXPECT_THAT(actions, IsEmpty());
+    receive(0, wire::Goodbye{"next"});
+  }
+}
+
+TEST_F(Worker, ASenderThatIsSilentEndsTheEpoch) {
+  join();
+  receive(0, test_plan(1, 4, {0, 3, 1, 2}));  // worker3 sends to worker1
+  up(2);
+  (void)session.on_loaded(1, LoadReport{}, now);
+  receive(0, wire::Activate{1});
+  pass(5s, {0, 3});
+  EXPECT_THAT(all<FreeEpoch>(actions), IsEmpty());
+  pass(8s, {0});
+  const auto failed = sent<wire::Failed>(actions);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].second.code, ErrorCode::kTimeout);
+  EXPECT_THAT(failed[0].second.message, HasSubstr("worker3 (10.0.0.4:7003) is silent"));
+}
+
+TEST_F(Worker, TellsTheHeadWhatFailed) {
+  join();
+  prepare(1);
+  actions = session.on_loaded(1, fail(ErrorCode::kOutOfMemory, "needs 9 GiB, 1 GiB is free"), now);
+  ASSERT_EQ(sent<wire::Failed>(actions).size(), 1u);
+  EXPECT_EQ(sent<wire::Failed>(actions)[0].second.code, ErrorCode::kOutOfMemory);
+  EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  prepare(2);
+  up(2);
+  (void)session.on_loaded(2, LoadReport{}, now);
+  receive(0, wire::Activate{2});
+  actions = session.on_failed(2, Error{ErrorCode::kNumeric, "NaN in layer 3"}, now);
+  EXPECT_THAT(sent<wire::Failed>(actions)[0].second.message, HasSubstr("NaN in layer 3"));
+  EXPECT_THAT(session.on_failed(2, Error{ErrorCode::kIo, "late"}, now), IsEmpty());
+  EXPECT_THAT(session.on_loaded(2, LoadReport{}, now), IsEmpty());
+}
+
+TEST_F(Worker, LeavesAHeadThatBreaksTheRules) {
+  const std::vector<wire::ControlMessage> forbidden{
+      wire::Activate{1}, wire::Activate{7}, wire::Retire{7, ""}, wire::Cancel{7, 1, 1},
+      wire::Ready{},     wire::Welcome{},   wire::Failed{}};
+  for (const auto& message : forbidden) {
+    join();
+    prepare(1);
+    receive(0, message);
+    EXPECT_EQ(session.state(), WorkerSession::State::kIdle) << message.index();
+    EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+    EXPECT_EQ(sent<wire::Goodbye>(actions).size(), 1u);
+  }
+}
+
+TEST_F(Worker, BeatsFasterWhileItHoldsAnEpochAndReportsProgress) {
+  join();
+  pass(10s, {0});
+  EXPECT_EQ(sent<wire::Heartbeat>(actions).size(), 10u);
+  activate(1);
+  pass(10s, {0}, {.steps_accepted = 7, .steps_done = 7});
+  const auto beats = sent<wire::Heartbeat>(actions);
+  const auto to_head = std::ranges::count(beats, test_key(0), [](const auto& beat) { return beat.first; });
+  EXPECT_GE(to_head, 30);
+  EXPECT_LE(to_head, 42);
+  EXPECT_EQ(std::ssize(beats), 2 * to_head);  // and to the device it sends frames to
+  EXPECT_EQ(beats.back().second.steps_done, 7u);
+  EXPECT_EQ(beats.back().second.epoch, 1u);
+}
+
+TEST_F(Worker, AStuckComputationIsAnError) {
+  join();
+  activate(1);
+  pass(110s, {0}, {.steps_accepted = 3, .steps_done = 2});
+  EXPECT_THAT(all<FreeEpoch>(actions), IsEmpty());
+  pass(20s, {0}, {.steps_accepted = 4, .steps_done = 2});
+  const auto failed = sent<wire::Failed>(actions);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].second.code, ErrorCode::kTimeout);
+  EXPECT_THAT(failed[0].second.message, HasSubstr("the computation on worker1 stands still: 2 of 4"));
+}
+
+TEST_F(Worker, SaysGoodbyeWhenItEnds) {
+  join();
+  activate(1);
+  actions = session.shutdown("stopped by the user", now);
+  EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  EXPECT_EQ(sent<wire::Goodbye>(actions).size(), 2u);
+  for (const Disconnect& closed : all<Disconnect>(actions)) EXPECT_TRUE(closed.flush);
+  EXPECT_EQ(all<Disconnect>(actions).size(), 2u);
+}
+
+class Head : public ::testing::Test {
+ protected:
+  Head() : session(options(2)) {}
+
+  static HeadOptions options(int n_workers) {
+    HeadOptions options{.key = test_key(0), .name = "head", .version = "0.1.0", .model = test_model()};
+    for (int i = 1; i <= n_workers; ++i) {
+      auto address = test_address(i);
+      address.data_port = 0;
+      auto head_address = test_address(0);
+      head_address.host = std::format("192.168.{}.1", i);
+      options.workers.push_back({test_key(i), address, head_address});
+    }
+    return options;
+  }
+  static wire::Welcome welcome(int device) {
+    return {.version = "0.1.0",
+            .name = test_name(device),
+            .data_port = test_address(device).data_port,
+            .model = test_model(),
+            .memory_bytes = static_cast<std::uint64_t>(device) << 30,
+            .n_threads = 2};
+  }
+  void receive(int from, const wire::ControlMessage& message) {
+    actions = session.on_control(test_key(from), message, now);
+  }
+  void up(int peer) { actions = session.on_peer_up(test_key(peer), now); }
+  void gone(int peer) {
+    actions = session.on_peer_gone(test_key(peer), Error{ErrorCode::kPeerGone, "closed by the test"}, now);
+  }
+  void meet(int device) {
+    up(device);
+    receive(device, welcome(device));
+    up(device);
+  }
+  void meet_all() {
+    actions = session.start(now).value();
+    meet(1);
+    meet(2);
+    ASSERT_EQ(session.state(), HeadSession::State::kMet);
+  }
+  static plan::Plan plan() {
+    return {.n_layer = 6,
+            .devices = {"head", "worker1", "worker2"},
+            .steps = {{0, {0, 2}}, {1, {2, 4}}, {2, {4, 6}}}};
+  }
+  void activate() {
+    actions = session.prepare(plan(), {}, now).value();
+    const auto epoch = session.last_epoch();
+    receive(1, wire::Ready{epoch, 1, 1, 1});
+    receive(2, wire::Ready{epoch, 1, 1, 1});
+    actions = session.on_loaded(epoch, LoadReport{}, now);
+    ASSERT_EQ(all<ActivateEpoch>(actions).size(), 1u);
+  }
+  void pass(Milliseconds time, const std::vector<int>& alive, Progress progress = {},
+            std::uint32_t in_flight = 0) {
+    actions.clear();
+    for (Milliseconds t{0}; t < time; t += 100ms) {
+      now += 100ms;
+      for (const int peer : alive)
+        for (Action& action : session.on_control(test_key(peer), wire::Heartbeat{}, now))
+          actions.push_back(action);
+      for (Action& action : session.tick(progress, in_flight, now)) actions.push_back(action);
+    }
+  }
+  std::string failure() const {
+    const auto failures = all<SessionFailed>(actions);
+    return failures.size() == 1 ? failures[0].error.message : std::format("{} failures", failures.size());
+  }
+
+  TimePoint now = kStart;
+  HeadSession session;
+  Actions actions;
+};
+
+TEST_F(Head, MeetsAllWorkers) {
+  actions = session.start(now).value();
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(1), test_key(2)));
+  ASSERT_EQ(all<Connect>(actions).size(), 2u);
+  EXPECT_EQ(all<Connect>(actions)[0].address.data_port, 0);
+  up(1);
+  const auto greeting = sent<wire::Hello>(actions);
+  ASSERT_EQ(greeting.size(), 1u);
+  EXPECT_EQ(greeting[0].second.address.host, "192.168.1.1");
+  receive(1, welcome(1));
+  ASSERT_EQ(all<Connect>(actions).size(), 1u);
+  EXPECT_EQ(all<Connect>(actions)[0].address, test_address(1));
+  up(1);
+  EXPECT_EQ(session.state(), HeadSession::State::kContacting);
+  EXPECT_FALSE(session.prepare(plan(), {}, now));
+  meet(2);
+  EXPECT_EQ(all<AllWelcome>(actions).size(), 1u);
+  ASSERT_EQ(session.workers().size(), 2u);
+  EXPECT_EQ(session.workers()[1].memory_bytes, 2u << 30);
+  EXPECT_EQ(session.workers()[1].address, test_address(2));
+}
+
+TEST_F(Head, AloneItIsARingOfOne) {
+  HeadSession alone(options(0));
+  EXPECT_EQ(all<AllWelcome>(alone.start(now).value()).size(), 1u);
+  const plan::Plan one{.n_layer = 3, .devices = {"head"}, .steps = {{0, {0, 3}}}};
+  ASSERT_TRUE(alone.prepare(one, {}, now));
+  const auto loaded = alone.on_loaded(1, LoadReport{}, now);
+  EXPECT_EQ(all<ActivateEpoch>(loaded).size(), 1u);
+  EXPECT_TRUE(alone.is_active(1));
+}
+
+TEST_F(Head, RefusesOneIdentityTwice) {
+  auto twice = options(2);
+  twice.workers[1].key = test_key(1);
+  const auto started = HeadSession(twice).start(now);
+  ASSERT_FALSE(started);
+  EXPECT_THAT(started.error().message, HasSubstr("two devices with one identity"));
+  auto own = options(1);
+  own.workers[0].key = test_key(0);
+  EXPECT_FALSE(HeadSession(own).start(now));
+
+  actions = session.start(now).value();
+  meet(1);
+  up(2);
+  auto same_name = welcome(2);
+  same_name.name = "worker1";
+  receive(2, same_name);
+  EXPECT_THAT(failure(),
+              HasSubstr("two devices have the identity worker1 (10.0.0.2:7001) and worker1 (10.0.0.3:7002)"));
+  EXPECT_EQ(session.state(), HeadSession::State::kFailed);
+}
+
+TEST_F(Head, RefusesAnotherVersionOrModel) {
+  actions = session.start(now).value();
+  up(1);
+  auto other = welcome(1);
+  other.major = 2;
+  receive(1, other);
+  EXPECT_THAT(failure(), HasSubstr("worker1 speaks protocol 2.0"));
+}
+
+TEST_F(Head, SaysWhatAWorkerRefused) {
+  actions = session.start(now).value();
+  up(1);
+  receive(1, wire::Refuse{ErrorCode::kModelMismatch, "other model"});
+  EXPECT_THAT(failure(), HasSubstr("(10.0.0.2:7001) refuses: other model"));
+  EXPECT_EQ(all<SessionFailed>(actions)[0].error.code, ErrorCode::kModelMismatch);
+}
+
+TEST_F(Head, NamesThoseThatDoNotAnswer) {
+  actions = session.start(now).value();
+  up(2);
+  gone(1);  // tried again
+  pass(20s, {});
+  EXPECT_THAT(failure(), HasSubstr("2 of 2 devices did not join within 15 s"));
+  EXPECT_THAT(failure(), HasSubstr("(10.0.0.2:7001) cannot be reached: closed by the test"));
+  EXPECT_THAT(failure(), HasSubstr("(10.0.0.3:7002) does not answer"));
+  EXPECT_EQ(all<SessionFailed>(actions)[0].error.code, ErrorCode::kTimeout);
+}
+
+TEST_F(Head, ActivatesWhenEverybodyIsReady) {
+  meet_all();
+  actions = session.prepare(plan(), {.n_ctx = 77}, now).value();
+  const auto plans = sent<wire::Prepare>(actions);
+  ASSERT_EQ(plans.size(), 2u);
+  EXPECT_EQ(plans[0].second.members[0].address.host, "192.168.1.1");
+  EXPECT_EQ(plans[1].second.members[0].address.host, "192.168.2.1");
+  EXPECT_EQ(plans[1].second.n_ctx, 77u);
+  EXPECT_EQ(all<LoadEpoch>(actions).size(), 1u);
+  EXPECT_EQ(session.loaded_plan(1), nullptr);
+  receive(2, wire::Ready{1, 5, 6, 7});
+  actions = session.on_loaded(1, LoadReport{}, now);
+  EXPECT_THAT(all<ActivateEpoch>(actions), IsEmpty());
+  receive(1, wire::Ready{1, 1, 1, 1});
+  EXPECT_EQ(sent<wire::Activate>(actions).size(), 2u);
+  EXPECT_EQ(all<ActivateEpoch>(actions).size(), 1u);
+  EXPECT_TRUE(session.is_active(1));
+  EXPECT_EQ(session.reports(1)[2], (LoadReport{5, 6, 7}));
+  actions = session.cancel(1, 4, 6);
+  EXPECT_EQ(sent<wire::Cancel>(actions).size(), 2u);
+  EXPECT_EQ(all<CancelBatches>(actions).size(), 1u);
+}
+
+TEST_F(Head, RefusesPlansOfOtherDevices) {
+  meet_all();
+  auto other = plan();
+  other.devices[2] = "garage";
+  EXPECT_THAT(session.prepare(other, {}, now).error().message, HasSubstr("garage, which did not join"));
+  other = plan();
+  other.devices[0] = "worker1";
+  EXPECT_FALSE(session.prepare(other, {}, now));
+  other = plan();
+  other.devices[2] = "worker1";
+  EXPECT_FALSE(session.prepare(other, {}, now));
+  other = plan();
+  other.n_layer = 9;
+  EXPECT_EQ(session.prepare(other, {}, now).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(session.last_epoch(), 0u);
+}
+
+TEST_F(Head, ReplacesAPlanWhileTheOldOneDrains) {
+  meet_all();
+  activate();
+  activate();
+  EXPECT_TRUE(session.is_active(1));
+  EXPECT_TRUE(session.is_active(2));
+  EXPECT_FALSE(session.prepare(plan(), {}, now));  // a third
+  actions = session.retire(1, "replaced", now);
+  EXPECT_EQ(sent<wire::Retire>(actions).size(), 2u);
+  ASSERT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  EXPECT_EQ(all<FreeEpoch>(actions)[0].epoch, 1u);
+  EXPECT_THAT(session.retire(1, "replaced", now), IsEmpty());
+  activate();
+  EXPECT_EQ(session.last_epoch(), 3u);
+}
+
+TEST_F(Head, AFailedEpochIsRetiredEverywhereAndReportedOnce) {
+  meet_all();
+  activate();
+  receive(2, wire::Failed{1, ErrorCode::kNumeric, "NaN in layer 4"});
+  const auto failed = all<EpochFailed>(actions);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].error.code, ErrorCode::kNumeric);
+  EXPECT_EQ(failed[0].error.message, "worker2 (10.0.0.3:7002): NaN in layer 4");
+  EXPECT_EQ(sent<wire::Retire>(actions).size(), 2u);
+  EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  receive(1, wire::Failed{1, ErrorCode::kPeerGone, "the same from another side"});
+  EXPECT_THAT(actions, IsEmpty());
+  receive(1, wire::Ready{1, 1, 1, 1});
+  EXPECT_THAT(actions, IsEmpty());
+  EXPECT_EQ(session.state(), HeadSession::State::kMet);
+  actions = session.prepare(plan(), {}, now).value();
+  receive(1, wire::Refuse{ErrorCode::kProtocol, "no"});
+  ASSERT_EQ(all<EpochFailed>(actions).size(), 1u);
+  EXPECT_EQ(all<EpochFailed>(actions)[0].epoch, 2u);
+  actions = session.prepare(plan(), {}, now).value();
+  actions = session.on_loaded(3, fail(ErrorCode::kOutOfMemory, "too big"), now);
+  EXPECT_EQ(all<EpochFailed>(actions)[0].error.message, "too big");
+}
+
+TEST_F(Head, ALostWorkerEndsTheSessionWithOneError) {
+  for (int how = 0; how < 4; ++how) {
+    session = HeadSession(options(2));
+    meet_all();
+    activate();
+    if (how == 0) gone(2);
+    if (how == 1) receive(2, wire::Goodbye{"stopped by the user"});
+    if (how == 2) pass(8s, {1});
+    if (how == 3) receive(2, wire::Activate{1});
+    EXPECT_THAT(failure(), HasSubstr("worker2 (10.0.0.3:7002)")) << how;
+    EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+    EXPECT_EQ(sent<wire::Retire>(actions).size(), how == 0 ? 1u : 2u);
+    EXPECT_EQ(session.state(), HeadSession::State::kFailed);
+    gone(1);
+    EXPECT_THAT(actions, IsEmpty());
+    actions = session.shutdown("over", now);
+    EXPECT_GE(sent<wire::Goodbye>(actions).size(), 1u);
+    EXPECT_THAT(all<FreeEpoch>(actions), IsEmpty());
+    EXPECT_EQ(session.state(), HeadSession::State::kClosed);
+  }
+}
+
+TEST_F(Head, SilenceIsFoundBetweenFiveAndTenSeconds) {
+  meet_all();
+  activate();
+  pass(5s, {1, 2});
+  EXPECT_THAT(all<SessionFailed>(actions), IsEmpty());
+  pass(5s, {1});
+  EXPECT_THAT(all<SessionFailed>(actions), IsEmpty());
+  pass(4s, {1});
+  EXPECT_THAT(failure(), HasSubstr("worker2 (10.0.0.3:7002) is silent for 6."));
+}
+
+TEST_F(Head, ARingThatStandsStillIsAnError) {
+  meet_all();
+  activate();
+  pass(140s, {1, 2}, {}, 1);
+  EXPECT_THAT(all<EpochFailed>(actions), IsEmpty());
+  pass(20s, {1, 2}, {}, 1);
+  ASSERT_EQ(all<EpochFailed>(actions).size(), 1u);
+  EXPECT_THAT(all<EpochFailed>(actions)[0].error.message, HasSubstr("head 0; worker1 0; worker2 0"));
+}
+
+TEST_F(Head, ItsOwnStuckComputationIsAnErrorToo) {
+  meet_all();
+  activate();
+  pass(130s, {1, 2}, {.steps_accepted = 2, .steps_done = 1}, 1);
+  ASSERT_EQ(all<EpochFailed>(actions).size(), 1u);
+  EXPECT_THAT(all<EpochFailed>(actions)[0].error.message, HasSubstr("the computation on head stands still"));
+}
+
+TEST_F(Head, ShutdownFreesAndSaysGoodbye) {
+  meet_all();
+  activate();
+  actions = session.shutdown("finished", now);
+  EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  const auto goodbyes = sent<wire::Goodbye>(actions);
+  ASSERT_EQ(goodbyes.size(), 2u);
+  EXPECT_EQ(goodbyes[0].second.reason, "finished");
+  EXPECT_EQ(all<Disconnect>(actions).size(), 2u);
+  EXPECT_THAT(session.tick({}, 0, now), IsEmpty());
+  EXPECT_THAT(session.on_control(test_key(1), wire::Goodbye{}, now), IsEmpty());
+}
+
+}  // namespace
+}  // namespace hearth::engine
