@@ -1,12 +1,12 @@
 #include "compute/backend.h"
 
-#include <ggml-backend.h>
-#include <ggml-cpu.h>
-#include <ggml.h>
-
 #include <format>
 #include <mutex>
 #include <thread>
+
+#include <ggml-backend.h>
+#include <ggml-cpu.h>
+#include <ggml.h>
 
 namespace hearth::compute {
 namespace {
@@ -49,7 +49,8 @@ Backend::~Backend() = default;
 Result<std::unique_ptr<Backend>> Backend::cpu(std::uint32_t n_threads) {
   load_backends_once();
   if (n_threads < 1 || n_threads > GGML_MAX_N_THREADS)
-    return fail(ErrorCode::kInvalidArgument, "threads must be 1 to {}, got {}", GGML_MAX_N_THREADS, n_threads);
+    return fail(ErrorCode::kInvalidArgument, "threads must be 1 to {}, got {}", GGML_MAX_N_THREADS,
+                n_threads);
   auto impl = std::make_unique<Impl>();
   impl->n_threads = n_threads;
   impl->device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -61,8 +62,8 @@ Result<std::unique_ptr<Backend>> Backend::cpu(std::uint32_t n_threads) {
     set_threads(impl->backend, static_cast<int>(n_threads));
   // Without a pool of its own ggml makes and frees one for every graph.
   auto* new_pool = cpu_function<decltype(ggml_threadpool_new)>(impl->device, "ggml_threadpool_new");
-  auto* set_pool =
-      cpu_function<decltype(ggml_backend_cpu_set_threadpool)>(impl->device, "ggml_backend_cpu_set_threadpool");
+  auto* set_pool = cpu_function<decltype(ggml_backend_cpu_set_threadpool)>(impl->device,
+                                                                           "ggml_backend_cpu_set_threadpool");
   if (new_pool != nullptr && set_pool != nullptr) {
     ggml_threadpool_params params = ggml_threadpool_params_default(static_cast<int>(n_threads));
     impl->pool = new_pool(&params);
@@ -73,22 +74,33 @@ Result<std::unique_ptr<Backend>> Backend::cpu(std::uint32_t n_threads) {
 
 Result<> Backend::compute(ggml_cgraph* graph) {
   switch (ggml_backend_graph_compute(impl_->backend, graph)) {
-    case GGML_STATUS_SUCCESS: return {};
-    case GGML_STATUS_ALLOC_FAILED: return fail(ErrorCode::kOutOfMemory, "out of memory while computing");
-    case GGML_STATUS_ABORTED: return fail(ErrorCode::kCancelled, "the computation was stopped");
-    default: return fail(ErrorCode::kUnsupported, "the device {} failed to compute", description());
+    case GGML_STATUS_SUCCESS:
+      return {};
+    case GGML_STATUS_ALLOC_FAILED:
+      return fail(ErrorCode::kOutOfMemory, "out of memory while computing");
+    case GGML_STATUS_ABORTED:
+      return fail(ErrorCode::kCancelled, "the computation was stopped");
+    default:
+      return fail(ErrorCode::kUnsupported, "the device {} failed to compute", description());
   }
 }
 
-ggml_backend_device* Backend::device() const { return impl_->device; }
+ggml_backend_device* Backend::device() const {
+  return impl_->device;
+}
 ggml_backend_buffer_type* Backend::buffer_type() const {
   return ggml_backend_get_default_buffer_type(impl_->backend);
 }
-std::uint32_t Backend::n_threads() const { return impl_->n_threads; }
+std::uint32_t Backend::n_threads() const {
+  return impl_->n_threads;
+}
 std::string Backend::description() const {
-  return std::format("{}: {}", ggml_backend_dev_name(impl_->device), ggml_backend_dev_description(impl_->device));
+  return std::format("{}: {}", ggml_backend_dev_name(impl_->device),
+                     ggml_backend_dev_description(impl_->device));
 }
 
-std::uint32_t default_threads() { return std::max(1U, std::thread::hardware_concurrency()); }
+std::uint32_t default_threads() {
+  return std::max(1U, std::thread::hardware_concurrency());
+}
 
 }  // namespace hearth::compute

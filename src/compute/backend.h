@@ -1,6 +1,7 @@
 // Backend: one compute device of this machine behind ggml's registry, with its threads.
 //
-// All graph computes of a process must come from one thread: ggml's OpenMP team belongs to the thread that computes.
+// All graph computes of a process must come from one thread: ggml's OpenMP team belongs to the thread that
+// computes.
 #pragma once
 
 #include <cstdint>

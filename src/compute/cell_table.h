@@ -1,7 +1,8 @@
 // CellTable: which KV cell holds which position of which sequences.
 //
-// Pure bookkeeping, no tensor data. The head has one for allocating; every window (plan step) has its own, to which it
-// applies each batch's operations and placements once, in batch order: so all tables pass through the same states.
+// Pure bookkeeping, no tensor data. The head has one for allocating; every window (plan step) has its own, to
+// which it applies each batch's operations and placements once, in batch order: so all tables pass through
+// the same states.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,10 @@ class CellTable {
  public:
   explicit CellTable(std::uint32_t n_cells);
 
-  // Applies one operation. For kShift, `shifted` (if given) receives every cell that stays with its change of position.
-  // kProtocol when a sequence id is out of range.
-  [[nodiscard]] Result<> apply(const wire::KvOp& op, const std::function<void(std::uint32_t cell, std::int32_t delta)>& shifted = {});
+  // Applies one operation. For kShift, `shifted` (if given) receives every cell that stays with its change of
+  // position. kProtocol when a sequence id is out of range.
+  [[nodiscard]] Result<> apply(
+      const wire::KvOp& op, const std::function<void(std::uint32_t cell, std::int32_t delta)>& shifted = {});
 
   // Places tokens: each cell must be in range and free (kProtocol otherwise; nothing is placed then).
   [[nodiscard]] Result<> place(std::span<const wire::BatchToken> tokens);

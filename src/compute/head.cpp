@@ -34,7 +34,7 @@ struct Head::Impl {
   std::int32_t* tokens = nullptr;  // [max_tokens]
   float* logits = nullptr;         // [max_outputs][n_vocab]
   std::unique_ptr<ggml_gallocr, FreeAllocator> activations;
-  std::uint64_t bytes = 0;
+  std::size_t io_bytes = 0;
   SmallGraph embed_one, embed_many, output_one, output_many;
 
   ggml_tensor* place(ggml_tensor* tensor, void* address) const {
@@ -43,7 +43,8 @@ struct Head::Impl {
     return tensor;
   }
   // Declares the segment's tensors in a fresh graph for n_rows rows.
-  void begin(SmallGraph& g, model::SegmentId segment, std::int64_t n_rows, std::span<const residency::TensorPlace> places);
+  void begin(SmallGraph& g, model::SegmentId segment, std::int64_t n_rows,
+             std::span<const residency::TensorPlace> places);
   Result<> build_embed(SmallGraph& g, std::int64_t n_rows, std::span<const residency::TensorPlace> places);
   Result<> build_output(SmallGraph& g, std::int64_t n_rows, std::span<const residency::TensorPlace> places);
   Result<> run(SmallGraph& g, std::span<const residency::TensorPlace> places);
@@ -51,15 +52,25 @@ struct Head::Impl {
 
 Head::Head(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Head::~Head() = default;
-std::uint64_t Head::bytes() const { return impl_->bytes; }
+std::uint64_t Head::bytes() const {
+  return impl_->io_bytes + ggml_gallocr_get_buffer_size(impl_->activations.get(), 0);
+}
 
 Result<std::unique_ptr<Head>> Head::create(Backend& backend, const model::ModelFile& model,
                                            residency::WeightSource& weights, std::uint32_t max_tokens,
                                            std::uint32_t max_outputs) {
   HEARTH_CHECK(max_tokens > 0 && max_outputs > 0);
-  std::unique_ptr<Impl> impl(new Impl{.backend = backend, .model = model, .weights = weights,
-                                      .max_tokens = max_tokens, .max_outputs = max_outputs, .io = {},
-                                      .activations = {}, .embed_one = {}, .embed_many = {}, .output_one = {}, .output_many = {}});
+  std::unique_ptr<Impl> impl(new Impl{.backend = backend,
+                                      .model = model,
+                                      .weights = weights,
+                                      .max_tokens = max_tokens,
+                                      .max_outputs = max_outputs,
+                                      .io = {},
+                                      .activations = {},
+                                      .embed_one = {},
+                                      .embed_many = {},
+                                      .output_one = {},
+                                      .output_many = {}});
   const std::size_t n_embd = model.params().n_embd, n_vocab = model.params().n_vocab;
   constexpr std::size_t kAlignment = 64;
   const std::size_t rows_bytes = std::size_t{std::max(max_tokens, max_outputs)} * n_embd * sizeof(float);
@@ -68,8 +79,9 @@ Result<std::unique_ptr<Head>> Head::create(Backend& backend, const model::ModelF
   impl->io.reset(ggml_backend_buft_alloc_buffer(backend.buffer_type(), total));
   impl->activations.reset(ggml_gallocr_new(backend.buffer_type()));
   if (!impl->io || !impl->activations)
-    return fail(ErrorCode::kOutOfMemory, "the output head needs {} bytes for {} rows of {} logits, which are not free",
-                total, max_outputs, n_vocab);
+    return fail(ErrorCode::kOutOfMemory,
+                "the output head needs {} bytes for {} rows of {} logits, which are not free", total,
+                max_outputs, n_vocab);
   auto address = reinterpret_cast<std::uintptr_t>(ggml_backend_buffer_get_base(impl->io.get()));
   const auto take = [&](std::size_t bytes) {
     address = (address + kAlignment - 1) / kAlignment * kAlignment;
@@ -80,7 +92,14 @@ Result<std::unique_ptr<Head>> Head::create(Backend& backend, const model::ModelF
   impl->rows = static_cast<float*>(take(rows_bytes));
   impl->logits = static_cast<float*>(take(logits_bytes));
   impl->tokens = static_cast<std::int32_t*>(take(max_tokens * sizeof(std::int32_t)));
-  impl->bytes = total;
+  impl->io_bytes = total;
+  // A graph for the most rows decides the size of the activations; later ones are smaller and find them
+  // there.
+  SmallGraph largest;
+  const residency::TensorPlace anywhere = {.data = impl->rows, .buffer = impl->io.get(), .extra = nullptr};
+  const std::vector<residency::TensorPlace> places(model.segment(model::SegmentId::output()).size(),
+                                                   anywhere);
+  HEARTH_TRY_VOID(impl->build_output(largest, max_outputs, places));
   return std::unique_ptr<Head>(new Head(std::move(impl)));
 }
 
@@ -101,7 +120,8 @@ void Head::Impl::begin(SmallGraph& g, model::SegmentId segment, std::int64_t n_r
 }
 
 // rows = token_embd[tokens]
-Result<> Head::Impl::build_embed(SmallGraph& g, std::int64_t n_rows, std::span<const residency::TensorPlace> places) {
+Result<> Head::Impl::build_embed(SmallGraph& g, std::int64_t n_rows,
+                                 std::span<const residency::TensorPlace> places) {
   begin(g, model::SegmentId::embedding(), n_rows, places);
   ggml_tensor* ids = place(ggml_new_tensor_1d(g.ctx.get(), GGML_TYPE_I32, n_rows), tokens);
   g.result = place(ggml_get_rows(g.ctx.get(), g.weights[0], ids), rows);
@@ -110,7 +130,8 @@ Result<> Head::Impl::build_embed(SmallGraph& g, std::int64_t n_rows, std::span<c
 }
 
 // logits = output * rms_norm(rows)
-Result<> Head::Impl::build_output(SmallGraph& g, std::int64_t n_rows, std::span<const residency::TensorPlace> places) {
+Result<> Head::Impl::build_output(SmallGraph& g, std::int64_t n_rows,
+                                  std::span<const residency::TensorPlace> places) {
   const auto segment = model::SegmentId::output();
   begin(g, segment, n_rows, places);
   ggml_tensor *norm = nullptr, *output = nullptr;
@@ -125,7 +146,8 @@ Result<> Head::Impl::build_output(SmallGraph& g, std::int64_t n_rows, std::span<
   g.result = place(ggml_mul_mat(g.ctx.get(), output, x), logits);
   ggml_build_forward_expand(g.graph, g.result);
   if (!ggml_gallocr_alloc_graph(activations.get(), g.graph))
-    return fail(ErrorCode::kOutOfMemory, "the output head's activations do not fit in memory");
+    return fail(ErrorCode::kOutOfMemory, "the output head's activations for {} rows do not fit in memory",
+                n_rows);
   return {};
 }
 
@@ -169,18 +191,16 @@ Result<std::span<const float>> Head::logits(std::span<const float> hidden) {
   const auto n = static_cast<std::int64_t>(hidden.size() / n_embd);
   SmallGraph& g = n == 1 ? h.output_one : h.output_many;
   Result<> done;
-  if (g.n_rows != n) {
-    done = h.build_output(g, n, places);
-    // A larger graph may have moved the activations: the other one is built again when it is needed.
-    (n == 1 ? h.output_many : h.output_one).n_rows = 0;
-  }
+  if (g.n_rows != n) done = h.build_output(g, n, places);
+  if (!done) g = {};
   std::ranges::copy(hidden, h.rows);
   if (done) done = h.run(g, places);
   h.weights.release(segment);
   HEARTH_TRY_VOID(std::move(done));
   const std::span<const float> logits(h.logits, static_cast<std::size_t>(n) * n_vocab);
   if (const std::size_t row = wire::first_non_finite_row(logits, n_vocab); row < static_cast<std::size_t>(n))
-    return fail(ErrorCode::kNumeric, "the output head gave a NaN or Inf logit in row {} of {}: its weights are damaged", row, n);
+    return fail(ErrorCode::kNumeric,
+                "the output head gave a NaN or Inf logit in row {} of {}: its weights are damaged", row, n);
   return logits;
 }
 

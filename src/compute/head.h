@@ -1,4 +1,5 @@
-// Head: what only the head device computes: tokens -> embeddings before the first layer, hidden rows -> logits after the last.
+// Head: what only the head device computes: tokens -> embeddings before the first layer, hidden rows ->
+// logits after the last.
 //
 // Engine thread only. Results are valid until the next call.
 #pragma once
@@ -19,7 +20,8 @@ class Head {
   // `weights` holds the embedding and output segments; it and `model` must outlive the head.
   // max_tokens: the largest batch; max_outputs: the most rows that logits() is asked for at once.
   [[nodiscard]] static Result<std::unique_ptr<Head>> create(Backend& backend, const model::ModelFile& model,
-                                                            residency::WeightSource& weights, std::uint32_t max_tokens,
+                                                            residency::WeightSource& weights,
+                                                            std::uint32_t max_tokens,
                                                             std::uint32_t max_outputs);
   ~Head();
 

@@ -5,7 +5,9 @@
 namespace hearth::compute {
 namespace {
 
-ggml_type storage_type(wire::KvType type) { return type == wire::KvType::kF32 ? GGML_TYPE_F32 : GGML_TYPE_F16; }
+ggml_type storage_type(wire::KvType type) {
+  return type == wire::KvType::kF32 ? GGML_TYPE_F32 : GGML_TYPE_F16;
+}
 
 }  // namespace
 
@@ -40,16 +42,24 @@ Result<std::unique_ptr<KvStorage>> KvStorage::create(Backend& backend, const mod
   }
   impl->buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(impl->ctx.get(), backend.buffer_type()));
   if (!impl->buffer)
-    return fail(ErrorCode::kOutOfMemory, "the KV cache of layers {}..{} needs {} bytes for {} cells, which are not free; ask for a smaller context (-c)",
+    return fail(ErrorCode::kOutOfMemory,
+                "the KV cache of layers {}..{} needs {} bytes for {} cells, which are not free; ask for a "
+                "smaller context (-c)",
                 layers.begin, layers.end - 1, bytes(params, layers.size(), type, n_cells), n_cells);
   // A masked cell still takes part in sums with weight 0: it must not hold NaN.
   ggml_backend_buffer_clear(impl->buffer.get(), 0);
   return std::unique_ptr<KvStorage>(new KvStorage(std::move(impl)));
 }
 
-std::uint32_t KvStorage::n_cells() const { return impl_->n_cells; }
-ggml_tensor* KvStorage::k(std::uint32_t layer) const { return impl_->k[layer - impl_->layers.begin]; }
-ggml_tensor* KvStorage::v(std::uint32_t layer) const { return impl_->v[layer - impl_->layers.begin]; }
+std::uint32_t KvStorage::n_cells() const {
+  return impl_->n_cells;
+}
+ggml_tensor* KvStorage::k(std::uint32_t layer) const {
+  return impl_->k[layer - impl_->layers.begin];
+}
+ggml_tensor* KvStorage::v(std::uint32_t layer) const {
+  return impl_->v[layer - impl_->layers.begin];
+}
 
 Result<std::vector<std::uint8_t>> KvStorage::export_cells(std::uint32_t layer,
                                                           std::span<const std::uint32_t> cells) const {
@@ -70,8 +80,8 @@ Result<> KvStorage::import_cells(std::uint32_t layer, std::span<const std::uint3
                                  std::span<const std::uint8_t> bytes) {
   const std::size_t k_row = k(layer)->nb[1], v_row = v(layer)->nb[1];
   if (bytes.size() != cells.size() * (k_row + v_row))
-    return fail(ErrorCode::kInvalidArgument, "{} KV cells of layer {} are {} bytes, got {}", cells.size(), layer,
-                cells.size() * (k_row + v_row), bytes.size());
+    return fail(ErrorCode::kInvalidArgument, "{} KV cells of layer {} are {} bytes, got {}", cells.size(),
+                layer, cells.size() * (k_row + v_row), bytes.size());
   const std::uint8_t* in = bytes.data();
   for (const std::uint32_t cell : cells) {
     if (cell >= impl_->n_cells)

@@ -1,7 +1,7 @@
 // KvStorage: keys and values of a window of layers, addressed by (layer, cell).
 //
-// One K and one V tensor per layer, [n_embd_k or n_embd_v, n_cells], all in one buffer that is zeroed at creation.
-// Which cell holds what is CellTable's business. Engine thread only.
+// One K and one V tensor per layer, [n_embd_k or n_embd_v, n_cells], all in one buffer that is zeroed at
+// creation. Which cell holds what is CellTable's business. Engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -21,20 +21,22 @@ namespace hearth::compute {
 
 class KvStorage {
  public:
-  [[nodiscard]] static Result<std::unique_ptr<KvStorage>> create(Backend& backend, const model::HyperParams& params,
+  [[nodiscard]] static Result<std::unique_ptr<KvStorage>> create(Backend& backend,
+                                                                 const model::HyperParams& params,
                                                                  plan::LayerRange layers, wire::KvType type,
                                                                  std::uint32_t n_cells);
   ~KvStorage();
 
   // Bytes that create() will take.
-  [[nodiscard]] static std::uint64_t bytes(const model::HyperParams& params, std::uint32_t n_layers, wire::KvType type,
-                                           std::uint32_t n_cells);
+  [[nodiscard]] static std::uint64_t bytes(const model::HyperParams& params, std::uint32_t n_layers,
+                                           wire::KvType type, std::uint32_t n_cells);
 
   [[nodiscard]] std::uint32_t n_cells() const;
   [[nodiscard]] ggml_tensor* k(std::uint32_t layer) const;  // `layer` counted from the model's first
   [[nodiscard]] ggml_tensor* v(std::uint32_t layer) const;
 
-  // Moves cells between devices: for each cell its K row, then its V row, as stored. kInvalidArgument for a cell or size out of range.
+  // Moves cells between devices: for each cell its K row, then its V row, as stored. kInvalidArgument for a
+  // cell or size out of range.
   [[nodiscard]] Result<std::vector<std::uint8_t>> export_cells(std::uint32_t layer,
                                                                std::span<const std::uint32_t> cells) const;
   [[nodiscard]] Result<> import_cells(std::uint32_t layer, std::span<const std::uint32_t> cells,

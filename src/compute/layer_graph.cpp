@@ -23,8 +23,8 @@ ggml_tensor* rope(ggml_context* ctx, const model::ModelFile& model, ggml_tensor*
                   ggml_tensor* factors) {
   const model::HyperParams& p = model.params();
   return ggml_rope_ext(ctx, x, positions, factors, static_cast<int>(p.n_rot), rope_mode(model.arch().rope),
-                       static_cast<int>(p.n_ctx_train), p.rope_freq_base, p.rope_freq_scale, kExtFactor, kAttnFactor,
-                       kBetaFast, kBetaSlow);
+                       static_cast<int>(p.n_ctx_train), p.rope_freq_base, p.rope_freq_scale, kExtFactor,
+                       kAttnFactor, kBetaFast, kBetaSlow);
 }
 
 // The first n_kv cells of a KV tensor as [head_dim, n_head_kv, n_kv].
@@ -60,8 +60,9 @@ ggml_tensor* rms_norm(ggml_context* ctx, ggml_tensor* x, ggml_tensor* weight, fl
   return ggml_mul(ctx, ggml_rms_norm(ctx, x, eps), weight);
 }
 
-ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::ModelFile& model, const LayerWeights& w,
-                         const LayerKv& kv, const BatchInputs& in, bool flash_attention) {
+ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::ModelFile& model,
+                         const LayerWeights& w, const LayerKv& kv, const BatchInputs& in,
+                         bool flash_attention) {
   const model::HyperParams& p = model.params();
   const std::int64_t n_tokens = in.hidden->ne[1];
 
@@ -79,8 +80,10 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
 
   // This batch's keys and values enter their cells before anything attends to them.
   if (!in.keys_and_values_only) ggml_build_forward_expand(graph, q);
-  ggml_build_forward_expand(graph, ggml_set_rows(ctx, kv.k, ggml_reshape_2d(ctx, k, p.n_embd_k(), n_tokens), in.cells));
-  ggml_build_forward_expand(graph, ggml_set_rows(ctx, kv.v, ggml_reshape_2d(ctx, v, p.n_embd_v(), n_tokens), in.cells));
+  ggml_build_forward_expand(
+      graph, ggml_set_rows(ctx, kv.k, ggml_reshape_2d(ctx, k, p.n_embd_k(), n_tokens), in.cells));
+  ggml_build_forward_expand(
+      graph, ggml_set_rows(ctx, kv.v, ggml_reshape_2d(ctx, v, p.n_embd_v(), n_tokens), in.cells));
 
   if (in.keys_and_values_only) return nullptr;
 
@@ -105,13 +108,14 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
   return x;
 }
 
-ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model, ggml_tensor* k, ggml_tensor* deltas,
-                             ggml_tensor* rope_factors) {
+ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model, ggml_tensor* k,
+                             ggml_tensor* deltas, ggml_tensor* rope_factors) {
   const model::HyperParams& p = model.params();
   ggml_tensor* keys = cached(ctx, k, p.head_dim_k, p.n_head_kv, deltas->ne[0]);
   return ggml_rope_ext_inplace(ctx, keys, deltas, rope_factors, static_cast<int>(p.n_rot),
-                               rope_mode(model.arch().rope), static_cast<int>(p.n_ctx_train), p.rope_freq_base,
-                               p.rope_freq_scale, kExtFactor, kAttnFactor, kBetaFast, kBetaSlow);
+                               rope_mode(model.arch().rope), static_cast<int>(p.n_ctx_train),
+                               p.rope_freq_base, p.rope_freq_scale, kExtFactor, kAttnFactor, kBetaFast,
+                               kBetaSlow);
 }
 
 }  // namespace hearth::compute

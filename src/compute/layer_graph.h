@@ -3,9 +3,9 @@
 // Inside compute only (ggml types). Shapes are written in ggml order: [contiguous dimension, …].
 #pragma once
 
-#include <ggml.h>
-
 #include <array>
+
+#include <ggml.h>
 
 #include "model/model_file.h"
 #include "wire/messages.h"
@@ -15,7 +15,9 @@ namespace hearth::compute {
 // The tensors of one layer by role; nullptr where the model has none.
 struct LayerWeights {
   std::array<ggml_tensor*, 32> by_role{};
-  [[nodiscard]] ggml_tensor* operator[](model::Role role) const { return by_role[static_cast<std::size_t>(role)]; }
+  [[nodiscard]] ggml_tensor* operator[](model::Role role) const {
+    return by_role[static_cast<std::size_t>(role)];
+  }
 };
 
 // One layer's KV storage and what of it this batch sees.
@@ -26,20 +28,22 @@ struct LayerKv {
 };
 
 struct BatchInputs {
-  ggml_tensor* hidden = nullptr;     // f32 [n_embd, n_tokens]
-  ggml_tensor* positions = nullptr;  // i32 [n_tokens]
-  ggml_tensor* cells = nullptr;      // i64 [n_tokens]: where each token's K and V go
-  ggml_tensor* mask = nullptr;       // [n_kv, n_tokens]: 0 or -inf; f16 with flash attention, else f32
-  ggml_tensor* out_rows = nullptr;   // i32 [n_out]: rows that are needed after this layer, nullptr for all
+  ggml_tensor* hidden = nullptr;      // f32 [n_embd, n_tokens]
+  ggml_tensor* positions = nullptr;   // i32 [n_tokens]
+  ggml_tensor* cells = nullptr;       // i64 [n_tokens]: where each token's K and V go
+  ggml_tensor* mask = nullptr;        // [n_kv, n_tokens]: 0 or -inf; f16 with flash attention, else f32
+  ggml_tensor* out_rows = nullptr;    // i32 [n_out]: rows that are needed after this layer, nullptr for all
   bool keys_and_values_only = false;  // no row is needed after this layer: only the KV cache is written
 };
 
-// Adds the layer to `graph` and returns its output, f32 [n_embd, n_tokens or n_out]; nullptr for keys_and_values_only.
+// Adds the layer to `graph` and returns its output, f32 [n_embd, n_tokens or n_out]; nullptr for
+// keys_and_values_only.
 [[nodiscard]] ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::ModelFile& model,
                                        const LayerWeights& w, const LayerKv& kv, const BatchInputs& in,
                                        bool flash_attention);
 
-// Rotates the keys of cells 0..n-1 by deltas (i32 [n], in positions): in place, so that a position can be shifted.
+// Rotates the keys of cells 0..n-1 by deltas (i32 [n], in positions): in place, so that a position can be
+// shifted.
 [[nodiscard]] ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model, ggml_tensor* k,
                                            ggml_tensor* deltas, ggml_tensor* rope_factors);
 

@@ -7,7 +7,9 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 }  // namespace
 
@@ -17,14 +19,15 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   std::unique_ptr<Scratch> scratch(new Scratch(backend, options));
   const std::size_t n = options.n_ubatch, n_cells = options.n_cells, n_embd = model.params().n_embd;
   const std::size_t mask_value = options.flash_attention ? sizeof(ggml_fp16_t) : sizeof(float);
-  const std::array<std::size_t, 6> sizes = {n * n_embd * sizeof(float),  n * sizeof(std::int32_t),
-                                            n * sizeof(std::int64_t),    n * sizeof(std::int32_t),
+  const std::array<std::size_t, 6> sizes = {n * n_embd * sizeof(float),     n * sizeof(std::int32_t),
+                                            n * sizeof(std::int64_t),       n * sizeof(std::int32_t),
                                             n_cells * sizeof(std::int32_t), n * n_cells * mask_value};
   std::size_t total = kAlignment;
   for (const std::size_t size : sizes) total += aligned(size);
   scratch->io_.reset(ggml_backend_buft_alloc_buffer(backend.buffer_type(), total));
   if (!scratch->io_)
-    return fail(ErrorCode::kOutOfMemory, "the buffers of a batch of {} tokens over {} cells need {} bytes, which are not free", n,
+    return fail(ErrorCode::kOutOfMemory,
+                "the buffers of a batch of {} tokens over {} cells need {} bytes, which are not free", n,
                 n_cells, total);
   auto address = reinterpret_cast<std::uintptr_t>(ggml_backend_buffer_get_base(scratch->io_.get()));
   std::array<void*, 6> parts{};
@@ -40,30 +43,46 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   scratch->deltas = static_cast<std::int32_t*>(parts[4]);
   scratch->mask = parts[5];
 
-  // The largest graph a layer can need decides the size of the activations, once.
+  scratch->io_bytes_ = total;
+
+  // The largest graphs a layer can need decide the size of the activations, once: all rows pass on, or all
+  // but one.
+  scratch->activations_.reset(ggml_gallocr_new(backend.buffer_type()));
+  for (const std::uint32_t n_out : {0U, options.n_ubatch - 1}) {
+    if (!scratch->activations_ || !scratch->reserve(model, n_out))
+      return fail(ErrorCode::kOutOfMemory,
+                  "the activations of a batch of {} tokens over {} cells do not fit in memory; ask for a "
+                  "smaller batch "
+                  "(-ub) or context (-c)",
+                  n, n_cells);
+  }
+  return scratch;
+}
+
+bool Scratch::reserve(const model::ModelFile& model, std::uint32_t n_out) {
   constexpr std::size_t kMaxNodes = 128;
+  const model::HyperParams& p = model.params();
   const residency::ContextPtr ctx =
       residency::make_context(kMaxNodes + 32, ggml_graph_overhead_custom(kMaxNodes, false));
   ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kMaxNodes, false);
   LayerWeights weights;
   for (const model::SegmentTensor& t : model.segment(model::SegmentId::of_layer(0))) {
     ggml_tensor* weight = residency::declare(ctx.get(), *t.tensor);
-    weights.by_role[static_cast<std::size_t>(t.role)] = scratch->place(weight, scratch->hidden);
+    weights.by_role[static_cast<std::size_t>(t.role)] = place(weight, hidden);
   }
+  // Without flash attention the values are copied in their own type, so the wider one counts.
   const LayerKv kv = {
-      .k = scratch->place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, model.params().n_embd_k(), options.n_cells),
-                          scratch->hidden),
-      .v = scratch->place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, model.params().n_embd_v(), options.n_cells),
-                          scratch->hidden),
-      .n_kv = options.n_cells};
-  const BatchInputs in = scratch->inputs(ctx.get(), model.params().n_embd, options.n_ubatch, options.n_cells, 0);
-  (void)build_layer(ctx.get(), graph, model, weights, kv, in, options.flash_attention);
-  scratch->activations_.reset(ggml_gallocr_new(backend.buffer_type()));
-  if (!scratch->activations_ || !ggml_gallocr_reserve(scratch->activations_.get(), graph))
-    return fail(ErrorCode::kOutOfMemory, "the activations of a batch of {} tokens over {} cells do not fit in memory; ask for "
-                "a smaller batch (-ub) or context (-c)", n, n_cells);
-  scratch->bytes_ = total + ggml_gallocr_get_buffer_size(scratch->activations_.get(), 0);
-  return scratch;
+      .k = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_k(), options_.n_cells), hidden),
+      .v = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_v(), options_.n_cells), hidden),
+      .n_kv = options_.n_cells};
+  const BatchInputs in = inputs(ctx.get(), p.n_embd, options_.n_ubatch, options_.n_cells, n_out);
+  ggml_tensor* out = build_layer(ctx.get(), graph, model, weights, kv, in, options_.flash_attention);
+  place(out, hidden);
+  return ggml_gallocr_reserve(activations_.get(), graph);
+}
+
+std::uint64_t Scratch::bytes() const {
+  return io_bytes_ + ggml_gallocr_get_buffer_size(activations_.get(), 0);
 }
 
 ggml_tensor* Scratch::place(ggml_tensor* tensor, void* address) const {
@@ -78,8 +97,9 @@ BatchInputs Scratch::inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t
   in.hidden = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_embd, n_tokens), hidden);
   in.positions = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_tokens), positions);
   in.cells = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens), cells);
-  in.mask = place(
-      ggml_new_tensor_2d(ctx, options_.flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, n_kv, n_tokens), mask);
+  in.mask =
+      place(ggml_new_tensor_2d(ctx, options_.flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, n_kv, n_tokens),
+            mask);
   if (n_out > 0) in.out_rows = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_out), out_rows);
   return in;
 }
@@ -88,8 +108,8 @@ Result<> Scratch::allocate(ggml_cgraph* graph) {
   const std::size_t before = ggml_gallocr_get_buffer_size(activations_.get(), 0);
   if (!ggml_gallocr_alloc_graph(activations_.get(), graph))
     return fail(ErrorCode::kOutOfMemory, "the activations of a graph do not fit in memory");
-  // Graphs built earlier point into this buffer: it may never move.
-  HEARTH_CHECK(ggml_gallocr_get_buffer_size(activations_.get(), 0) == before, "activations grew");
+  // Graphs built earlier point into a buffer that is gone now.
+  if (ggml_gallocr_get_buffer_size(activations_.get(), 0) != before) ++generation_;
   return {};
 }
 

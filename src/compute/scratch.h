@@ -1,5 +1,5 @@
-// Scratch: the memory that a device's windows share because they compute one after another: hidden rows, batch inputs,
-// activations. Sized once for the largest batch; nothing is allocated while tokens flow.
+// Scratch: the memory that a device's windows share because they compute one after another: hidden rows,
+// batch inputs, activations. Sized once for the largest batch; nothing is allocated while tokens flow.
 //
 // Inside compute only. Engine thread only.
 #pragma once
@@ -22,7 +22,8 @@ struct ScratchOptions {
   bool flash_attention = true;
 };
 
-// Attention looks at a multiple of this many cells, as libllama's does; graphs are rebuilt only when that number grows.
+// Attention looks at a multiple of this many cells, as libllama's does; graphs are rebuilt only when that
+// number grows.
 inline constexpr std::uint32_t kCellPadding = 256;
 
 [[nodiscard]] constexpr std::uint32_t pad_cells(std::uint32_t n_ctx) {
@@ -36,37 +37,45 @@ struct FreeAllocator {
 class Scratch {
  public:
   // kOutOfMemory with the number of bytes that were not free.
-  [[nodiscard]] static Result<std::unique_ptr<Scratch>> create(Backend& backend, const model::ModelFile& model,
+  [[nodiscard]] static Result<std::unique_ptr<Scratch>> create(Backend& backend,
+                                                               const model::ModelFile& model,
                                                                const ScratchOptions& options);
 
   // Plain memory of the batch inputs, large enough for n_ubatch tokens and n_cells cells.
-  float* hidden = nullptr;             // [n_ubatch][n_embd]; a layer's output replaces its input
-  std::int32_t* positions = nullptr;   // [n_ubatch]
-  std::int64_t* cells = nullptr;       // [n_ubatch]
-  std::int32_t* out_rows = nullptr;    // [n_ubatch]
-  std::int32_t* deltas = nullptr;      // [n_cells]
-  void* mask = nullptr;                // [n_ubatch][n_cells] f16 with flash attention, else f32
+  float* hidden = nullptr;            // [n_ubatch][n_embd]; a layer's output replaces its input
+  std::int32_t* positions = nullptr;  // [n_ubatch]
+  std::int64_t* cells = nullptr;      // [n_ubatch]
+  std::int32_t* out_rows = nullptr;   // [n_ubatch]
+  std::int32_t* deltas = nullptr;     // [n_cells]
+  void* mask = nullptr;               // [n_ubatch][n_cells] f16 with flash attention, else f32
 
   [[nodiscard]] Backend& backend() const { return backend_; }
   [[nodiscard]] const ScratchOptions& options() const { return options_; }
-  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+  [[nodiscard]] std::uint64_t bytes() const;
 
   // Tensors over the memory above, for a graph in `ctx`.
-  [[nodiscard]] BatchInputs inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens, std::int64_t n_kv,
-                                   std::int64_t n_out) const;
+  [[nodiscard]] BatchInputs inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens,
+                                   std::int64_t n_kv, std::int64_t n_out) const;
   ggml_tensor* place(ggml_tensor* tensor, void* address) const;  // returns `tensor`
 
-  // Gives every tensor of `graph` that has no memory yet a place among the activations.
+  // Gives every tensor of `graph` that has no memory yet a place among the activations. Should they not
+  // suffice (the sizing at creation makes that unlikely, ggml's placement does not exclude it) they move, and
+  // generation() changes: graphs of an earlier generation must be built again.
   [[nodiscard]] Result<> allocate(ggml_cgraph* graph);
+  [[nodiscard]] std::uint64_t generation() const { return generation_; }
 
  private:
   explicit Scratch(Backend& backend, const ScratchOptions& options) : backend_(backend), options_(options) {}
+
+  // Makes room for a full batch over all cells; false when there is no memory. n_out = 0: all rows pass on.
+  [[nodiscard]] bool reserve(const model::ModelFile& model, std::uint32_t n_out);
 
   Backend& backend_;
   ScratchOptions options_;
   residency::BufferPtr io_;
   std::unique_ptr<ggml_gallocr, FreeAllocator> activations_;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t io_bytes_ = 0;
+  std::uint64_t generation_ = 0;
 };
 
 }  // namespace hearth::compute

@@ -15,6 +15,7 @@ constexpr std::size_t kMaxTensors = 192;  // nodes, weights, inputs
 constexpr std::size_t kShapesKept = 4;    // decode, a full chunk, a chunk's rest, one more
 
 struct LayerGraph {
+  std::uint64_t generation = 0;  // of the scratch memory it points to
   residency::ContextPtr ctx;
   ggml_cgraph* graph = nullptr;
   std::vector<ggml_tensor*> weights;  // in the order of ModelFile::segment
@@ -41,7 +42,8 @@ void point_weights(const std::vector<ggml_tensor*>& tensors, std::span<const res
 
 // mask[i][c] = 0 where token i may see cell c, -inf elsewhere.
 template <class Value>
-void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, std::uint32_t n_kv, Value hidden) {
+void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, std::uint32_t n_kv,
+               Value hidden) {
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     const wire::BatchToken& token = batch.tokens[i];
     Value* row = mask + i * n_kv;
@@ -70,7 +72,9 @@ struct Window::Impl {
   std::vector<std::int32_t> deltas;  // [n_cells] of the shift being applied; empty when there is none
 
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
-  Result<LayerGraph> build(std::uint32_t il, const Shape& shape, std::span<const residency::TensorPlace> places);
+  Result<LayerGraph> build(std::uint32_t il, const Shape& shape,
+                           std::span<const residency::TensorPlace> places);
+  Result<> compute(std::uint32_t il, GraphSet& set, std::span<const residency::TensorPlace> places);
   GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
@@ -86,9 +90,15 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
   HEARTH_CHECK(layers.begin < layers.end && layers.end <= model.params().n_layer);
   const std::uint32_t n_cells = scratch.options().n_cells;
   HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, n_cells));
-  return std::unique_ptr<Window>(new Window(std::unique_ptr<Impl>(new Impl{
-      .scratch = scratch, .model = model, .layers = layers, .weights = weights, .cells = CellTable(n_cells),
-      .kv = std::move(kv), .graphs = {}, .clock = 0, .deltas = {}})));
+  return std::unique_ptr<Window>(new Window(std::unique_ptr<Impl>(new Impl{.scratch = scratch,
+                                                                           .model = model,
+                                                                           .layers = layers,
+                                                                           .weights = weights,
+                                                                           .cells = CellTable(n_cells),
+                                                                           .kv = std::move(kv),
+                                                                           .graphs = {},
+                                                                           .clock = 0,
+                                                                           .deltas = {}})));
 }
 
 std::span<float> Window::input(std::uint32_t n_tokens) {
@@ -96,9 +106,15 @@ std::span<float> Window::input(std::uint32_t n_tokens) {
   return {impl_->scratch.hidden, std::size_t{n_tokens} * impl_->model.params().n_embd};
 }
 
-plan::LayerRange Window::layers() const { return impl_->layers; }
-const CellTable& Window::cells() const { return impl_->cells; }
-KvStorage& Window::kv() { return *impl_->kv; }
+plan::LayerRange Window::layers() const {
+  return impl_->layers;
+}
+const CellTable& Window::cells() const {
+  return impl_->cells;
+}
+KvStorage& Window::kv() {
+  return *impl_->kv;
+}
 
 Result<std::span<const float>> Window::run(const wire::Batch& batch) {
   Impl& w = *impl_;
@@ -120,21 +136,28 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
   for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
     const auto segment = model::SegmentId::of_layer(il);
     HEARTH_TRY(const auto places, w.weights.acquire(segment));
-    LayerGraph& layer = set.layers[il - w.layers.begin];
-    if (layer.graph == nullptr) {
-      HEARTH_TRY(layer, w.build(il, shape, places));
-    }
-    point_weights(layer.weights, places);
-    const Result<> computed = w.scratch.backend().compute(layer.graph);
+    Result<> computed = w.compute(il, set, places);
     w.weights.release(segment);
-    if (!computed) return std::unexpected(computed.error());
+    HEARTH_TRY_VOID(std::move(computed));
     const std::size_t n_rows = il + 1 == w.model.params().n_layer ? n_out : n_tokens;
     const std::span<const float> rows(w.scratch.hidden, n_rows * n_embd);
     if (const std::size_t row = wire::first_non_finite_row(rows, n_embd); row < n_rows)
-      return fail(ErrorCode::kNumeric, "layer {} gave a NaN or Inf in row {} of {} (position {}): the weights of this "
-                  "layer are damaged or overflow", il, row, n_rows, batch.tokens[std::min<std::size_t>(row, n_tokens - 1)].position);
+      return fail(ErrorCode::kNumeric,
+                  "layer {} gave a NaN or Inf in row {} of {} (position {}): the weights of this "
+                  "layer are damaged or overflow",
+                  il, row, n_rows, batch.tokens[std::min<std::size_t>(row, n_tokens - 1)].position);
   }
   return std::span<const float>(w.scratch.hidden, std::size_t{n_out} * n_embd);
+}
+
+Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set,
+                               std::span<const residency::TensorPlace> places) {
+  LayerGraph& layer = set.layers[il - layers.begin];
+  if (layer.graph == nullptr || layer.generation != scratch.generation()) {
+    HEARTH_TRY(layer, build(il, set.shape, places));
+  }
+  point_weights(layer.weights, places);
+  return scratch.backend().compute(layer.graph);
 }
 
 // The graphs of a shape, empty ones taking the place of those least recently used.
@@ -168,13 +191,16 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape,
   point_weights(built.weights, places);
   // Only after the last layer rows are left out, and only when some are.
   const bool select = il + 1 == model.params().n_layer && shape.n_out < shape.n_tokens;
-  BatchInputs in = scratch.inputs(ctx, model.params().n_embd, shape.n_tokens, shape.n_kv, select ? shape.n_out : 0);
+  BatchInputs in =
+      scratch.inputs(ctx, model.params().n_embd, shape.n_tokens, shape.n_kv, select ? shape.n_out : 0);
   in.keys_and_values_only = shape.n_out == 0 && il + 1 == model.params().n_layer;
   const LayerKv layer_kv = {.k = kv->k(il), .v = kv->v(il), .n_kv = shape.n_kv};
-  ggml_tensor* out = build_layer(ctx, built.graph, model, by_role, layer_kv, in, scratch.options().flash_attention);
+  ggml_tensor* out =
+      build_layer(ctx, built.graph, model, by_role, layer_kv, in, scratch.options().flash_attention);
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);
   HEARTH_TRY_VOID(scratch.allocate(built.graph));
+  built.generation = scratch.generation();
   return built;
 }
 
@@ -195,23 +221,26 @@ Result<> Window::Impl::shift_keys() {
   if (n == 0) return {};
   std::copy_n(deltas.begin(), n, scratch.deltas);
   for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
-    const auto segment = model::SegmentId::of_layer(il);
     const residency::ContextPtr ctx =
         residency::make_context(32, ggml_graph_overhead_custom(kMaxNodes, false));
     ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kMaxNodes, false);
-    HEARTH_TRY(const auto places, weights.acquire(segment));
-    ggml_tensor* factors = nullptr;
+    // Of the weights only the rope factors matter: where there are none nothing is fetched.
+    const auto segment = model::SegmentId::of_layer(il);
     const auto& tensors = model.segment(segment);
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (tensors[i].role != model::Role::kRopeFactors) continue;
-      factors = residency::declare(ctx.get(), *tensors[i].tensor);
-      point_weights({factors}, places.subspan(i, 1));
+    const auto at = static_cast<std::size_t>(
+        std::ranges::find(tensors, model::Role::kRopeFactors, &model::SegmentTensor::role) - tensors.begin());
+    const bool has_factors = at < tensors.size();
+    ggml_tensor* factors = nullptr;
+    if (has_factors) {
+      HEARTH_TRY(const auto places, weights.acquire(segment));
+      factors = residency::declare(ctx.get(), *tensors[at].tensor);
+      point_weights({factors}, places.subspan(at, 1));
     }
     ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas);
     ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, kv->k(il), delta, factors));
     Result<> done = scratch.allocate(graph);
     if (done) done = scratch.backend().compute(graph);
-    weights.release(segment);
+    if (has_factors) weights.release(segment);
     HEARTH_TRY_VOID(std::move(done));
   }
   return {};
@@ -225,9 +254,11 @@ void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape) {
     if (batch.tokens[i].output) scratch.out_rows[out++] = static_cast<std::int32_t>(i);
   }
   if (scratch.options().flash_attention)
-    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, shape.n_kv, kHalfMinusInfinity);
+    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, shape.n_kv,
+                           kHalfMinusInfinity);
   else
-    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, shape.n_kv, -std::numeric_limits<float>::infinity());
+    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, shape.n_kv,
+                     -std::numeric_limits<float>::infinity());
 }
 
 }  // namespace hearth::compute

@@ -1,8 +1,9 @@
 // Window: one plan step's layers on this device. Takes a batch's hidden rows in, gives them out.
 //
-// Its cell table passes through the states of every other window's: each batch's operations and placements are applied
-// exactly once, in batch order, whether or not the batch is computed. Graphs are kept per batch shape and reused.
-// Engine thread only. Windows of one device share a Scratch, so a result is valid until the next window runs.
+// Its cell table passes through the states of every other window's: each batch's operations and placements
+// are applied exactly once, in batch order, whether or not the batch is computed. Graphs are kept per batch
+// shape and reused. Engine thread only. Windows of one device share a Scratch, so a result is valid until the
+// next window runs.
 #pragma once
 
 #include <cstdint>
@@ -25,16 +26,17 @@ class Window {
   // `model`, `weights` and `scratch` must outlive the window. kOutOfMemory when the KV cache does not fit.
   [[nodiscard]] static Result<std::unique_ptr<Window>> create(Scratch& scratch, const model::ModelFile& model,
                                                               plan::LayerRange layers,
-                                                              residency::WeightSource& weights, wire::KvType kv_type);
+                                                              residency::WeightSource& weights,
+                                                              wire::KvType kv_type);
   ~Window();
 
   // Where the caller writes the batch's rows, [n_tokens][n_embd] f32, before run().
   [[nodiscard]] std::span<float> input(std::uint32_t n_tokens);
 
-  // Applies the batch's operations, places its tokens and, unless operations_only, computes the layers over input().
-  // Returns the rows to pass on: [n_tokens][n_embd], after the model's last layer only the output rows; empty when
-  // nothing was computed. Errors: kProtocol (cells), kNumeric (a row became NaN or Inf; names the layer), those of the
-  // weight source.
+  // Applies the batch's operations, places its tokens and, unless operations_only, computes the layers over
+  // input(). Returns the rows to pass on: [n_tokens][n_embd], after the model's last layer only the output
+  // rows; empty when nothing was computed. Errors: kProtocol (cells), kNumeric (a row became NaN or Inf;
+  // names the layer), those of the weight source.
   [[nodiscard]] Result<std::span<const float>> run(const wire::Batch& batch);
 
   [[nodiscard]] plan::LayerRange layers() const;

@@ -1,11 +1,12 @@
-// Small helpers around ggml tensors that residency and compute share: owning handles, and a GGUF tensor as a ggml tensor.
+// Small helpers around ggml tensors that residency and compute share: owning handles, and a GGUF tensor as a
+// ggml tensor.
 #pragma once
+
+#include <memory>
 
 #include <ggml-alloc.h>
 #include <ggml-backend.h>
 #include <ggml.h>
-
-#include <memory>
 
 #include "gguf/file.h"
 #include "model/model_file.h"
@@ -46,8 +47,10 @@ using BufferPtr = std::unique_ptr<ggml_backend_buffer, FreeBuffer>;
     case model::Role::kAttnOutput:
     case model::Role::kFfnGate:
     case model::Role::kFfnUp:
-    case model::Role::kFfnDown: return true;
-    default: return false;
+    case model::Role::kFfnDown:
+      return true;
+    default:
+      return false;
   }
 }
 

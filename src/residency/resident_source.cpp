@@ -11,11 +11,11 @@
 namespace hearth::residency {
 namespace {
 
-// The first layout of the device, in its order of preference, that can multiply by this matrix; nullptr for plain.
-// The same question that libllama asks: an op with a weight in an empty buffer of that type.
+// The first layout of the device, in its order of preference, that can multiply by this matrix; nullptr for
+// plain. The same question that libllama asks: an op with a weight in an empty buffer of that type.
 ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* weight) {
-  auto get_extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
-      ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
+  auto get_extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
+      ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
   if (get_extra == nullptr) return nullptr;
   for (ggml_backend_buffer_type_t* type = get_extra(device); type != nullptr && *type != nullptr; ++type) {
     const ContextPtr ctx = make_context(2);
@@ -30,7 +30,9 @@ ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* w
   return nullptr;
 }
 
-std::size_t pad(std::size_t bytes, std::size_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
+std::size_t pad(std::size_t bytes, std::size_t alignment) {
+  return (bytes + alignment - 1) / alignment * alignment;
+}
 
 }  // namespace
 
@@ -48,15 +50,16 @@ ResidentSource::~ResidentSource() = default;
 
 Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelFile& model,
                                                              std::span<const model::SegmentId> segments,
-                                                             ggml_backend_device* device, const LoadOptions& options) {
+                                                             ggml_backend_device* device,
+                                                             const LoadOptions& options) {
   auto impl = std::make_unique<Impl>();
   for (const auto& path : model.file().paths()) {
     HEARTH_TRY(const InputFile file, InputFile::open(path));
     HEARTH_TRY(MappedFile map, MappedFile::map(file));
     const auto bytes = map.bytes();
     // ggml's interface takes a mutable pointer; a read-only mapping is only ever read.
-    BufferPtr buffer(ggml_backend_dev_buffer_from_host_ptr(
-        device, const_cast<std::uint8_t*>(bytes.data()), bytes.size(), bytes.size()));
+    BufferPtr buffer(ggml_backend_dev_buffer_from_host_ptr(device, const_cast<std::uint8_t*>(bytes.data()),
+                                                           bytes.size(), bytes.size()));
     if (!buffer) return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", path.string());
     impl->maps.push_back(std::move(map));
     impl->map_buffers.push_back(std::move(buffer));
@@ -81,7 +84,8 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const gguf::Tensor& source = *tensors[i].tensor;
       HEARTH_CHECK(source.offset + source.bytes <= impl->maps[source.file_index].bytes().size());
-      places[i].data = const_cast<std::uint8_t*>(impl->maps[source.file_index].bytes().data() + source.offset);
+      places[i].data =
+          const_cast<std::uint8_t*>(impl->maps[source.file_index].bytes().data() + source.offset);
       places[i].buffer = impl->map_buffers[source.file_index].get();
       ggml_tensor* tensor = declare(impl->tensors.get(), source);
       ggml_backend_buffer_type_t type =
@@ -138,8 +142,12 @@ Result<std::span<const TensorPlace>> ResidentSource::acquire(model::SegmentId id
 
 void ResidentSource::release(model::SegmentId) {}
 
-std::uint64_t ResidentSource::resident_bytes() const { return impl_->cost.mapped_bytes + impl_->cost.repacked_bytes; }
+std::uint64_t ResidentSource::resident_bytes() const {
+  return impl_->cost.mapped_bytes + impl_->cost.repacked_bytes;
+}
 
-const LoadCost& ResidentSource::cost() const { return impl_->cost; }
+const LoadCost& ResidentSource::cost() const {
+  return impl_->cost;
+}
 
 }  // namespace hearth::residency

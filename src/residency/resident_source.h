@@ -1,7 +1,8 @@
 // ResidentSource: all weights of the given segments stay in memory for as long as the source lives.
 //
-// Plain tensors are used straight from a mapping of the model file (clean pages that the kernel can take back); matrices that the
-// device has a faster layout for are repacked into memory of their own when loaded, exactly those that libllama repacks.
+// Plain tensors are used straight from a mapping of the model file (clean pages that the kernel can take
+// back); matrices that the device has a faster layout for are repacked into memory of their own when loaded,
+// exactly those that libllama repacks.
 #pragma once
 
 #include <functional>
@@ -19,7 +20,8 @@ namespace hearth::residency {
 
 struct LoadOptions {
   bool repack = true;
-  // Most memory that may be taken for repacked weights; 0: not limited. Beyond it: kOutOfMemory, nothing is taken.
+  // Most memory that may be taken for repacked weights; 0: not limited. Beyond it: kOutOfMemory, nothing is
+  // taken.
   std::uint64_t anonymous_limit = 0;
   // Called after each tensor that had to be copied.
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;
@@ -34,10 +36,9 @@ struct LoadCost {
 class ResidentSource final : public WeightSource {
  public:
   // `model` must outlive the source. Errors: kIo, kInvalidFile, kOutOfMemory.
-  [[nodiscard]] static Result<std::unique_ptr<ResidentSource>> load(const model::ModelFile& model,
-                                                                    std::span<const model::SegmentId> segments,
-                                                                    ggml_backend_device* device,
-                                                                    const LoadOptions& options);
+  [[nodiscard]] static Result<std::unique_ptr<ResidentSource>> load(
+      const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
+      const LoadOptions& options);
   ~ResidentSource() override;
 
   [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id) override;

@@ -1,8 +1,8 @@
 // WeightSource: where the weights of a segment are while it is computed.
 //
-// The window runner calls acquire(segment) -> computes -> release(segment), segment after segment. Between acquire and release the
-// returned places are valid and their bytes do not change; after release they may be reused. Addresses may differ each time.
-// Thread contract: acquire and release come from the engine thread.
+// The window runner calls acquire(segment) -> computes -> release(segment), segment after segment. Between
+// acquire and release the returned places are valid and their bytes do not change; after release they may be
+// reused. Addresses may differ each time. Thread contract: acquire and release come from the engine thread.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  // Places in the order of ModelFile::segment(id). Blocks until they are in memory; errors kIo, kInvalidFile (checksum).
+  // Places in the order of ModelFile::segment(id). Blocks until they are in memory; errors kIo, kInvalidFile
+  // (checksum).
   [[nodiscard]] virtual Result<std::span<const TensorPlace>> acquire(model::SegmentId id) = 0;
   virtual void release(model::SegmentId id) = 0;
 
