@@ -22,7 +22,8 @@ struct InProcessRing::Impl {
 InProcessRing::InProcessRing(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 InProcessRing::~InProcessRing() = default;
 
-Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& model_path, const RingOptions& options) {
+Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& model_path,
+                                                             const RingOptions& options) {
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   HEARTH_TRY(auto model, model::ModelFile::open(model_path));
@@ -52,15 +53,17 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
     impl->scratch.push_back(std::move(scratch));
   }
   for (const plan::Step& step : impl->plan.steps) {
-    HEARTH_TRY(auto window, compute::Window::create(*impl->scratch[step.device], *impl->model, step.layers, *source,
-                                                    options.kv_type));
+    HEARTH_TRY(auto window, compute::Window::create(*impl->scratch[step.device], *impl->model, step.layers,
+                                                    *source, options.kv_type));
     impl->windows.push_back(std::move(window));
   }
-  HEARTH_TRY(impl->head, compute::Head::create(*impl->backend, *impl->model, *source, options.n_ubatch, options.n_ubatch));
+  HEARTH_TRY(impl->head, compute::Head::create(*impl->backend, *impl->model, *source, options.n_ubatch,
+                                               options.n_ubatch));
   return std::unique_ptr<InProcessRing>(new InProcessRing(std::move(impl)));
 }
 
-Result<std::vector<float>> InProcessRing::run(const wire::Batch& batch, std::span<const std::int32_t> token_ids) {
+Result<std::vector<float>> InProcessRing::run(const wire::Batch& batch,
+                                              std::span<const std::int32_t> token_ids) {
   Impl& r = *impl_;
   const std::uint32_t n_embd = r.model->params().n_embd;
   std::vector<float> rows(token_ids.size() * n_embd);
@@ -71,9 +74,14 @@ Result<std::vector<float>> InProcessRing::run(const wire::Batch& batch, std::spa
                                     .n_steps = static_cast<std::uint16_t>(r.windows.size())};
   std::vector<std::uint8_t> bytes;
   for (std::size_t step = 0; step < r.windows.size(); ++step) {
-    wire::BatchFrame frame = {.epoch = 1, .step = static_cast<std::uint16_t>(step), .batch = batch,
-                              .encoding = r.options.encoding, .n_embd = n_embd, .hidden = {}};
-    if (!batch.operations_only) HEARTH_TRY_VOID(wire::encode_hidden(r.options.encoding, rows, n_embd, frame.hidden));
+    wire::BatchFrame frame = {.epoch = 1,
+                              .step = static_cast<std::uint16_t>(step),
+                              .batch = batch,
+                              .encoding = r.options.encoding,
+                              .n_embd = n_embd,
+                              .hidden = {}};
+    if (!batch.operations_only)
+      HEARTH_TRY_VOID(wire::encode_hidden(r.options.encoding, rows, n_embd, frame.hidden));
     wire::encode(frame, bytes);
     HEARTH_TRY(const wire::BatchFrame received, wire::decode_batch_frame(bytes, limits));
     compute::Window& window = *r.windows[step];
@@ -96,8 +104,10 @@ Result<InProcessRing::Greedy> InProcessRing::greedy(std::span<const std::int32_t
     wire::Batch batch;
     batch.id = ++id;
     for (std::size_t i = 0; i < count; ++i, ++position)
-      batch.tokens.push_back({.position = static_cast<std::int32_t>(position), .cell = position,
-                              .sequences = wire::SequenceSet::of(0), .output = output_last && i + 1 == count});
+      batch.tokens.push_back({.position = static_cast<std::int32_t>(position),
+                              .cell = position,
+                              .sequences = wire::SequenceSet::of(0),
+                              .output = output_last && i + 1 == count});
     return batch;
   };
   std::vector<float> row;
@@ -117,9 +127,15 @@ Result<InProcessRing::Greedy> InProcessRing::greedy(std::span<const std::int32_t
   return result;
 }
 
-const model::ModelFile& InProcessRing::model() const { return *impl_->model; }
-std::span<const std::unique_ptr<compute::Window>> InProcessRing::windows() const { return impl_->windows; }
-const plan::Plan& InProcessRing::plan() const { return impl_->plan; }
+const model::ModelFile& InProcessRing::model() const {
+  return *impl_->model;
+}
+std::span<const std::unique_ptr<compute::Window>> InProcessRing::windows() const {
+  return impl_->windows;
+}
+const plan::Plan& InProcessRing::plan() const {
+  return impl_->plan;
+}
 
 std::int32_t argmax(std::span<const float> row) {
   return static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin());

@@ -1,7 +1,7 @@
 // InProcessRing: the real windows of a ring, each device with its own buffers, in one process and thread.
 //
-// Every hop passes through the wire codec, so what is tested is what a link would carry. Used by the exactness and
-// equivalence tests; the sockets have tests of their own.
+// Every hop passes through the wire codec, so what is tested is what a link would carry. Used by the
+// exactness and equivalence tests; the sockets have tests of their own.
 #pragma once
 
 #include <memory>
@@ -34,14 +34,17 @@ struct RingOptions {
 
 class InProcessRing {
  public:
-  [[nodiscard]] static Result<std::unique_ptr<InProcessRing>> create(const std::string& model_path, const RingOptions& options);
+  [[nodiscard]] static Result<std::unique_ptr<InProcessRing>> create(const std::string& model_path,
+                                                                     const RingOptions& options);
   ~InProcessRing();
 
-  // Runs one batch through all steps; token_ids as long as batch.tokens. Returns the logits of the output rows,
-  // [n_outputs][n_vocab].
-  [[nodiscard]] Result<std::vector<float>> run(const wire::Batch& batch, std::span<const std::int32_t> token_ids);
+  // Runs one batch through all steps; token_ids as long as batch.tokens. Returns the logits of the output
+  // rows, [n_outputs][n_vocab].
+  [[nodiscard]] Result<std::vector<float>> run(const wire::Batch& batch,
+                                               std::span<const std::int32_t> token_ids);
 
-  // One sequence from an empty cache: the prompt in chunks of n_ubatch, then n greedy tokens. logits: one row per token.
+  // One sequence from an empty cache: the prompt in chunks of n_ubatch, then n greedy tokens. logits: one row
+  // per token.
   struct Greedy {
     std::vector<std::int32_t> tokens;
     std::vector<std::vector<float>> logits;

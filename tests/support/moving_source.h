@@ -1,5 +1,5 @@
-// MovingSource: a WeightSource that puts every segment at another address each time it is acquired and spoils the old place, so
-// that whoever keeps a pointer to weights is found out.
+// MovingSource: a WeightSource that puts every segment at another address each time it is acquired and spoils
+// the old place, so that whoever keeps a pointer to weights is found out.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,8 @@ namespace hearth::testing {
 
 class MovingSource final : public residency::WeightSource {
  public:
-  MovingSource(residency::WeightSource& origin, const model::ModelFile& model) : origin_(origin), model_(model) {}
+  MovingSource(residency::WeightSource& origin, const model::ModelFile& model)
+      : origin_(origin), model_(model) {}
 
   Result<std::span<const residency::TensorPlace>> acquire(model::SegmentId id) override {
     HEARTH_TRY(const auto places, origin_.acquire(id));
