@@ -136,6 +136,26 @@ void count_interrupts() {
 int interrupts() { return interrupt_count; }
 void clear_interrupts() { interrupt_count = 0; }
 
+void wait_for_interrupt() {
+  // Blocked except inside sigsuspend, so that a signal between the check and the wait is not missed.
+  sigset_t block, before;
+  sigemptyset(&block);
+  sigaddset(&block, SIGINT);
+  sigaddset(&block, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &block, &before);
+  sigset_t open = before;
+  sigdelset(&open, SIGINT);
+  sigdelset(&open, SIGTERM);
+  while (interrupt_count == 0) sigsuspend(&open);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0 || name[0] == '\0') return "device";
+  return name.data();
+}
+
 bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
 bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }

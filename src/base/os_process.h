@@ -47,6 +47,12 @@ void count_interrupts();
 // Forgets those counted so far: the interrupt has been acted on.
 void clear_interrupts();
 
+// Waits until the first one is counted.
+void wait_for_interrupt();
+
+// This machine's name, "device" when it has none.
+[[nodiscard]] std::string host_name();
+
 [[nodiscard]] bool stdin_is_terminal();
 [[nodiscard]] bool stdout_is_terminal();
 [[nodiscard]] bool stderr_is_terminal();

@@ -134,8 +134,9 @@ Result<Value> read_string_array(HeaderReader& reader, std::uint64_t count, std::
   HEARTH_TRY_VOID(reader.expect(count, kMinStringBytes, what));
   StringArray values;
   values.reserve(count);
+  const std::string what_string = std::format("a string of {}", what);
   for (std::uint64_t i = 0; i < count; ++i) {
-    HEARTH_TRY(const auto text, reader.string(kMaxStringBytes, what));
+    HEARTH_TRY(const auto text, reader.string(kMaxStringBytes, what_string));
     values.push_back(text);
   }
   values.shrink_to_fit();
