@@ -125,6 +125,14 @@ Actions HeadSession::on_control(const DeviceKey& from, const wire::ControlMessag
   return out;
 }
 
+Actions HeadSession::on_unreadable(const DeviceKey& from, const Error& error, TimePoint) {
+  Actions out;
+  Worker* worker = find(from);
+  if (is_running() && worker != nullptr)
+    fail_session(Error{error.code, std::format("{}: {}", who(*worker), error.message)}, out);
+  return out;
+}
+
 void HeadSession::break_rules(const Worker& from, const wire::ControlMessage& message, Actions& out) {
   fail_session(Error{ErrorCode::kProtocol, std::format("{} sent a {}, which it may not do here", who(from),
                                                        wire::message_name(message))},
@@ -169,6 +177,7 @@ Result<Actions> HeadSession::prepare(const plan::Plan& plan, const EpochOptions&
     return fail(ErrorCode::kInvalidArgument, "{} epochs are held already, retire one first", epochs_.size());
   if (plan.devices.empty() || plan.devices.front() != options_.name)
     return fail(ErrorCode::kInvalidArgument, "the first device of a plan must be the head {}", options_.name);
+  const std::uint32_t epoch_number = last_epoch_ == 0 ? options_.first_epoch : last_epoch_ + 1;
   std::vector<wire::Member> members{{.name = options_.name, .key = options_.key}};
   for (std::size_t i = 1; i < plan.devices.size(); ++i) {
     const auto worker =
@@ -179,7 +188,7 @@ Result<Actions> HeadSession::prepare(const plan::Plan& plan, const EpochOptions&
     members.push_back({worker->info.name, worker->info.key, worker->info.address});
   }
   HEARTH_TRY(wire::Prepare message,
-             make_prepare(last_epoch_ + 1, options_.model, plan, options, std::move(members)));
+             make_prepare(epoch_number, options_.model, plan, options, std::move(members)));
 
   Actions out;
   last_epoch_ = message.epoch;
@@ -292,9 +301,10 @@ void HeadSession::report_missing(Actions& out) {
                             ? std::format("{} cannot be reached", name)
                             : std::format("{} cannot be reached: {}", name, worker.last_error));
     else if (worker.meeting == Meeting::kGreeted)
-      missing.push_back(
-          std::format("{} does not answer: is this device ({}) reachable from there, and its key allowed?",
-                      name, options_.key.short_hex()));
+      missing.push_back(std::format(
+          "{} does not answer: see its own messages; it may not reach this device ({}), not know its "
+          "key or run another version",
+          name, options_.key.short_hex()));
     else
       missing.push_back(
           std::format("the data port {} of {} cannot be reached", worker.info.address.data_port, name));

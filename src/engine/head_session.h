@@ -40,6 +40,9 @@ struct HeadOptions {
   std::string name{};
   std::string version{};  // of the program
   wire::ModelId model{};
+  // Of the first plan; later ones count up. Another one for each start of the program (seconds since 1970
+  // will do): a frame that an earlier head left in a queue must not look like one of ours.
+  std::uint32_t first_epoch = 1;
   std::vector<WorkerContact> workers{};  // may be empty: a ring of one
   LivenessOptions liveness{};
   Milliseconds contact_timeout{15'000};  // for every worker to answer
@@ -67,6 +70,8 @@ class HeadSession {
   // key, or it is ours.
   [[nodiscard]] Result<Actions> start(TimePoint now);
   [[nodiscard]] Actions on_control(const DeviceKey& from, const wire::ControlMessage& message, TimePoint now);
+  // A control message that decode_control refused, with its error: another version, or broken rules.
+  [[nodiscard]] Actions on_unreadable(const DeviceKey& from, const Error& error, TimePoint now);
   [[nodiscard]] Actions on_peer_up(const DeviceKey& peer, TimePoint now);
   [[nodiscard]] Actions on_peer_gone(const DeviceKey& peer, const Error& error, TimePoint now);
   void on_data(const DeviceKey& from, TimePoint now) { liveness_.heard(from, now); }
@@ -143,7 +148,7 @@ class HeadSession {
   State state_ = State::kContacting;
   std::vector<Worker> workers_;
   std::map<std::uint32_t, Epoch> epochs_;
-  std::uint32_t last_epoch_ = 0;
+  std::uint32_t last_epoch_ = 0;  // 0: none yet
   LinkSet links_;
   Liveness liveness_;
   StuckWatch own_stuck_;

@@ -376,6 +376,20 @@ TEST_F(Worker, LeavesAHeadThatBreaksTheRules) {
   }
 }
 
+TEST_F(Worker, TellsWhoSentWhatCannotBeRead) {
+  const Error unreadable{ErrorCode::kVersionMismatch, "the peer speaks version 2 of the protocol"};
+  actions = session.on_unreadable(test_key(0), unreadable, now);
+  EXPECT_THAT(log_of(actions), HasSubstr("10101010: the peer speaks version 2"));
+  EXPECT_THAT(all<Send>(actions), IsEmpty());
+  join();
+  activate(1);
+  actions = session.on_unreadable(test_key(2), unreadable, now);
+  EXPECT_THAT(sent<wire::Failed>(actions)[0].second.message,
+              HasSubstr("worker2 (10.0.0.3:7002): the peer speaks"));
+  actions = session.on_unreadable(test_key(0), unreadable, now);
+  EXPECT_EQ(session.state(), WorkerSession::State::kIdle);
+}
+
 TEST_F(Worker, BeatsFasterWhileItHoldsAnEpochAndReportsProgress) {
   join();
   pass(10s, {0});
@@ -548,6 +562,14 @@ TEST_F(Head, RefusesAnotherVersionOrModel) {
   other.major = 2;
   receive(1, other);
   EXPECT_THAT(failure(), HasSubstr("worker1 speaks protocol 2.0"));
+}
+
+TEST_F(Head, TellsWhoSentWhatCannotBeRead) {
+  actions = session.start(now).value();
+  up(1);
+  actions = session.on_unreadable(test_key(1),
+                                  Error{ErrorCode::kVersionMismatch, "the peer speaks version 2"}, now);
+  EXPECT_THAT(failure(), HasSubstr("(10.0.0.2:7001): the peer speaks version 2"));
 }
 
 TEST_F(Head, SaysWhatAWorkerRefused) {

@@ -64,6 +64,18 @@ Actions WorkerSession::on_control(const DeviceKey& from, const wire::ControlMess
   return out;
 }
 
+Actions WorkerSession::on_unreadable(const DeviceKey& from, const Error& error, TimePoint) {
+  Actions out;
+  const Error named{error.code, std::format("{}: {}", who(from), error.message)};
+  if (head_ == from)
+    leave_head(named, Farewell::kGoodbye, out);
+  else if (is_member(from))
+    fail_epochs_with(from, named, out);
+  else
+    log(out, LogLevel::kWarning, "ignored a message of {}", named.message);
+  return out;
+}
+
 void WorkerSession::break_rules(const DeviceKey& from, const wire::ControlMessage& message, Actions& out) {
   const Error error{ErrorCode::kProtocol, std::format("{} sent a {}, which it may not do here", who(from),
                                                       wire::message_name(message))};

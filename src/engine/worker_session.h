@@ -50,6 +50,8 @@ class WorkerSession {
   [[nodiscard]] Actions start(TimePoint now);
   // `from` is the key that the handshake proved.
   [[nodiscard]] Actions on_control(const DeviceKey& from, const wire::ControlMessage& message, TimePoint now);
+  // A control message that decode_control refused, with its error: another version, or broken rules.
+  [[nodiscard]] Actions on_unreadable(const DeviceKey& from, const Error& error, TimePoint now);
   [[nodiscard]] Actions on_peer_up(const DeviceKey& peer, TimePoint now);
   [[nodiscard]] Actions on_peer_gone(const DeviceKey& peer, const Error& error, TimePoint now);
   // Data frames count as a sign of life.
