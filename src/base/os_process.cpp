@@ -20,9 +20,13 @@ namespace {
 constexpr std::chrono::milliseconds kEndTimeout{3000};
 
 std::atomic<int> interrupt_count{0};
+std::array<int, 2> interrupt_pipe{-1, -1};
 
 extern "C" void on_interrupt(int) {
   if (++interrupt_count >= 3) _exit(130);
+  const int before = errno;
+  [[maybe_unused]] const ssize_t written = write(interrupt_pipe[1], "", 1);
+  errno = before;
 }
 
 }  // namespace
@@ -126,6 +130,7 @@ Result<std::string> Child::read_line(std::chrono::milliseconds timeout) {
 std::filesystem::path own_program() { return std::filesystem::read_symlink("/proc/self/exe"); }
 
 void count_interrupts() {
+  if (interrupt_pipe[0] < 0) HEARTH_CHECK(pipe2(interrupt_pipe.data(), O_CLOEXEC) == 0);
   struct sigaction action {};
   action.sa_handler = on_interrupt;
   sigemptyset(&action.sa_mask);
@@ -137,17 +142,11 @@ int interrupts() { return interrupt_count; }
 void clear_interrupts() { interrupt_count = 0; }
 
 void wait_for_interrupt() {
-  // Blocked except inside sigsuspend, so that a signal between the check and the wait is not missed.
-  sigset_t block, before;
-  sigemptyset(&block);
-  sigaddset(&block, SIGINT);
-  sigaddset(&block, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &block, &before);
-  sigset_t open = before;
-  sigdelset(&open, SIGINT);
-  sigdelset(&open, SIGTERM);
-  while (interrupt_count == 0) sigsuspend(&open);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  // The pipe works whichever thread the signal was delivered to.
+  while (interrupt_count == 0) {
+    char byte = 0;
+    if (read(interrupt_pipe[0], &byte, 1) < 0 && errno != EINTR) return;
+  }
 }
 
 std::string host_name() {
