@@ -37,7 +37,7 @@ struct OracleOptions {
   std::uint32_t n_ctx = 512;  // cells; libllama rounds up to 256
   std::uint32_t n_batch = 512;
   std::uint32_t n_ubatch = 512;
-  std::int32_t n_threads = 2;  // for one token and for many
+  std::int32_t n_threads = 1;  // for one token and for many
   bool repack = true;          // use_extra_bufts: repacked weights where the CPU has kernels for them
   Flash flash = Flash::kAuto;
   KvType kv_type = KvType::kF16;

@@ -4,6 +4,8 @@
 // operation parameters, and the sources with their shapes and buffers. It is the reference for the graphs of
 // src/compute: two graphs with the same lines give the same bits. With --values each node is computed alone
 // and a hash of its bytes and its first values are printed, to find the first node that differs.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -109,11 +111,13 @@ std::string value_line(const ggml_tensor* t) {
   for (const std::uint8_t b : bytes) hash = (hash ^ b) * 1099511628211ull;
   std::string text = std::format("\n        hash {:016x}", hash);
   if (t->type == GGML_TYPE_F32) {
-    for (std::size_t i = 0; i < 4 && (i + 1) * sizeof(float) <= bytes.size(); ++i) {
-      float value = 0;
-      std::memcpy(&value, bytes.data() + i * sizeof(float), sizeof value);
-      text += std::format(" {:.9g}", value);
-    }
+    std::vector<float> values(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+    for (std::size_t i = 0; i < std::min<std::size_t>(4, values.size()); ++i)
+      text += std::format(" {:.9g}", values[i]);
+    float largest = 0;
+    for (const float x : values) largest = std::isnan(x) ? x : std::max(largest, std::abs(x));
+    text += std::format(" … largest {:.4g}", largest);
   }
   return text;
 }

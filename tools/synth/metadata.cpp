@@ -112,7 +112,8 @@ Result<Vocabulary> copy_tokenizer(gguf_context* to, const std::filesystem::path&
   return v;
 }
 
-// <unk>, <s>, </s> and the 256 bytes: the smallest SPM vocabulary that can write any text.
+// <unk>, <s>, </s>, the 256 bytes and the space, which SPM writes as U+2581: the smallest vocabulary for any
+// text.
 Vocabulary make_tokenizer(gguf_context* to) {
   Vocabulary v{.tokens = {"<unk>", "<s>", "</s>"},
                .types = {kTypeUnknown, kTypeControl, kTypeControl},
@@ -122,6 +123,9 @@ Vocabulary make_tokenizer(gguf_context* to) {
     v.types.push_back(kTypeByte);
     v.scores.push_back(0);
   }
+  v.tokens.emplace_back("\xE2\x96\x81");
+  v.types.push_back(kTypeNormal);
+  v.scores.push_back(0);
   gguf_set_val_str(to, "tokenizer.ggml.model", "llama");
   gguf_set_val_str(to, "tokenizer.ggml.pre", "default");
   gguf_set_val_u32(to, "tokenizer.ggml.unknown_token_id", 0);

@@ -41,7 +41,7 @@ struct SynthSpec {
   // A ggml type name ("F16", "Q4_K", any case) for all matrices, or a mix ("Q4_K_M", "Q5_K_M") as llama.cpp
   // makes it.
   std::string type = "F16";
-  // GGUF whose tokenizer.* keys are copied. Empty: a byte-level SPM vocabulary is made (259 tokens).
+  // GGUF whose tokenizer.* keys are copied. Empty: an SPM vocabulary of bytes is made (260 tokens).
   std::filesystem::path vocab_from;
   std::uint64_t seed = 1;
   bool qkv_bias = false;  // attn_{q,k,v}.bias where the architecture may have them (llama); qwen2 always has

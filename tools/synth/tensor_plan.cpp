@@ -248,11 +248,13 @@ Result<std::vector<PlannedTensor>> plan_tensors(const SynthSpec& spec, std::uint
   const std::int64_t n_embd = s.n_embd, n_ff = s.n_ff, head_dim = s.head_dim;
   const std::int64_t n_embd_q = head_dim * s.n_head, n_embd_kv = head_dim * s.n_head_kv;
   const bool bias = arch->always_qkv_bias || spec.qkv_bias;
-  // Past the outlier layer a norm divides by about kOutlierTarget / sqrt(n_embd / kOutlierChannels); the gain
-  // undoes it.
+  // Past the outlier layer a norm divides by the outliers' root mean square, whatever the other channels are:
+  // nothing holds those back any more, and the feed-forward part is quadratic. So inside the layers their
+  // gain stays small.
   const std::uint32_t outlier_layer = std::min<std::uint32_t>(1, s.n_layer - 1);
-  const float norm_after_outliers =
-      kOutlierTarget * std::sqrt(static_cast<float>(kOutlierChannels) / static_cast<float>(n_embd)) * 0.4f;
+  const float outlier_rms =
+      kOutlierTarget * std::sqrt(static_cast<float>(kOutlierChannels) / static_cast<float>(n_embd));
+  const float layer_norm_gain = outlier_rms * 0.1f, output_norm_gain = outlier_rms * 0.5f;
 
   std::vector<PlannedTensor> tensors;
   const auto matrix = [&](std::string name, ggml_type type, std::int64_t n_in, std::int64_t n_out,
@@ -267,10 +269,10 @@ Result<std::vector<PlannedTensor>> plan_tensors(const SynthSpec& spec, std::uint
     return tensors.emplace_back(PlannedTensor{
         .name = std::move(name), .n_in = n, .one_dimensional = true, .fill = fill, .scale = scale});
   };
-  const auto residual_norm = [&](std::string name, bool after_outliers) {
+  const auto residual_norm = [&](std::string name, bool after_outliers, float gain_after) {
     PlannedTensor& t = vector(std::move(name), n_embd, Fill::kNorm, 1);
     if (spec.outliers && after_outliers) {
-      t.scale = norm_after_outliers;
+      t.scale = gain_after;
       t.outlier_gain = 0;
     }
   };
@@ -280,7 +282,7 @@ Result<std::vector<PlannedTensor>> plan_tensors(const SynthSpec& spec, std::uint
       matrix("token_embd.weight", s.tied ? head_type : types->base, n_embd, n_vocab, 1);
   embedding.scale = kEmbeddingStd;
   if (!can_be_embedding(embedding.type)) embedding.type = GGML_TYPE_F16;
-  residual_norm("output_norm.weight", true);
+  residual_norm("output_norm.weight", true, output_norm_gain);
   if (!s.tied) matrix("output.weight", head_type, n_embd, n_vocab, kLogitStd);
   if (spec.rope_freqs) vector("rope_freqs.weight", head_dim / 2, Fill::kRopeFreqs, 1);
 
@@ -288,7 +290,7 @@ Result<std::vector<PlannedTensor>> plan_tensors(const SynthSpec& spec, std::uint
     const auto name = [il](std::string_view part) { return std::format("blk.{}.{}", il, part); };
     const ggml_type raised = types->mix && gets_more_bits(il, s.n_layer) ? GGML_TYPE_Q6_K : types->base;
     const float qk_gain = arch->qk_norm ? 1.0f : kQueryKeyGain;
-    residual_norm(name("attn_norm.weight"), il > outlier_layer);
+    residual_norm(name("attn_norm.weight"), il > outlier_layer, layer_norm_gain);
     matrix(name("attn_q.weight"), types->base, n_embd, n_embd_q, qk_gain);
     if (bias) vector(name("attn_q.bias"), n_embd_q, Fill::kNormal, 0.5f);
     matrix(name("attn_k.weight"), types->base, n_embd, n_embd_kv, qk_gain);
@@ -300,7 +302,7 @@ Result<std::vector<PlannedTensor>> plan_tensors(const SynthSpec& spec, std::uint
       vector(name("attn_k_norm.weight"), head_dim, Fill::kNorm, kQueryKeyGain);
     }
     matrix(name("attn_output.weight"), types->base, n_embd_q, n_embd, 1);
-    residual_norm(name("ffn_norm.weight"), il > outlier_layer);
+    residual_norm(name("ffn_norm.weight"), il > outlier_layer, layer_norm_gain);
     matrix(name("ffn_gate.weight"), types->base, n_embd, n_ff, 1);
     PlannedTensor& up = matrix(name("ffn_up.weight"), types->base, n_embd, n_ff, 1);
     if (spec.outliers && il == outlier_layer) up.scale *= kOutlierUpGain;
