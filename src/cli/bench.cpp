@@ -1,0 +1,95 @@
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "base/os_process.h"
+#include "cli/console.h"
+#include "cli/generate.h"
+#include "cli/verbs.h"
+
+namespace hearth::cli {
+namespace {
+
+struct Flags {
+  ModelFlags model;
+  RingFlags ring;
+  std::uint32_t n_prompt = 512;
+  std::uint32_t n_generate = 64;
+  std::uint32_t repetitions = 5;
+  bool json = false;
+};
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  const std::size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+int run(const Flags& flags) {
+  auto options = flags.ring.head_options(flags.model);
+  if (!options) return report(options.error());
+  auto key = flags.ring.key();
+  if (!key) return report(key.error());
+  count_interrupts();
+  const auto head = node::HeadNode::start(*options, std::move(*key));
+  if (!head) return report(head.error());
+  node::HeadNode& h = **head;
+  std::fprintf(stderr, "%s", describe(h.ring()).c_str());
+
+  // Any tokens do: the work does not depend on which they are.
+  std::vector<model::Token> prompt(flags.n_prompt);
+  for (std::size_t i = 0; i < prompt.size(); ++i)
+    prompt[i] = static_cast<model::Token>((i * 7919 + 17) % h.model().params().n_vocab);
+  node::GenerateOptions generate_options;
+  generate_options.sampling.temperature = 0;
+  generate_options.max_tokens = flags.n_generate;
+  generate_options.ignore_end = true;
+  std::vector<double> prefill, decode;
+  for (std::uint32_t i = 0; i < flags.repetitions + 1; ++i) {  // the first warms up and is not counted
+    const auto done = generate(h, prompt, generate_options, [](const std::string&) {});
+    if (!done) return report(done.error());
+    if (done->reason == node::FinishReason::kStopped) return kInterrupted;
+    if (i == 0) continue;
+    prefill.push_back(std::chrono::duration<double>(done->timings.prompt).count());
+    decode.push_back(std::chrono::duration<double>(done->timings.decode).count() / (done->timings.n_generated - 1));
+  }
+  std::uint64_t bytes = h.model().segment_bytes(model::SegmentId::output());
+  for (std::uint32_t il = 0; il < h.model().params().n_layer; ++il)
+    bytes += h.model().segment_bytes(model::SegmentId::of_layer(il));
+  const double ttft = median(prefill), tpot = median(decode);
+  if (flags.json) {
+    nlohmann::ordered_json j = {{"model", flags.model.model}, {"n_prompt", flags.n_prompt}, {"n_generate", flags.n_generate},
+                                {"threads", flags.model.threads()}, {"devices", h.ring().plan.devices.size()},
+                                {"ttft_s", ttft}, {"tpot_s", tpot}, {"ttft_s_all", prefill}, {"tpot_s_all", decode},
+                                {"weight_bytes_per_token", bytes},
+                                {"weight_bytes_per_s", static_cast<double>(bytes) / tpot}};
+    std::printf("%s\n", j.dump(2).c_str());
+    return kOk;
+  }
+  std::printf("prefill %u tokens: %.1f ms, %.1f tokens/s\n", flags.n_prompt, ttft * 1e3, flags.n_prompt / ttft);
+  std::printf("decode: %.2f ms a token, %.1f tokens/s, weights read at %.1f GB/s\n", tpot * 1e3, 1 / tpot,
+              static_cast<double>(bytes) / tpot / 1e9);
+  std::printf("medians of %u runs; least and most: prefill %.1f-%.1f ms, decode %.2f-%.2f ms\n", flags.repetitions,
+              std::ranges::min(prefill) * 1e3, std::ranges::max(prefill) * 1e3, std::ranges::min(decode) * 1e3,
+              std::ranges::max(decode) * 1e3);
+  return kOk;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, int& exit) {
+  auto* verb = app.add_subcommand("bench", "measure prefill and decode, alone or with workers");
+  const auto flags = std::make_shared<Flags>();
+  flags->model.add(*verb);
+  verb->add_option("--prompt-tokens", flags->n_prompt, "length of the prompt")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  verb->add_option("-n,--predict", flags->n_generate, "tokens to generate")->check(CLI::Range(2, 1 << 20))->capture_default_str();
+  verb->add_option("-r,--repetitions", flags->repetitions, "runs that count")->check(CLI::Range(1, 1000))->capture_default_str();
+  verb->add_flag("--json", flags->json, "every run, as JSON");
+  flags->ring.add(*verb);
+  verb->footer("Example: hearth bench -m model.gguf --prompt-tokens 128 -r 10");
+  verb->callback([flags, &exit] { exit = run(*flags); });
+}
+
+}  // namespace hearth::cli

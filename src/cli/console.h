@@ -1,0 +1,98 @@
+// Console: what the verbs share when they talk to people: errors, progress on a terminal, option groups.
+//
+// Results go to standard output, everything else to standard error.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/actions.h"
+#include "engine/plan_rules.h"
+#include "net/keys.h"
+#include "node/head.h"
+
+namespace hearth::cli {
+
+// Exit codes of the program, documented in `hearth --help`.
+enum ExitCode : int {
+  kOk = 0,
+  kError = 1,       // anything without a number of its own
+  kUsage = 2,       // a flag or value that cannot be
+  kBadModel = 3,    // the model file is damaged, unsupported or not the ring's
+  kNoMemory = 4,    // it would not fit
+  kRing = 5,        // a device is gone, silent, refused or not allowed
+  kInterrupted = 130,
+};
+
+[[nodiscard]] int exit_code(ErrorCode code);
+// Prints "hearth: MESSAGE" and gives the exit code.
+[[nodiscard]] int report(const Error& error);
+
+// Prints log lines at or above `least`.
+void print_log(engine::LogLevel level, const std::string& text, engine::LogLevel least);
+
+// A bar with rate and time left on a terminal's standard error; nothing elsewhere.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::string what);
+  ~ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  void update(std::uint64_t done_bytes, std::uint64_t total_bytes);
+
+ private:
+  std::string what_;
+  bool shown_ = false;
+  std::chrono::steady_clock::time_point start_, last_;
+};
+
+// Options that run, bench and worker share.
+struct ModelFlags {
+  std::string model;
+  std::uint32_t n_threads = 0;  // 0: one per core
+  std::string memory;           // "", or a size
+  void add(CLI::App& app);
+  [[nodiscard]] std::uint32_t threads() const;
+  [[nodiscard]] Result<std::uint64_t> memory_bytes() const;
+};
+
+// Options of a head: context, split, workers.
+struct RingFlags {
+  std::uint32_t n_ctx = 4096;
+  std::uint32_t n_ubatch = 512;
+  std::string kv_type = "f16";
+  std::string link_type = "auto";
+  bool no_repack = false;
+  bool no_flash_attention = false;
+  std::vector<std::string> workers;   // KEY@HOST:PORT
+  std::string key_file;
+  std::string listen;                 // HOST[:PORT]
+  std::string windows;                // "8,8,4"
+  std::uint32_t rounds = 1;
+  bool verbose = false;
+  void add(CLI::App& app);
+  // Fills a head's options; kInvalidArgument names the flag.
+  [[nodiscard]] Result<node::HeadNodeOptions> head_options(const ModelFlags& model) const;
+  // The head's identity: its key file, or a fresh one for a ring of one.
+  [[nodiscard]] Result<net::KeyPair> key() const;
+};
+
+// "HOST:PORT", "[v6]:PORT"; the port may be missing when `default_port` is given.
+struct HostPort {
+  std::string host;
+  std::uint16_t port = 0;
+};
+[[nodiscard]] Result<HostPort> parse_host_port(std::string_view text, int default_port = -1);
+// "KEY@HOST:PORT"
+[[nodiscard]] Result<node::WorkerAddress> parse_worker(std::string_view text);
+[[nodiscard]] Result<std::vector<std::uint32_t>> parse_windows(std::string_view text);
+
+// "ring of 3: …" as people read it.
+[[nodiscard]] std::string describe(const node::RingReport& ring);
+[[nodiscard]] std::string describe(const node::Timings& timings);
+
+}  // namespace hearth::cli

@@ -1,0 +1,131 @@
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/os_process.h"
+#include "cli/console.h"
+#include "cli/generate.h"
+#include "cli/verbs.h"
+#include "model/chat_template.h"
+
+namespace hearth::cli {
+namespace {
+
+struct Flags {
+  ModelFlags model;
+  RingFlags ring;
+  SamplingFlags sampling;
+  std::optional<std::string> prompt;
+  std::string file;
+  bool raw = false;
+  std::string system;
+};
+
+Result<std::string> read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return fail(ErrorCode::kNotFound, "cannot read the prompt file {}", path);
+  return std::string(std::istreambuf_iterator<char>(in), {});
+}
+
+// The prompt from -p, -f or a pipe; none: a chat.
+Result<std::optional<std::string>> prompt_text(const Flags& flags) {
+  if (flags.prompt) return *flags.prompt;
+  if (!flags.file.empty()) {
+    HEARTH_TRY(std::string text, read_file(flags.file));
+    return text;
+  }
+  if (!stdin_is_terminal()) return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  return std::nullopt;
+}
+
+// One question, one answer.
+int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, const std::string& text) {
+  std::vector<model::ChatMessage> messages;
+  if (!flags.system.empty()) messages.push_back({"system", flags.system});
+  messages.push_back({"user", text});
+  auto tokens = flags.raw ? prompter.raw(text) : prompter.chat(messages);
+  if (!tokens) return report(tokens.error());
+  const auto done = generate(head, std::move(*tokens), flags.sampling.options(), [](const std::string& piece) {
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+  });
+  std::printf("\n");
+  if (!done) return report(done.error());
+  std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
+  return done->reason == node::FinishReason::kStopped ? kInterrupted : kOk;
+}
+
+// A conversation on a terminal. Ctrl-C ends an answer, at the prompt or twice the program.
+int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
+  std::vector<model::ChatMessage> messages;
+  if (!flags.system.empty()) messages.push_back({"system", flags.system});
+  std::fprintf(stderr, "Chat with %s. An empty line or Ctrl-D ends it, Ctrl-C ends an answer.\n", flags.model.model.c_str());
+  while (true) {
+    std::fprintf(stderr, "> ");
+    const auto line = read_terminal_line();
+    if (!line || line->empty()) return interrupts() > 0 ? kInterrupted : kOk;
+    messages.push_back({"user", *line});
+    auto tokens = prompter.chat(messages);
+    if (!tokens) return report(tokens.error());
+    std::string text;
+    const auto done = generate(head, std::move(*tokens), flags.sampling.options(), [&text](const std::string& piece) {
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      std::fflush(stdout);
+      text += piece;
+    });
+    std::printf("\n");
+    if (!done) return report(done.error());
+    if (interrupts() > 1) return kInterrupted;
+    clear_interrupts();
+    messages.push_back({"assistant", text});
+    if (flags.ring.verbose) std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
+  }
+}
+
+int run(const Flags& flags) {
+  const auto text = prompt_text(flags);
+  if (!text) return report(text.error());
+  auto options = flags.ring.head_options(flags.model);
+  if (!options) return report(options.error());
+  auto key = flags.ring.key();
+  if (!key) return report(key.error());
+  count_interrupts();
+  std::unique_ptr<node::HeadNode> head;
+  {
+    ProgressBar bar("loading");
+    options->load_progress = [&bar](std::uint64_t done, std::uint64_t total) { bar.update(done, total); };
+    auto started = node::HeadNode::start(*options, std::move(*key));
+    if (!started) return report(started.error());
+    head = std::move(*started);
+  }
+  if (flags.ring.verbose || !options->workers.empty()) std::fprintf(stderr, "%s", describe(head->ring()).c_str());
+  const auto prompter = Prompter::create(*head, flags.raw);
+  if (!prompter) return report(prompter.error());
+  return *text ? answer(*head, *prompter, flags, **text) : chat(*head, *prompter, flags);
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, int& exit) {
+  auto* verb = app.add_subcommand("run", "answer a prompt, or chat on a terminal; alone or with workers");
+  const auto flags = std::make_shared<Flags>();
+  flags->model.add(*verb);
+  verb->add_option("-p,--prompt", flags->prompt, "the prompt (default: a pipe on standard input, else a chat)");
+  verb->add_option("-f,--file", flags->file, "file with the prompt");
+  verb->add_option("--system", flags->system, "system message");
+  verb->add_flag("--raw", flags->raw, "continue the prompt's text as it is, without the model's chat template");
+  flags->sampling.add(*verb);
+  flags->ring.add(*verb);
+  verb->footer(
+      "The text goes to standard output, everything else to standard error.\n"
+      "Examples:\n"
+      "  hearth run -m model.gguf -p 'Who are you?'\n"
+      "  hearth run -m model.gguf --key head.key --worker KEY@192.168.1.7:7700 --temp 0 -f question.txt");
+  verb->callback([flags, &exit] { exit = run(*flags); });
+}
+
+}  // namespace hearth::cli

@@ -1,0 +1,15 @@
+// The verbs of the program: each adds its subcommand, with flags and help, and stores its exit code when it ran.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace hearth::cli {
+
+void add_run(CLI::App& app, int& exit);
+void add_worker(CLI::App& app, int& exit);
+void add_demo(CLI::App& app, int& exit);
+void add_show(CLI::App& app, int& exit);
+void add_bench(CLI::App& app, int& exit);
+void add_keygen(CLI::App& app, int& exit);
+
+}  // namespace hearth::cli
