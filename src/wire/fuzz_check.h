@@ -3,10 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "wire/bytes.h"
 #include "wire/codec.h"
 #include "wire/limits.h"
 
@@ -27,6 +29,15 @@ inline bool check_control_bytes(std::span<const std::uint8_t> bytes) {
 inline constexpr FrameLimits kSmallLimits{.n_ctx = 64, .n_ubatch = 16, .n_embd = 4, .n_steps = 3};
 inline constexpr FrameLimits kWideLimits{
     .n_ctx = kMaxContext, .n_ubatch = kMaxBatchTokens, .n_embd = 1, .n_steps = kMaxSteps};
+
+// The same bytes with a header whose magic, version and length are right, so that fuzzing gets past it.
+inline std::vector<std::uint8_t> repaired(std::span<const std::uint8_t> bytes) {
+  std::vector<std::uint8_t> out(bytes.begin(), bytes.end());
+  if (out.size() < kHeaderBytes) return out;
+  std::ranges::copy(std::array<std::uint8_t, 6>{'H', 'R', 'T', 'H', kProtocolMajor, 0}, out.begin());
+  store_le(static_cast<std::uint32_t>(out.size() - kHeaderBytes), out.data() + 24);
+  return out;
+}
 
 inline void check_hidden(const BatchFrame& frame) {
   const std::size_t n_rows = frame.hidden.size() / hidden_bytes(frame.encoding, 1, frame.n_embd);

@@ -1,6 +1,7 @@
 #include "wire/hidden.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -17,14 +18,15 @@ constexpr std::uint32_t kMagnitude = 0x7fffffff;  // a float without its sign
 constexpr std::uint32_t kFloatInf = 0x7f800000;
 constexpr std::uint16_t kHalfMagnitude = 0x7fff;
 constexpr std::uint16_t kHalfInf = 0x7c00;
-constexpr std::uint32_t kRebias = (127 - 15) << 23;  // between the exponents of float and half
+constexpr std::uint32_t kRebias = (127 - 15) << 23;          // between the exponents of float and half
+constexpr std::uint32_t kSmallestNormal = (127 - 14) << 23;  // 2^-14, the smallest normal half, as a float
 constexpr std::size_t kScaleBytes = 2;
 
 // Scales 2^e with a normal 2^e and 2^-e. The largest magnitude of a row lands in [2^14, 2^15), or below where
 // the row's largest is under 2^-112.
 constexpr int kMinScale = -126;
 constexpr int kMaxScale = 113;
-constexpr float kLargestAtMaxScale = 32752.0f;  // the largest half under 2^15; 2^15 * 2^113 is not a float
+constexpr std::uint16_t kLargestHalfAtMaxScale = 0x77ff;  // 32752: 2^15 * 2^113 is not a float
 
 float power_of_two(int e) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(e + 127) << 23);
@@ -45,28 +47,65 @@ int choose_scale(std::uint32_t largest) {
   return std::max(exponent - 14, kMinScale);
 }
 
-// |x| < 2^16 - 16 after scaling; to nearest, ties to even.
-std::uint16_t half_of(float x, float inverse_scale, float most) {
+// `yes` where value < bound, else `no`; differences must fit an int32. By a mask from the sign, since
+// compilers branch around floating-point operations instead of vectorizing, and widen and narrow a bool.
+std::uint32_t select_below(std::uint32_t value, std::uint32_t bound, std::uint32_t yes, std::uint32_t no) {
+  const auto mask = static_cast<std::uint32_t>(static_cast<std::int32_t>(value - bound) >> 31);
+  return (yes & mask) | (no & ~mask);
+}
+
+// |x * inverse_scale| < 2^15; to nearest, ties to even.
+std::uint16_t half_of(float x, float inverse_scale) {
   const std::uint32_t sign = (std::bit_cast<std::uint32_t>(x) >> 16) & 0x8000;
-  const float magnitude =
-      std::min(std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & kMagnitude) * inverse_scale, most);
+  const float magnitude = std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & kMagnitude) * inverse_scale;
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(magnitude);
   const std::uint32_t normal = (bits - kRebias + 0xfff + ((bits >> 13) & 1)) >> 13;
   // 0.5f has a unit in the last place of 2^-24, the smallest half: the addition rounds for us.
   const std::uint32_t subnormal =
       std::bit_cast<std::uint32_t>(magnitude + 0.5f) - std::bit_cast<std::uint32_t>(0.5f);
-  const std::uint32_t half = static_cast<std::int32_t>(bits) < (113 << 23) ? subnormal : normal;  // 2^-14
-  return static_cast<std::uint16_t>(half | sign);
+  return static_cast<std::uint16_t>(select_below(bits, kSmallestNormal, subnormal, normal) | sign);
 }
 
 // Not for halves that are NaN or Inf.
 float float_of(std::uint16_t half, float scale) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16;
   const std::uint32_t magnitude = half & kHalfMagnitude;
-  const float normal = std::bit_cast<float>((magnitude << 13) + kRebias);
-  const float subnormal = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-24f;
-  const float value = (static_cast<std::int32_t>(magnitude) < 0x400 ? subnormal : normal) * scale;
+  const std::uint32_t normal = (magnitude << 13) + kRebias;
+  const float small = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-24f;
+  const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(small);
+  const float value = std::bit_cast<float>(select_below(magnitude, 0x400, subnormal, normal)) * scale;
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
+}
+
+// Little-endian copies; a plain one where the machine is little-endian itself.
+template <class T, class Bits>
+void copy_out(const T* values, std::size_t n, std::uint8_t* to) {
+  if constexpr (std::endian::native == std::endian::little) {
+    std::memcpy(to, values, n * sizeof(T));
+  } else {
+    for (std::size_t i = 0; i < n; ++i) store_le(std::bit_cast<Bits>(values[i]), to + sizeof(T) * i);
+  }
+}
+
+template <class T, class Bits>
+void copy_in(const std::uint8_t* from, std::size_t n, T* values) {
+  if constexpr (std::endian::native == std::endian::little) {
+    std::memcpy(values, from, n * sizeof(T));
+  } else {
+    for (std::size_t i = 0; i < n; ++i) values[i] = std::bit_cast<T>(load_le<Bits>(from + sizeof(T) * i));
+  }
+}
+
+// Halves pass through a small buffer: payload bytes have no alignment and may alias anything, which stops
+// vectorizing.
+constexpr std::size_t kBlock = 256;
+using Halves = std::array<std::uint16_t, kBlock>;
+
+// What rounded up to 2^15 would be infinite at the highest scale.
+void cap(Halves& halves, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i)
+    if ((halves[i] & kHalfMagnitude) > kLargestHalfAtMaxScale)
+      halves[i] = static_cast<std::uint16_t>((halves[i] & ~kHalfMagnitude) | kLargestHalfAtMaxScale);
 }
 
 void encode_f16_row(const float* row, std::size_t n, std::uint32_t largest, std::uint8_t* to) {
@@ -74,8 +113,13 @@ void encode_f16_row(const float* row, std::size_t n, std::uint32_t largest, std:
   store_le(static_cast<std::uint16_t>(static_cast<std::int16_t>(e)), to);
   to += kScaleBytes;
   const float inverse_scale = power_of_two(-e);
-  const float most = e == kMaxScale ? kLargestAtMaxScale : 65504.0f;
-  for (std::size_t i = 0; i < n; ++i) store_le(half_of(row[i], inverse_scale, most), to + 2 * i);
+  Halves halves;
+  for (std::size_t begin = 0; begin < n; begin += kBlock) {
+    const std::size_t count = std::min(kBlock, n - begin);
+    for (std::size_t i = 0; i < count; ++i) halves[i] = half_of(row[begin + i], inverse_scale);
+    if (e == kMaxScale) cap(halves, count);
+    copy_out<std::uint16_t, std::uint16_t>(halves.data(), count, to + 2 * begin);
+  }
 }
 
 Result<> decode_f16_row(const std::uint8_t* from, std::size_t n, std::size_t index, float* row) {
@@ -84,33 +128,21 @@ Result<> decode_f16_row(const std::uint8_t* from, std::size_t n, std::size_t ind
     return fail(ErrorCode::kProtocol, "hidden row {} has the scale 2^{}, allowed are 2^{} to 2^{}", index, e,
                 kMinScale, kMaxScale);
   from += kScaleBytes;
-  std::int16_t largest = 0;
-  for (std::size_t i = 0; i < n; ++i)
-    largest =
-        std::max(largest, static_cast<std::int16_t>(load_le<std::uint16_t>(from + 2 * i) & kHalfMagnitude));
   const float scale = power_of_two(e);
-  // The conversion is monotonic: when the largest stays finite, all do.
-  const bool finite = largest < kHalfInf && std::bit_cast<std::uint32_t>(float_of(
-                                                static_cast<std::uint16_t>(largest), scale)) < kFloatInf;
-  if (!finite) return fail(ErrorCode::kNumeric, "hidden row {} holds a value that is NaN or infinite", index);
-  for (std::size_t i = 0; i < n; ++i) row[i] = float_of(load_le<std::uint16_t>(from + 2 * i), scale);
-  return {};
-}
-
-void copy_f32(const float* row, std::size_t n, std::uint8_t* to) {
-  if constexpr (std::endian::native == std::endian::little) {
-    std::memcpy(to, row, n * sizeof(float));
-  } else {
-    for (std::size_t i = 0; i < n; ++i) store_le(std::bit_cast<std::uint32_t>(row[i]), to + 4 * i);
+  std::int16_t largest = 0;
+  Halves halves;
+  for (std::size_t begin = 0; begin < n; begin += kBlock) {
+    const std::size_t count = std::min(kBlock, n - begin);
+    copy_in<std::uint16_t, std::uint16_t>(from + 2 * begin, count, halves.data());
+    for (std::size_t i = 0; i < count; ++i)
+      largest = std::max(largest, static_cast<std::int16_t>(halves[i] & kHalfMagnitude));
+    for (std::size_t i = 0; i < count; ++i) row[begin + i] = float_of(halves[i], scale);
   }
-}
-
-void copy_f32(const std::uint8_t* from, std::size_t n, float* row) {
-  if constexpr (std::endian::native == std::endian::little) {
-    std::memcpy(row, from, n * sizeof(float));
-  } else {
-    for (std::size_t i = 0; i < n; ++i) row[i] = std::bit_cast<float>(load_le<std::uint32_t>(from + 4 * i));
-  }
+  // The conversion is monotonic: when the largest is finite, all are.
+  if (largest < kHalfInf &&
+      std::bit_cast<std::uint32_t>(float_of(static_cast<std::uint16_t>(largest), scale)) < kFloatInf)
+    return {};
+  return fail(ErrorCode::kNumeric, "hidden row {} holds a value that is NaN or infinite", index);
 }
 
 }  // namespace
@@ -144,7 +176,7 @@ Result<> encode_hidden(HiddenEncoding encoding, std::span<const float> rows, std
                   n_rows);
     }
     if (encoding == HiddenEncoding::kF32)
-      copy_f32(row, n_embd, to);
+      copy_out<float, std::uint32_t>(row, n_embd, to);
     else
       encode_f16_row(row, n_embd, largest, to);
   }
@@ -166,7 +198,7 @@ Result<> decode_hidden(HiddenEncoding encoding, std::span<const std::uint8_t> pa
       HEARTH_TRY_VOID(decode_f16_row(from, n_embd, index, row));
       continue;
     }
-    copy_f32(from, n_embd, row);
+    copy_in<float, std::uint32_t>(from, n_embd, row);
     if (largest_bits(row, n_embd) >= kFloatInf)
       return fail(ErrorCode::kNumeric, "hidden row {} holds a value that is NaN or infinite", index);
   }
