@@ -108,6 +108,7 @@ done
 keep=()
 while IFS= read -r name; do
   case $name in
+    HEARTH_WITH_PARENT) ;;
     HOME | USER | LOGNAME | TERM | COLORTERM | COLUMNS | LINES | NO_COLOR | TZ | TMPDIR | CI | XDG_* | SSH_AUTH_SOCK | \
       http_proxy | https_proxy | no_proxy | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | \
       HEARTH_* | CCACHE_* | OMP_* | GOMP_* | GGML_* | LLAMA_* | CTEST_* | CMAKE_* | GTEST_* | RC_PARAMS | NINJA_STATUS | \
@@ -118,4 +119,4 @@ while IFS= read -r name; do
 done < <(compgen -e)
 
 exec chroot "$view" /usr/bin/env -i --chdir="$directory" "${keep[@]}" \
-  LANG=C.UTF-8 PATH=/usr/bin:/bin:/usr/sbin:/sbin "$@"
+  LANG=C.UTF-8 PATH=/usr/bin:/bin:/usr/sbin:/sbin ${HEARTH_WITH_PARENT:+setpriv --pdeathsig TERM} "$@"

@@ -2,7 +2,7 @@
 #
 #   ensure_environment   decides between this machine's own packages and a private Debian root, making what is
 #                        missing; sets environment_key (a build folder made under another key is stale)
-#   inside COMMAND…      runs a command in that environment, in the current folder
+#   inside COMMAND…      runs a command in that environment, in the current folder; inside_at in another one
 #   exec_inside COMMAND… the same, in place of this process
 #
 # The private root is $cache/root-<hash of packages.txt>-<hash of that and the resolved versions>. It is made
@@ -321,9 +321,13 @@ set_environment_variables() {
 
 exec_inside() {
   set_environment_variables
-  if [[ -z $root_dir ]]; then exec "$@"; fi
+  if [[ -z $root_dir ]]; then exec ${HEARTH_WITH_PARENT:+setpriv --pdeathsig TERM env -u HEARTH_WITH_PARENT} "$@"; fi
   hold_root
-  exec unshare "${unshare_flags[@]}" bash "$checkout/cmake/enter.sh" "$root_dir" "$cache/view" "$PWD" "$@"
+  exec ${HEARTH_WITH_PARENT:+setpriv --pdeathsig TERM} unshare "${unshare_flags[@]}" bash "$checkout/cmake/enter.sh" "$root_dir" "$cache/view" "$PWD" "$@"
 }
 
-inside() { (exec_inside "$@"); }
+# The command ends when this script is killed, so that no compiler or test goes on unseen.
+inside_at() { # FOLDER COMMAND…
+  (cd "$1" && shift && HEARTH_WITH_PARENT=1 && export HEARTH_WITH_PARENT && exec_inside "$@")
+}
+inside() { inside_at "$PWD" "$@"; }
