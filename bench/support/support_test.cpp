@@ -1,0 +1,214 @@
+// The arithmetic of measuring, on numbers worked out by hand.
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/os_process.h"
+#include "support/cpu_load.h"
+#include "support/interleave.h"
+#include "support/memory_bandwidth.h"
+#include "support/record.h"
+#include "support/statistics.h"
+
+namespace hearth::bench {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(Statistics, Medians) {
+  EXPECT_EQ(median({3}), 3);
+  EXPECT_EQ(median({9, 1, 4}), 4);
+  EXPECT_EQ(median({8, 1, 2, 4}), 3);
+}
+
+TEST(Statistics, Quantiles) {
+  EXPECT_EQ(quantile({1, 2, 3, 4, 5}, 0), 1);
+  EXPECT_EQ(quantile({5, 4, 3, 2, 1}, 1), 5);
+  EXPECT_DOUBLE_EQ(quantile({1, 2, 3, 4}, 0.25), 1.75);
+  EXPECT_DOUBLE_EQ(quantile({10, 20}, 0.9), 19);
+}
+
+TEST(Statistics, BootstrapOfEqualValuesIsAPoint) {
+  const std::vector<double> values(30, 1.02);
+  const Interval interval = bootstrap_median(values);
+  EXPECT_EQ(interval.low, 1.02);
+  EXPECT_EQ(interval.median, 1.02);
+  EXPECT_EQ(interval.high, 1.02);
+}
+
+TEST(Statistics, BootstrapIsRepeatableAndOrdered) {
+  const std::vector<double> values{1.1, 0.9, 1.0, 1.3, 0.95, 1.05, 1.02};
+  const Interval a = bootstrap_median(values), b = bootstrap_median(values);
+  EXPECT_EQ(a.low, b.low);
+  EXPECT_EQ(a.high, b.high);
+  EXPECT_EQ(a.median, 1.02);
+  EXPECT_LT(a.low, a.median);
+  EXPECT_GT(a.high, a.median);
+  EXPECT_GE(a.low, 0.9);
+  EXPECT_LE(a.high, 1.3);
+}
+
+// 95 % intervals of samples from a known distribution hold its median about 95 times in 100.
+TEST(Statistics, BootstrapIntervalsCoverTheTrueMedian) {
+  std::mt19937_64 random(7);
+  std::lognormal_distribution<double> distribution(0, 0.1);  // median 1
+  int covered = 0;
+  constexpr int kTrials = 200;
+  for (int trial = 0; trial < kTrials; ++trial) {
+    std::vector<double> sample(31);
+    for (double& x : sample) x = distribution(random);
+    const Interval i = bootstrap_median(sample, 0.95, 500, static_cast<std::uint64_t>(trial) + 1);
+    if (i.low <= 1 && 1 <= i.high) ++covered;
+  }
+  EXPECT_GE(covered, kTrials * 88 / 100);
+  EXPECT_LE(covered, kTrials * 99 / 100);
+}
+
+constexpr const char* kStat = "cpu  100 20 30 400 50 6 4 90 7 8\ncpu0 1 2 3 4 5 6 7 8 9 10\nintr 5\n";
+constexpr const char* kSelf =
+    "4711 (a b) S ) R 1 4711 4711 0 -1 4194304 100 0 0 0 33 11 0 0 20 0 1 0 12345 1000 100\n";
+
+TEST(CpuLoad, ParsesProc) {
+  const Result<CpuTimes> times = parse_cpu_times(kStat, kSelf);
+  ASSERT_TRUE(times) << times.error().message;
+  EXPECT_EQ(times->total, 100u + 20 + 30 + 400 + 50 + 6 + 4 + 90);
+  EXPECT_EQ(times->idle, 450u);
+  EXPECT_EQ(times->steal, 90u);
+  EXPECT_EQ(times->own, 44u);
+}
+
+TEST(CpuLoad, RefusesOtherText) {
+  EXPECT_FALSE(parse_cpu_times("", kSelf));
+  EXPECT_FALSE(parse_cpu_times("cpu  1 2 3\n", kSelf));
+  EXPECT_FALSE(parse_cpu_times(kStat, ""));
+  EXPECT_FALSE(parse_cpu_times(kStat, "1 (x) R 1 2"));
+}
+
+TEST(CpuLoad, ReadsThisMachine) {
+  const Result<CpuTimes> times = read_cpu_times();
+  ASSERT_TRUE(times) << times.error().message;
+  EXPECT_GT(times->total, 0u);
+  EXPECT_LE(times->idle + times->steal, times->total);
+}
+
+TEST(CpuLoad, SharesOfTheTimeBetween) {
+  const CpuTimes before{.total = 1000, .idle = 500, .steal = 10, .own = 100};
+  // 200 ticks: 50 idle, 20 stolen, 130 busy of which 100 are ours.
+  const CpuTimes after{.total = 1200, .idle = 550, .steal = 30, .own = 200};
+  const Taken taken = taken_between(before, after);
+  EXPECT_DOUBLE_EQ(taken.steal, 0.1);
+  EXPECT_DOUBLE_EQ(taken.others, 0.15);
+  EXPECT_DOUBLE_EQ(taken.sum(), 0.25);
+  EXPECT_EQ(taken_between(before, before).sum(), 0);
+}
+
+TEST(Interleave, AlternatesAndKeepsTheOrderOfPairs) {
+  std::string calls;
+  double next = 0;
+  InterleaveOptions options{
+      .n_pairs = 3, .n_warmup = 1, .cpu_times = [] { return Result<CpuTimes>(CpuTimes{}); }};
+  const auto pairs = interleave(
+      options, [&] { return calls += 'A', Result<double>(++next); },
+      [&] { return calls += 'B', Result<double>(++next * 2); });
+  ASSERT_TRUE(pairs);
+  EXPECT_EQ(calls, "ABABABAB");
+  EXPECT_THAT(pairs->a_s, ElementsAre(3, 5, 7));
+  EXPECT_THAT(pairs->b_s, ElementsAre(8, 12, 16));
+  EXPECT_THAT(pairs->ratios(), ElementsAre(3.0 / 8, 5.0 / 12, 7.0 / 16));
+  EXPECT_EQ(pairs->n_discarded, 0u);
+}
+
+TEST(Interleave, DiscardsPairsThatLostTime) {
+  // Every second pair loses 10 of its 100 ticks.
+  CpuTimes now;
+  std::size_t readings = 0;
+  InterleaveOptions options{.n_pairs = 2, .n_warmup = 0};
+  options.cpu_times = [&] {
+    if (++readings % 2 == 0) {
+      now.total += 100;
+      now.own += readings % 4 == 0 ? 90 : 98;
+      now.idle += readings % 4 == 0 ? 0 : 2;
+      now.steal += readings % 4 == 0 ? 10 : 0;
+    }
+    return Result<CpuTimes>(now);
+  };
+  double next = 0;
+  const auto pairs =
+      interleave(options, [&] { return Result<double>(++next); }, [&] { return Result<double>(1.0); });
+  ASSERT_TRUE(pairs);
+  EXPECT_THAT(pairs->a_s, ElementsAre(1, 3));
+  EXPECT_EQ(pairs->n_discarded, 1u);
+  EXPECT_EQ(pairs->worst_kept, 0);
+}
+
+TEST(Interleave, GivesUpOnABusyMachineAndPassesErrorsOn) {
+  CpuTimes now;
+  InterleaveOptions options{.n_pairs = 5, .n_warmup = 0, .max_tries = 7};
+  options.cpu_times = [&] {
+    now.total += 100;  // all of it busy and none of it ours
+    return Result<CpuTimes>(now);
+  };
+  const auto one = [] { return Result<double>(1.0); };
+  const auto pairs = interleave(options, one, one);
+  ASSERT_TRUE(pairs);
+  EXPECT_TRUE(pairs->a_s.empty());
+  EXPECT_EQ(pairs->n_discarded, 7u);
+
+  const auto broken = interleave(options, one, [] { return Result<double>(fail(ErrorCode::kIo, "no")); });
+  ASSERT_FALSE(broken);
+  EXPECT_EQ(broken.error().message, "no");
+}
+
+TEST(MemoryBandwidth, IsMeasured) {
+  const double rate = read_bandwidth_bytes_per_s(2, 8u << 20, 2);
+  EXPECT_GT(rate, 1e6);
+  EXPECT_TRUE(std::isfinite(rate));
+}
+
+TEST(Record, CommandLineIsQuotedForAShell) {
+  EXPECT_EQ(command_line({"bench", "-m", "a b.gguf", "it's", ""}), R"(bench -m 'a b.gguf' 'it'\''s' '')");
+}
+
+TEST(Record, AppendsLines) {
+  const auto folder = TemporaryFolder::create("hearth-record");
+  ASSERT_TRUE(folder) << folder.error().message;
+  const std::filesystem::path file = folder->path() / "deep" / "r.jsonl";
+  ASSERT_TRUE(append_line(file, {{"a", 1}}));
+  ASSERT_TRUE(append_line(file, {{"b", "x\ny"}}));
+  std::ifstream in(file);
+  std::string first, second;
+  std::getline(in, first);
+  std::getline(in, second);
+  EXPECT_EQ(first, R"({"a":1})");
+  EXPECT_EQ(nlohmann::json::parse(second)["b"], "x\ny");
+  EXPECT_FALSE(append_line("/proc/nothing/r.jsonl", {{"a", 1}}));
+}
+
+// The digest of "abc" in the test vectors of BLAKE3's authors.
+TEST(Record, HashesFiles) {
+  const auto folder = TemporaryFolder::create("hearth-record");
+  ASSERT_TRUE(folder);
+  const std::filesystem::path file = folder->path() / "abc";
+  std::ofstream(file) << "abc";
+  const auto hash = file_hash(file);
+  ASSERT_TRUE(hash);
+  EXPECT_EQ(*hash, "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85");
+  EXPECT_FALSE(file_hash(folder->path() / "none"));
+}
+
+TEST(Record, MachineAndEnvironment) {
+  EXPECT_TRUE(machine().contains("cores"));
+  setenv("OMP_HEARTH_TEST", "1,2", 1);
+  EXPECT_EQ(openmp_environment().at("OMP_HEARTH_TEST"), "1,2");
+  unsetenv("OMP_HEARTH_TEST");
+  EXPECT_EQ(commit("/nonexistent"), "unknown");
+}
+
+}  // namespace
+}  // namespace hearth::bench
