@@ -196,7 +196,6 @@ void OutgoingLink::restart(Clock::time_point now) {
 }
 
 void OutgoingLink::close(OneLane& lane) {
-  // The socket first: closing it ends its monitor, whose reader must outlive it.
   lane.socket.close();
   lane.monitor.close();
 }

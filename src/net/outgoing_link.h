@@ -88,8 +88,8 @@ class OutgoingLink {
     std::vector<std::string> endpoints;
     std::size_t attempt = 0;
     Clock::time_point retry_at{};
+    ZmqSocket monitor;  // outlives socket
     ZmqSocket socket;
-    ZmqSocket monitor;
     Watch socket_watch;
     Watch monitor_watch;
     bool wants_writable = false;

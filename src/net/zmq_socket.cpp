@@ -70,7 +70,9 @@ ZmqContext::~ZmqContext() {
 }
 
 void ZmqSocket::close() {
-  if (socket_ != nullptr) zmq_close(std::exchange(socket_, nullptr));
+  if (socket_ == nullptr) return;
+  zmq_socket_monitor(socket_, nullptr, 0);
+  zmq_close(std::exchange(socket_, nullptr));
 }
 
 void ZmqSocket::set(int option, int value) {
@@ -161,7 +163,7 @@ Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
       host.empty() ? std::vector<std::string>{"::", "0.0.0.0"} : std::vector<std::string>{host};
   int reason = 0;
   for (const std::string& candidate : hosts) {
-    BoundLane bound{.socket = ZmqSocket(context, ZMQ_ROUTER), .monitor = {}};
+    BoundLane bound{.monitor = {}, .socket = ZmqSocket(context, ZMQ_ROUTER)};
     ZmqSocket& socket = bound.socket;
     if (!socket) return fail(ErrorCode::kIo, "cannot make a socket: {}", zmq_strerror(zmq_errno()));
     configure(socket, lane, limits);
@@ -197,7 +199,7 @@ Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
 Result<ConnectingLane> connect_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
                                     const DeviceKey& peer, const std::string& endpoint,
                                     const HubLimits& limits) {
-  ConnectingLane result{.socket = ZmqSocket(context, ZMQ_DEALER), .monitor = {}};
+  ConnectingLane result{.monitor = {}, .socket = ZmqSocket(context, ZMQ_DEALER)};
   ZmqSocket& socket = result.socket;
   if (!socket) return fail(ErrorCode::kIo, "cannot make a socket: {}", zmq_strerror(zmq_errno()));
   configure(socket, lane, limits);

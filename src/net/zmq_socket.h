@@ -48,6 +48,8 @@ class ZmqSocket {
 
   explicit operator bool() const { return socket_ != nullptr; }
   [[nodiscard]] void* get() const { return socket_; }
+  // Ends its monitor first: a socket closes in the background, and libzmq's thread would wait for ever to tell
+  // a reader that is gone. So a monitor's reader must outlive the monitored socket.
   void close();
 
   // A refused option is a bug of hearth or a libzmq without the feature; both end the process with the
@@ -103,14 +105,17 @@ struct MonitorEvent {
 };
 // Starts the monitor of `socket` and returns the socket to read it from.
 ZmqSocket open_monitor(ZmqContext& context, ZmqSocket& socket, const std::string& endpoint, int events);
+// Ends the monitor of `socket`, before its reader is closed: a monitored socket closes in the background, and
+// libzmq's thread would wait for ever to tell a reader that is gone.
+void stop_monitor(ZmqSocket& socket);
 // Without waiting.
 [[nodiscard]] bool receive_monitor(ZmqSocket& monitor, MonitorEvent& event);
 
 // A ROUTER that accepts listed CURVE keys only, bound to `host` (numeric, "" = every interface) and `port` (0
 // = any). Runs zap_self_test() first, so that nothing is bound in a context whose handler does not answer.
 struct BoundLane {
+  ZmqSocket monitor;  // outlives socket
   ZmqSocket socket;
-  ZmqSocket monitor;
   std::uint16_t port = 0;
 };
 Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys, const std::string& host,
@@ -119,8 +124,8 @@ Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
 // A DEALER with its monitor, connecting to `endpoint` of the device whose key is `peer`: one attempt, no
 // reconnection.
 struct ConnectingLane {
+  ZmqSocket monitor;  // outlives socket
   ZmqSocket socket;
-  ZmqSocket monitor;
 };
 Result<ConnectingLane> connect_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
                                     const DeviceKey& peer, const std::string& endpoint,
