@@ -53,8 +53,8 @@ int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, c
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
   });
-  std::printf("\n");
   if (!done) return report(done.error());
+  std::printf("\n");
   std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
   return done->reason == node::FinishReason::kStopped ? kInterrupted : kOk;
 }
