@@ -1,0 +1,156 @@
+// A ring of real processes over encrypted links gives libllama's bits: tokens and every row of logits.
+//
+// Claimed: exact (f32 links, the same threads, the same batches), for each architecture. The head runs in the test's process, the
+// workers are `hearth worker`.
+#include <format>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/os_process.h"
+#include "node/head.h"
+#include "oracle/player.h"
+#include "support/test_models.h"
+
+namespace hearth::testing {
+namespace {
+
+constexpr std::uint32_t kChunk = 64;
+constexpr std::size_t kPrompt = 210;
+constexpr std::size_t kGenerated = 64;
+constexpr std::chrono::seconds kPatience{60};
+
+DeviceKey parse_key(const std::string& line) { return DeviceKey::from_hex(line.substr(0, 64)).value(); }
+
+// Three workers and what a head needs to lead them.
+class Workers {
+ public:
+  Workers(const std::string& model, const DeviceKey& head) {
+    auto folder = TemporaryFolder::create("hearth-ring-test-");
+    if (!folder) throw std::runtime_error(folder.error().message);
+    folder_ = std::make_unique<TemporaryFolder>(std::move(*folder));
+    for (int i = 1; i <= 3; ++i) {
+      const std::string key_file = (folder_->path() / std::format("{}.key", i)).string();
+      const auto saved = net::KeyPair::generate().value().save(key_file);
+      if (!saved) throw std::runtime_error(saved.error().message);
+      auto child = Child::spawn({HEARTH_PROGRAM, "worker", "-m", model, "--key", key_file, "--allow", head.hex(), "--name",
+                                 std::format("w{}", i), "-t", "1", "-q"});
+      if (!child) throw std::runtime_error(child.error().message);
+      children_.push_back(std::move(*child));
+    }
+    for (Child& child : children_) {
+      const auto line = child.read_line(kPatience);
+      if (!line) throw std::runtime_error(line.error().message);
+      const auto port = static_cast<std::uint16_t>(std::stoul(line->substr(line->rfind(':') + 1)));
+      addresses_.push_back({.key = parse_key(*line), .host = "127.0.0.1", .control_port = port});
+    }
+  }
+  [[nodiscard]] const std::vector<node::WorkerAddress>& addresses() const { return addresses_; }
+
+ private:
+  std::unique_ptr<TemporaryFolder> folder_;
+  std::vector<Child> children_;
+  std::vector<node::WorkerAddress> addresses_;
+};
+
+struct Cut {
+  std::vector<std::uint32_t> windows;  // the head, then the workers; empty: by memory
+  std::uint32_t rounds;
+};
+
+node::HeadNodeOptions head_options(const std::string& model, const Workers& workers, const Cut& cut) {
+  node::HeadNodeOptions options;
+  options.model_path = model;
+  options.workers = workers.addresses();
+  options.epoch.n_ctx = 512;
+  options.epoch.n_ubatch = kChunk;
+  options.windows = cut.windows;
+  options.rounds = cut.rounds;
+  options.log = [](engine::LogLevel, const std::string&) {};
+  return options;
+}
+
+// The answer of a request, tokens and the rows they were chosen from.
+Transcript collect(node::Request& request) {
+  Transcript transcript;
+  while (true) {
+    auto event = request.events.receive_for(kPatience);
+    if (!event) throw std::runtime_error("no answer");
+    if (auto* token = std::get_if<node::TokenEvent>(&*event)) {
+      transcript.tokens.push_back(token->token);
+      transcript.rows.push_back(std::move(token->logits));
+    } else if (auto* failed = std::get_if<node::FailedEvent>(&*event)) {
+      throw std::runtime_error(failed->error.message);
+    } else {
+      return transcript;
+    }
+  }
+}
+
+node::GenerateOptions greedy_options() {
+  node::GenerateOptions options;
+  options.sampling.temperature = 0;
+  options.max_tokens = kGenerated;
+  options.ignore_end = true;
+  options.keep_logits = true;
+  return options;
+}
+
+class ProcessRing : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(ProcessRing, GivesTheBitsOfLibllama) {
+  const auto path = test_model(small_spec(GetParam(), "Q4_K_M"));
+  const RingOptions same = {.n_ctx = 512, .n_ubatch = kChunk};
+  oracle::Oracle oracle = open_oracle(path, same);
+  const auto prompt = random_prompt(kPrompt, static_cast<std::uint32_t>(oracle.n_vocab()));
+  OraclePlayer player(oracle);
+  player.prompt(prompt, kChunk, Outputs::kEnd);
+  player.greedy(kGenerated);
+  ASSERT_EQ(player.transcript().rows.size(), kGenerated);
+
+  auto key = net::KeyPair::generate().value();
+  const Workers workers(path.string(), key.public_key());
+  for (const Cut& cut : {Cut{{2, 2, 2, 2}, 1}, Cut{{1, 4, 1, 2}, 1}, Cut{{1, 1, 1, 1}, 2}, Cut{{}, 1}}) {
+    SCOPED_TRACE(std::format("{} windows of the head first {}, {} rounds", GetParam(), cut.windows.empty() ? 0 : cut.windows[0], cut.rounds));
+    auto head = node::HeadNode::start(head_options(path.string(), workers, cut), key.clone());
+    ASSERT_TRUE(head.has_value()) << head.error().message;
+    auto request = (*head)->submit(prompt, greedy_options());
+    ASSERT_TRUE(request.has_value()) << request.error().message;
+    EXPECT_TRUE(exact(player.transcript(), collect(**request)));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, ProcessRing, ::testing::Values("llama", "qwen2", "qwen3"),
+                         [](const auto& test) { return std::string(test.param); });
+
+TEST(ProcessRing, AStoppedAnswerLeavesNothingBehind) {
+  const auto path = test_model(small_spec("llama", "Q4_K_M"));
+  auto key = net::KeyPair::generate().value();
+  const Workers workers(path.string(), key.public_key());
+  auto head = node::HeadNode::start(head_options(path.string(), workers, {{1, 1, 1, 1}, 2}), key.clone());
+  ASSERT_TRUE(head.has_value()) << head.error().message;
+  const auto n_vocab = (*head)->model().params().n_vocab;
+  const auto prompt = random_prompt(kPrompt, n_vocab);
+  auto first = (*head)->submit(prompt, greedy_options());
+  ASSERT_TRUE(first.has_value());
+  const Transcript before = collect(**first);
+
+  // Stopped while its prompt is on its way in several batches, and in the middle of the answer.
+  for (const std::size_t after : {0UZ, 3UZ}) {
+    auto options = greedy_options();
+    options.max_tokens = -1;
+    auto stopped = (*head)->submit(random_prompt(kPrompt, n_vocab / 2), options);
+    ASSERT_TRUE(stopped.has_value());
+    for (std::size_t i = 0; i < after; ++i) ASSERT_TRUE((*stopped)->events.receive_for(kPatience).has_value());
+    (*head)->stop(*stopped);
+    collect(**stopped);
+    auto again = (*head)->submit(prompt, greedy_options());
+    ASSERT_TRUE(again.has_value());
+    EXPECT_TRUE(exact(before, collect(**again)));
+  }
+}
+
+}  // namespace
+}  // namespace hearth::testing
