@@ -47,10 +47,12 @@ int run(const Flags& flags) {
   generate_options.max_tokens = flags.n_generate;
   generate_options.ignore_end = true;
   std::vector<double> prefill, decode;
+  double elapsed = 0;  // of all runs, the warm-up too
   for (std::uint32_t i = 0; i < flags.repetitions + 1; ++i) {  // the first warms up and is not counted
     const auto done = generate(h, prompt, generate_options, [](const std::string&) {});
     if (!done) return report(done.error());
     if (done->reason == node::FinishReason::kStopped) return kInterrupted;
+    elapsed += std::chrono::duration<double>(done->timings.prompt + done->timings.decode).count();
     if (i == 0) continue;
     prefill.push_back(std::chrono::duration<double>(done->timings.prompt).count());
     decode.push_back(std::chrono::duration<double>(done->timings.decode).count() / (done->timings.n_generated - 1));
@@ -63,6 +65,8 @@ int run(const Flags& flags) {
     nlohmann::ordered_json j = {{"model", flags.model.model}, {"n_prompt", flags.n_prompt}, {"n_generate", flags.n_generate},
                                 {"threads", flags.model.threads()}, {"devices", h.ring().plan.devices.size()},
                                 {"ttft_s", ttft}, {"tpot_s", tpot}, {"ttft_s_all", prefill}, {"tpot_s_all", decode},
+                                {"elapsed_s", elapsed},
+                                {"head_compute_s", static_cast<double>(h.counters().compute_ns) * 1e-9},
                                 {"weight_bytes_per_token", bytes},
                                 {"weight_bytes_per_s", static_cast<double>(bytes) / tpot}};
     std::printf("%s\n", j.dump(2).c_str());

@@ -257,7 +257,7 @@ void WorkerSession::on_head(const wire::Refuse& refuse, TimePoint, Actions& out)
 }
 
 void WorkerSession::on_head(const wire::Goodbye& goodbye, TimePoint, Actions& out) {
-  leave_head(Error{ErrorCode::kPeerGone, std::format("{} said goodbye: {}", who(*head_), goodbye.reason)},
+  leave_head(Error{ErrorCode::kCancelled, std::format("{} said goodbye: {}", who(*head_), goodbye.reason)},
              Farewell::kNone, out);
 }
 
@@ -355,8 +355,10 @@ void WorkerSession::free_epoch(std::uint32_t number, const std::string& reason, 
 
 void WorkerSession::leave_head(const Error& error, Farewell farewell, Actions& out) {
   const DeviceKey head = *head_;
-  log(out, error.code == ErrorCode::kPeerGone && epochs_.empty() ? LogLevel::kInfo : LogLevel::kError, "{}",
-      error.message);
+  // A head that leaves on purpose, or one that had asked for nothing, is no trouble.
+  const bool expected =
+      error.code == ErrorCode::kCancelled || (error.code == ErrorCode::kPeerGone && epochs_.empty());
+  log(out, expected ? LogLevel::kInfo : LogLevel::kError, "{}", error.message);
   for (const std::uint32_t number : epochs()) free_epoch(number, error.message, out);
   if (farewell == Farewell::kGoodbye && links_.is_up(head))
     out.push_back(Send{head, wire::Goodbye{error.message}});

@@ -22,6 +22,7 @@ void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* gen
             hooks.loaded(in.plan.epoch, std::move(report));
           } else if constexpr (std::is_same_v<In, FreePlan>) {
             executor.free(in.epoch);
+            if (hooks.freed) hooks.freed(in.epoch);
           } else if constexpr (std::is_same_v<In, CancelCompute>) {
             executor.cancel(in.epoch, in.first_batch, in.last_batch);
           } else if constexpr (std::is_same_v<In, FrameArrived>) {

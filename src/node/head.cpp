@@ -199,7 +199,8 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
                {.loaded = [&node](std::uint32_t epoch,
                                   Result<engine::LoadReport> report) { node.control->post(EpochLoaded{epoch, std::move(report)}); },
                 .broken = [&node](std::uint32_t epoch, Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
-                .load_progress = load_progress},
+                .load_progress = load_progress,
+                .freed = {}},
                memory);
   });
 

@@ -1,5 +1,6 @@
 #include "node/worker.h"
 
+#include <format>
 #include <utility>
 
 #include "base/os_memory.h"
@@ -22,6 +23,7 @@ struct WorkerNode::Impl {
   model::ModelFile model;
   DeviceKey key;
   std::uint16_t control_port = 0;
+  std::function<void(engine::LogLevel, const std::string&)> log;
   std::unique_ptr<compute::Backend> backend;
   std::unique_ptr<Executor> executor;
   std::atomic<std::uint32_t> in_flight{0};
@@ -41,6 +43,7 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   Impl& node = *impl;
   HEARTH_TRY(node.backend, compute::Backend::cpu(options.n_threads));
   node.key = key.public_key();
+  node.log = options.log;
   HEARTH_TRY(auto hub, net::make_zmq_hub({.keys = std::move(key),
                                           .bind_host = options.host,
                                           .control_port = options.control_port,
@@ -71,7 +74,14 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                {.loaded = [&node](std::uint32_t epoch,
                                   Result<engine::LoadReport> report) { node.control->post(EpochLoaded{epoch, std::move(report)}); },
                 .broken = [&node](std::uint32_t epoch, Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
-                .load_progress = {}},
+                .load_progress = {},
+                .freed =
+                    [&node](std::uint32_t epoch) {
+                      const ExecutorCounters& all = node.executor->counters();
+                      node.log(engine::LogLevel::kInfo,
+                               std::format("epoch {} is freed; since the start {} steps, {:.6f} s of computing", epoch,
+                                           all.steps_done.load(), static_cast<double>(all.compute_ns.load()) * 1e-9));
+                    }},
                memory);
   });
   return std::unique_ptr<WorkerNode>(new WorkerNode(std::move(impl)));
