@@ -338,7 +338,8 @@ Result<ControlMessage> read_message(const Message& message) {
   if constexpr (Versioned<T>) value.major = header.version;
   Reader body(message.body, what);
   get(body, value);
-  HEARTH_TRY_VOID(body.finish());
+  // A later version may have appended fields to Hello.
+  if (header.version == kProtocolMajor || body.failed()) HEARTH_TRY_VOID(body.finish());
   return ControlMessage{std::move(value)};
 }
 
@@ -392,7 +393,7 @@ std::vector<std::uint8_t> encode(const ControlMessage& message) {
       },
       message);
   // What a peer would refuse must not leave: the receiver's checks are the definition of a legal message.
-  // (Control messages are small and rare. A Hello of another version is legal, only not to us.)
+  // (Control messages are small and rare. A Welcome of another version is legal, only not to us.)
   const auto echo = decode_control(out);
   HEARTH_CHECK(echo || echo.error().code == ErrorCode::kVersionMismatch, echo ? "" : echo.error().message);
   return out;
@@ -400,7 +401,10 @@ std::vector<std::uint8_t> encode(const ControlMessage& message) {
 
 Result<ControlMessage> decode_control(std::span<const std::uint8_t> bytes) {
   HEARTH_TRY(const Message message, split_message(bytes, kMaxControlBytes));
-  return read_any(message);
+  auto value = read_any(message);
+  if (!value && message.header.version != kProtocolMajor)
+    return std::unexpected(version_mismatch(message.header.version));
+  return value;
 }
 
 }  // namespace hearth::wire

@@ -24,6 +24,9 @@ struct FrameLimits {
 // HEARTH_CHECKs that the message respects wire/limits.h (a longer reason, message or version is cut, and what
 // cannot be printed in it replaced).
 [[nodiscard]] std::vector<std::uint8_t> encode(const ControlMessage& message);
+// kVersionMismatch, naming both versions, for any message of another one but Hello: that keeps its layout for
+// ever and decodes with the sender's `major`, so that the receiver can answer with a Refuse (which every
+// version can read).
 [[nodiscard]] Result<ControlMessage> decode_control(std::span<const std::uint8_t> bytes);
 
 // The name for logs, e.g. "Prepare".

@@ -154,11 +154,37 @@ TEST(CodecDeathTest, IllegalMessagesDoNotLeave) {
 // -------------------------------------------------------------------------------------------------------
 
 TEST(Codec, AnotherVersionIsRefusedWithBothNamed) {
-  Bytes bytes = encode(Hello{.major = 7, .name = "a", .address = {"a", 1, 1}});
+  Bytes bytes = encode(Prepare{.epoch = 1,
+                               .n_layer = 1,
+                               .n_ctx = 1,
+                               .n_ubatch = 1,
+                               .members = {{"a", key_of(1), {"a", 1, 1}}},
+                               .steps = {{0, 0, 1}}});
+  bytes[4] = 7;
   expect_refused(bytes, "version 7 of the protocol, this device version 1", ErrorCode::kVersionMismatch);
   bytes.resize(kHeaderBytes);  // whatever else that version changed
   bytes[6] = 200;
   expect_refused(bytes, "version 7", ErrorCode::kVersionMismatch);
+  bytes[5] = 1;
+  expect_refused(bytes, "version 263", ErrorCode::kVersionMismatch);
+  expect_refused(encode(Welcome{.major = 2, .name = "a", .data_port = 1, .n_threads = 1}), "version 2",
+                 ErrorCode::kVersionMismatch);
+}
+
+// So that the worker can answer with a Refuse that names both versions.
+TEST(Codec, AHelloOfAnotherVersionIsRead) {
+  const Hello hello{.major = 7, .name = "a", .address = {"a", 1, 1}};
+  Bytes bytes = encode(hello);
+  EXPECT_EQ(bytes[4], 7);
+  expect_accepted(bytes, hello);
+  bytes.push_back(42);  // a field that version 7 appended
+  store_le(static_cast<std::uint32_t>(bytes.size() - kHeaderBytes), bytes.data() + 24);
+  expect_accepted(bytes, hello);
+  Bytes broken = bytes;
+  broken.resize(kHeaderBytes + 20);
+  expect_refused(broken, "version 7", ErrorCode::kVersionMismatch);  // the length does not fit
+  store_le(std::uint32_t{20}, broken.data() + 24);
+  expect_refused(broken, "version 7", ErrorCode::kVersionMismatch);  // nor do the fields
 }
 
 TEST(Codec, AnotherMinorVersionWorks) {

@@ -13,6 +13,31 @@ namespace {
 constexpr std::array<std::uint8_t, 4> kMagic = {'H', 'R', 'T', 'H'};
 constexpr std::size_t kLengthAt = 24;
 
+// Everything behind magic and version.
+Result<Message> split_known(std::span<const std::uint8_t> bytes, std::size_t max_bytes) {
+  if (bytes.size() > max_bytes)
+    return fail(ErrorCode::kProtocol, "a message of {} bytes is larger than the {} bytes allowed",
+                bytes.size(), max_bytes);
+  Message message;
+  message.header = {.version = load_le<std::uint16_t>(bytes.data() + 4),
+                    .type = static_cast<MessageType>(bytes[6]),
+                    .flags = bytes[7],
+                    .epoch = load_le<std::uint32_t>(bytes.data() + 8),
+                    .batch = load_le<std::uint64_t>(bytes.data() + 12),
+                    .step = load_le<std::uint16_t>(bytes.data() + 20)};
+  message.body = bytes.subspan(kHeaderBytes);
+  if (name(message.header.type).empty())
+    return fail(ErrorCode::kProtocol, "unknown message type {}", bytes[6]);
+  if (const auto zero = load_le<std::uint16_t>(bytes.data() + 22); zero != 0)
+    return fail(ErrorCode::kProtocol, "{}: the reserved field of the header is {}, must be 0",
+                name(message.header.type), zero);
+  const auto length = load_le<std::uint32_t>(bytes.data() + kLengthAt);
+  if (length != message.body.size())
+    return fail(ErrorCode::kProtocol, "{}: the header announces {} bytes, {} follow",
+                name(message.header.type), length, message.body.size());
+  return message;
+}
+
 }  // namespace
 
 std::string_view name(MessageType type) {
@@ -62,6 +87,13 @@ void finish_message(std::vector<std::uint8_t>& out) {
   store_le(static_cast<std::uint32_t>(out.size() - kHeaderBytes), out.data() + kLengthAt);
 }
 
+Error version_mismatch(std::uint16_t theirs) {
+  return {
+      ErrorCode::kVersionMismatch,
+      std::format("the peer speaks version {} of the protocol, this device version {}: update the older one",
+                  theirs, kProtocolMajor)};
+}
+
 Result<Message> split_message(std::span<const std::uint8_t> bytes, std::size_t max_bytes) {
   if (bytes.size() < kHeaderBytes)
     return fail(ErrorCode::kProtocol, "a message of {} bytes is shorter than a header ({} bytes)",
@@ -70,31 +102,11 @@ Result<Message> split_message(std::span<const std::uint8_t> bytes, std::size_t m
     return fail(ErrorCode::kProtocol,
                 "a message does not begin with 'HRTH': the peer is not a hearth device");
   const auto version = load_le<std::uint16_t>(bytes.data() + 4);
-  if (version != kProtocolMajor)
-    return fail(ErrorCode::kVersionMismatch,
-                "the peer speaks version {} of the protocol, this device version {}: update the older one",
-                version, kProtocolMajor);
-  if (bytes.size() > max_bytes)
-    return fail(ErrorCode::kProtocol, "a message of {} bytes is larger than the {} bytes allowed",
-                bytes.size(), max_bytes);
-
-  Message message;
-  message.header = {.version = version,
-                    .type = static_cast<MessageType>(bytes[6]),
-                    .flags = bytes[7],
-                    .epoch = load_le<std::uint32_t>(bytes.data() + 8),
-                    .batch = load_le<std::uint64_t>(bytes.data() + 12),
-                    .step = load_le<std::uint16_t>(bytes.data() + 20)};
-  message.body = bytes.subspan(kHeaderBytes);
-  if (name(message.header.type).empty())
-    return fail(ErrorCode::kProtocol, "unknown message type {}", bytes[6]);
-  if (const auto zero = load_le<std::uint16_t>(bytes.data() + 22); zero != 0)
-    return fail(ErrorCode::kProtocol, "{}: the reserved field of the header is {}, must be 0",
-                name(message.header.type), zero);
-  const auto length = load_le<std::uint32_t>(bytes.data() + kLengthAt);
-  if (length != message.body.size())
-    return fail(ErrorCode::kProtocol, "{}: the header announces {} bytes, {} follow",
-                name(message.header.type), length, message.body.size());
+  const auto type = static_cast<MessageType>(bytes[6]);
+  const bool other_version = version != kProtocolMajor;
+  if (other_version && type != MessageType::kHello) return std::unexpected(version_mismatch(version));
+  auto message = split_known(bytes, max_bytes);
+  if (!message && other_version) return std::unexpected(version_mismatch(version));
   return message;
 }
 

@@ -54,7 +54,11 @@ struct Message {
   std::span<const std::uint8_t> body;
 };
 // Checks magic, version, that the type is known and that `length` is what follows. The version is judged
-// before anything behind it, so that any other version, however different, gets kVersionMismatch.
+// before anything behind it, so that any other version, however different, gets kVersionMismatch. Only a
+// Hello of another version passes: it keeps its layout for ever, so that the sender can be told.
 [[nodiscard]] Result<Message> split_message(std::span<const std::uint8_t> bytes, std::size_t max_bytes);
+
+// kVersionMismatch naming both versions.
+[[nodiscard]] Error version_mismatch(std::uint16_t theirs);
 
 }  // namespace hearth::wire

@@ -43,9 +43,11 @@ inline constexpr std::uint32_t kMaxBatchTokens = 8192;
 inline constexpr std::uint32_t kMaxBatchOperations = 4096;
 // Values in a hidden row; the widest published models have 16,384.
 inline constexpr std::uint32_t kMaxEmbd = 65536;
-// Hidden state of one frame: kMaxBatchTokens rows of 8,192 f32. A wider model must use smaller batches.
-inline constexpr std::size_t kMaxHiddenBytes = std::size_t{256} * 1024 * 1024;
-// A whole batch frame: header, operations and tokens take less than 1 MiB.
-inline constexpr std::size_t kMaxFrameBytes = kMaxHiddenBytes + 1024 * 1024;
+// A whole batch frame: 8 MiB hold 512 rows of 4,096 f32, the default chunk of a common model; this leaves
+// room for the widest models and large chunks, and bounds what a peer can make a receiver hold.
+inline constexpr std::size_t kMaxFrameBytes = std::size_t{256} * 1024 * 1024;
+// Hidden state of one frame: header, operations and tokens take less than 1 MiB. Whoever makes a plan keeps
+// n_ubatch rows of the model within it.
+inline constexpr std::size_t kMaxHiddenBytes = kMaxFrameBytes - 1024 * 1024;
 
 }  // namespace hearth::wire
