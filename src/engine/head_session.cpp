@@ -78,7 +78,7 @@ void HeadSession::check_met(Actions& out) {
 Actions HeadSession::on_peer_up(const DeviceKey& peer, TimePoint) {
   Actions out;
   Worker* worker = find(peer);
-  if (!is_running() || worker == nullptr || !links_.on_up(peer)) return out;
+  if (worker == nullptr || !links_.on_up(peer) || !is_running()) return out;
   if (worker->meeting == Meeting::kConnecting) {
     worker->meeting = Meeting::kGreeted;
     out.push_back(Send{peer, wire::Hello{.version = options_.version,
@@ -96,9 +96,9 @@ Actions HeadSession::on_peer_up(const DeviceKey& peer, TimePoint) {
 Actions HeadSession::on_peer_gone(const DeviceKey& peer, const Error& error, TimePoint now) {
   Actions out;
   Worker* worker = find(peer);
-  if (!is_running() || worker == nullptr) return out;
+  if (worker == nullptr) return out;
   const auto gone = links_.on_gone(peer, now);
-  if (gone == LinkSet::Gone::kUnknown) return out;
+  if (gone == LinkSet::Gone::kUnknown || !is_running()) return out;
   worker->last_error = error.message;
   if (gone == LinkSet::Gone::kLost)
     fail_session(Error{error.code, std::format("the link to {} is lost: {}", who(*worker), error.message)},

@@ -16,7 +16,10 @@ void LinkSet::want(const DeviceKey& peer, const wire::Address& address, TimePoin
 }
 
 void LinkSet::drop(const DeviceKey& peer, bool flush, Actions& out) {
-  if (links_.erase(peer) > 0) out.push_back(Disconnect{peer, flush});
+  const auto found = links_.find(peer);
+  if (found == links_.end()) return;
+  if (found->second.state != State::kWaiting) out.push_back(Disconnect{peer, flush});
+  links_.erase(found);
 }
 
 void LinkSet::drop_all(bool flush, Actions& out) {

@@ -440,9 +440,9 @@ class Ring {
 };
 
 TEST(RingSimulation, EveryWindowPassesThroughTheStatesOfASerialModel) {
-  constexpr std::uint64_t kSchedules = 3000;
+  const std::uint64_t n_schedules = schedules(3000);
   Counts counts;
-  for (std::uint64_t seed = 1; seed <= kSchedules; ++seed) {
+  for (std::uint64_t seed = 1; seed <= n_schedules; ++seed) {
     SCOPED_TRACE(std::format("seed {}", seed));
     Ring ring(seed, counts);
     ring.run(160);
@@ -452,15 +452,15 @@ TEST(RingSimulation, EveryWindowPassesThroughTheStatesOfASerialModel) {
       "%llu schedules: %zu batches, %zu operations (%zu shifts), %zu batches cancelled, %zu steps "
       "suppressed, "
       "%zu wanted rows equal, %zu hostile frames, up to %zu batches in flight\n",
-      static_cast<unsigned long long>(kSchedules), counts.batches, counts.operations, counts.shifts,
+      static_cast<unsigned long long>(n_schedules), counts.batches, counts.operations, counts.shifts,
       counts.cancelled, counts.suppressed, counts.wanted_rows, counts.hostile, counts.most_in_flight);
   // The schedules are worth something only when all of this happened often.
-  EXPECT_GT(counts.operations, kSchedules);
-  EXPECT_GT(counts.shifts, kSchedules / 10);
-  EXPECT_GT(counts.cancelled, kSchedules / 3);
-  EXPECT_GT(counts.suppressed, kSchedules);
-  EXPECT_GT(counts.wanted_rows, kSchedules);
-  EXPECT_GT(counts.hostile, kSchedules / 3);
+  EXPECT_GT(counts.operations, n_schedules);
+  EXPECT_GT(counts.shifts, n_schedules / 10);
+  EXPECT_GT(counts.cancelled, n_schedules / 3);
+  EXPECT_GT(counts.suppressed, n_schedules);
+  EXPECT_GT(counts.wanted_rows, n_schedules);
+  EXPECT_GT(counts.hostile, n_schedules / 3);
   EXPECT_GE(counts.most_in_flight, 3u);
 }
 

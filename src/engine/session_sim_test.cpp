@@ -144,7 +144,11 @@ class World {
   [[nodiscard]] bool runs(int device) { return !at(device).dead && !at(device).frozen; }
 
   void start_head() {
-    HeadOptions options{.key = test_key(0), .name = "head", .version = "0.1.0", .model = test_model()};
+    HeadOptions options{.key = test_key(0),
+                        .name = "head",
+                        .version = "0.1.0",
+                        .model = test_model(),
+                        .first_epoch = first_epoch_ += 100};
     for (int i = 1; i < n_devices_; ++i)
       options.workers.push_back({test_key(i), test_address(i), test_address(0)});
     at(0) = Device{};
@@ -194,7 +198,7 @@ class World {
         if (load->plan.members[load->device].key != test_key(self))
           broken("loads the windows of another device");
         if (device.freed.contains(epoch) || !device.held.insert(epoch).second)
-          broken("an epoch is loaded twice");
+          broken(std::format("{} loads epoch {} twice", test_name(self), epoch));
         device.loading.push_back(epoch);
       } else if (auto* activate = std::get_if<ActivateEpoch>(&action)) {
         if (!device.held.contains(activate->epoch)) broken("an epoch is activated that is not held");
@@ -510,9 +514,9 @@ class World {
 class SessionSimulation : public ::testing::TestWithParam<Fault> {};
 
 TEST_P(SessionSimulation, AlwaysEndsCleanly) {
-  constexpr std::uint64_t kSchedules = 150;
+  const std::uint64_t n_schedules = schedules(300);
   std::size_t activations = 0, failures = 0;
-  for (std::uint64_t seed = 1; seed <= kSchedules; ++seed) {
+  for (std::uint64_t seed = 1; seed <= n_schedules; ++seed) {
     SCOPED_TRACE(std::format("seed {}", seed));
     World world(seed * 1000 + static_cast<std::uint64_t>(GetParam()));
     world.run(GetParam());
@@ -520,10 +524,10 @@ TEST_P(SessionSimulation, AlwaysEndsCleanly) {
     activations += world.n_activations;
     failures += world.n_failures;
   }
-  std::printf("%llu schedules: %zu activations, %zu failures\n", static_cast<unsigned long long>(kSchedules),
+  std::printf("%llu schedules: %zu activations, %zu failures\n", static_cast<unsigned long long>(n_schedules),
               activations, failures);
   if (GetParam() != Fault::kLoadFails) {
-    EXPECT_GT(activations, kSchedules / 2);
+    EXPECT_GT(activations, n_schedules / 2);
   }
 }
 

@@ -1,7 +1,9 @@
 // Plans and devices for the tests of engine.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <format>
 #include <string>
 #include <vector>
@@ -43,6 +45,12 @@ inline wire::Prepare test_plan(std::uint32_t epoch, int n_devices, const std::ve
   for (std::uint32_t i = 0; i < steps.size(); ++i)
     plan.steps.push_back({.device = steps[i], .layer_begin = i, .layer_end = i + 1});
   return plan;
+}
+
+// How many schedules a simulation runs: HEARTH_SIM_FACTOR=50 makes a long night of it.
+inline std::uint64_t schedules(std::uint64_t usual) {
+  const char* factor = std::getenv("HEARTH_SIM_FACTOR");
+  return usual * (factor == nullptr ? 1 : std::max(1ull, std::strtoull(factor, nullptr, 10)));
 }
 
 }  // namespace hearth::engine
