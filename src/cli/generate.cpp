@@ -8,7 +8,7 @@
 namespace hearth::cli {
 
 void SamplingFlags::add(CLI::App& app) {
-  app.add_option("-n,--predict", max_tokens, "most tokens to generate; -1: until the model ends")->check(CLI::Range(-1, 1 << 24))->capture_default_str();
+  app.add_option("-n,--predict", max_tokens, "most tokens to generate; -1: until the model ends")->check(CLI::Range(1, 1 << 24) | CLI::IsMember({-1}))->capture_default_str();
   app.add_option("--temp", temperature, "temperature; 0: always the most likely token")->capture_default_str();
   app.add_option("--top-k", top_k, "choose among the k most likely; 0: all")->capture_default_str();
   app.add_option("--top-p", top_p, "choose among the most likely that sum to p")->capture_default_str();
