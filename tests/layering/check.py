@@ -9,8 +9,9 @@ Rules:
   fences  a library's or the operating system's headers only in the modules that hide them (FENCES)
   names   src/model uses no ggml_* symbol
 
-Tests and fuzzers beside the code (x_test.cpp, x_fuzz.cpp) obey the order, but may use any library and need no
-DEPS: what they need besides their module is in TEST_LIBS.
+Tests and fuzzers beside the code (x_test.cpp, x_fuzz.cpp) and what only they use (test_x.h, a folder testing/) obey
+the order, but may use any library and need no DEPS: what they need besides their module is in TEST_LIBS. No other
+file includes them.
 """
 import re
 import sys
@@ -32,7 +33,8 @@ FENCES = [
     ("libllama", r"llama(-.*)?\.h", ["model"], "libllama stays behind model"),
     ("minja", r"minja/.*|minja\.hpp|chat-template\.hpp", ["model"], "minja stays behind model"),
     ("ZeroMQ", r"zmq\.h|zmq\.hpp|zmq_addon\.hpp|zmq_utils\.h", ["net"], "ZeroMQ stays behind net"),
-    ("JSON", r"nlohmann/.*", ["server", "cli"], "JSON is for the outside world only: server and cli"),
+    ("JSON", r"nlohmann/.*", ["server", "cli", r"model/chat_template\.cpp"],
+     "JSON is for the outside world only: server and cli (and chat_template.cpp, which talks to minja in it)"),
     ("CLI11", r"CLI/.*|CLI11\.hpp", ["cli"], "the command line is read in cli"),
     ("HTTP", r"(httplib\.h|curl/.*|boost/beast.*|microhttpd\.h)", ["server"], "HTTP is spoken in server"),
     ("HiGHS", r"(Highs\.h|highs/.*|interfaces/highs_c_api\.h)", [], "no solver library is in use"),
@@ -43,7 +45,7 @@ FENCES = [
 ]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
-TEST_FILE = re.compile(r"_(test|fuzz)\.(cpp|h)$")
+TEST_FILE = re.compile(r"_(test|fuzz)\.(cpp|h)$|/testing/|/test_[^/]*$")
 SUFFIXES = {".h", ".hpp", ".cpp", ".c", ".cc", ".inc", ".mm", ".cu"}
 
 
@@ -106,6 +108,8 @@ def check(checkout: Path) -> list[str]:
                 if ORDER.index(target) < ORDER.index(module):
                     offences.append(f"{where}:{number}: module {module} may not include {target} because {target} "
                                     f"stands above it ({' > '.join(ORDER)})")
+                elif TEST_FILE.search(header) and not is_test:
+                    offences.append(f"{where}:{number}: module {module} may not include {header} because only tests may")
                 elif target != module and not is_test:
                     included.setdefault(module, {}).setdefault(target, f"{where}:{number}")
                 continue
