@@ -11,6 +11,9 @@ void LinkSet::want(const DeviceKey& peer, const wire::Address& address, TimePoin
     found->second.deadline = std::max(found->second.deadline, deadline);
     return;
   }
+  // Only a control lane may be replaced by both lanes without closing it first.
+  const bool is_widened = found != links_.end() && found->second.address.data_port == 0;
+  if (found != links_.end() && !is_widened) drop(peer, false, out);
   links_[peer] = Link{.address = address, .state = State::kConnecting, .deadline = deadline, .retry_at = now};
   out.push_back(Connect{peer, address, connect_timeout_});
 }

@@ -98,8 +98,8 @@ void Control<Session>::take(net::Event& event) {
             auto decoded = wire::decode_control(message.bytes);
             if (decoded)
               carry_out(session_.on_control(message.from, *decoded, now));
-            else  // an authenticated peer that breaks the format is as good as gone
-              carry_out(session_.on_peer_gone(message.from, decoded.error(), now));
+            else
+              carry_out(session_.on_unreadable(message.from, decoded.error(), now));
           },
           [&](net::PeerUpEvent& up) { carry_out(session_.on_peer_up(up.peer, now)); },
           [&](net::PeerGoneEvent& gone) {

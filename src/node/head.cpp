@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <format>
+#include <random>
 #include <utility>
 
 #include "base/os_memory.h"
@@ -153,6 +154,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
                                          .name = options.name,
                                          .version = HEARTH_VERSION,
                                          .model = node.model.file().fingerprint(),
+                                         .first_epoch = (std::random_device{}() & 0x3fffffff) + 1,
                                          .workers = {},
                                          .liveness = options.liveness};
   for (std::size_t i = 0; i < options.workers.size(); ++i) {
