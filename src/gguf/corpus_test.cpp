@@ -80,14 +80,17 @@ TEST(Corpus, AnySingleByteMayBeWrong) {
   const Image image = build(small_file());
   int n_accepted = 0;
   for (std::size_t at = 0; at < image.at.at("header_end"); ++at) {
+    const auto byte = static_cast<std::uint8_t>(image.bytes[at]);
+    std::vector<std::uint8_t> values = {0, 0xFF};
+    for (int bit = 0; bit < 8; ++bit) values.push_back(byte ^ static_cast<std::uint8_t>(1 << bit));
     Image broken = image;
-    for (int value = 0; value < 256; ++value) {
+    for (const std::uint8_t value : values) {
       broken.bytes[at] = static_cast<char>(value);
       n_accepted += parse_twice(broken.span(), broken.bytes.size());
     }
   }
-  // Most letters of names and the values of test.numbers may be anything.
-  EXPECT_GT(n_accepted, 1'000);
+  // Letters of names and the values of test.numbers may be almost anything.
+  EXPECT_GT(n_accepted, 100);
 }
 
 }  // namespace
