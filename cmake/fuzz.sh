@@ -2,7 +2,7 @@
 # fuzz.sh SECONDS JOBS COUNTS_FILE: runs every fuzzer of build/fuzz/bin for SECONDS, JOBS at a time, and writes
 # "PASSED FAILED" to COUNTS_FILE. Called by ./dev fuzz, in the checkout.
 #
-# A fuzzer MODULE_NAME_fuzz reads the corpus src/MODULE/corpus/NAME and writes what it learns to
+# A fuzzer MODULE_NAME_fuzz reads the corpus src/MODULE/corpus/NAME_fuzz and writes what it learns to
 # build/fuzz/corpus; what breaks it is kept in build/fuzz/artifacts.
 set -uo pipefail
 
@@ -16,11 +16,11 @@ run_one() { # PROGRAM
   name=$(basename "$1")
   module=${name%%_*}
   stem=${name#*_}
-  stem=${stem%_fuzz}
   corpus=src/$module/corpus/$stem
   mkdir -p "$learned/$name"
   local folders=("$learned/$name")
   if [[ -d $corpus ]]; then folders+=("$corpus"); fi
+  if [[ -f $corpus.dict ]]; then folders=("-dict=$corpus.dict" "${folders[@]}"); fi
   if "$1" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="build/fuzz/artifacts/$name-" "${folders[@]}" >"$logs/$name.log" 2>&1; then
     echo 0 >"$logs/$name.status"
