@@ -97,7 +97,23 @@ class TinyModel {
     return *this;
   }
 
-  // The bytes of the file, with room for the data of each tensor.
+  // Values and bytes of a block, from the description of the file format.
+  static std::pair<std::uint64_t, std::uint64_t> block_of(std::uint32_t type) {
+    switch (type) {
+      case kF16:
+        return {1, 2};
+      case kQ8_0:
+        return {32, 34};
+      case 9:
+        return {32, 36};  // Q8_1
+      case 28:
+        return {1, 8};  // F64
+      default:
+        return {1, 4};  // F32, I32
+    }
+  }
+
+  // The bytes of the file; the data of the tensors lie side by side, as libllama demands.
   [[nodiscard]] gguf::Image image() const {
     gguf::TestFile file = file_;
     std::uint64_t offset = 0;
@@ -105,8 +121,8 @@ class TinyModel {
       tensor.offset = offset;
       std::uint64_t values = 1;
       for (const std::int64_t n : tensor.ne) values *= static_cast<std::uint64_t>(n);
-      const std::uint64_t bytes = values * 8;  // no type takes more than 8 bytes a value
-      offset += (bytes + 31) / 32 * 32;
+      const auto [block, bytes] = block_of(tensor.type);
+      offset += (values / block * bytes + 31) / 32 * 32;
     }
     file.data_bytes = offset;
     return gguf::build(file);
