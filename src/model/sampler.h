@@ -20,7 +20,7 @@ struct SamplingOptions {
   float min_p = 0.05F;
   float repeat_penalty = 1.0F;  // 1: none
   std::int32_t repeat_last_n = 64;
-  std::optional<std::uint32_t> seed;  // none: random
+  std::optional<std::uint32_t> seed = std::nullopt;  // none, or 2^32 - 1 as in llama.cpp: random
 };
 
 class Sampler {

@@ -56,8 +56,8 @@ TEST(Utf8Stream, EveryCharacterPassesAtItsLastByte) {
     const std::string bytes = encoded(c);
     Utf8Stream stream;
     for (std::size_t i = 0; i + 1 < bytes.size(); ++i)
-      ASSERT_EQ(stream.push(bytes.substr(i, 1)), "") << std::hex << c;
-    ASSERT_EQ(stream.push(bytes.substr(bytes.size() - 1)), bytes) << std::hex << c;
+      ASSERT_EQ(stream.push(bytes.substr(i, 1)), "") << std::hex << static_cast<unsigned>(c);
+    ASSERT_EQ(stream.push(bytes.substr(bytes.size() - 1)), bytes) << std::hex << static_cast<unsigned>(c);
     ASSERT_EQ(stream.finish(), "");
   }
 }
