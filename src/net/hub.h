@@ -49,7 +49,7 @@ struct PeerGoneEvent {
 };
 // A stranger or a broken client was refused; for the log. At most a few per second are reported.
 struct RefusedEvent {
-  std::string address;
+  std::string address;  // "" when it was gone before it could be asked
   std::string reason;
 };
 struct WokenEvent {};

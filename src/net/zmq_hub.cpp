@@ -108,12 +108,18 @@ class ZmqHub final : public Hub {
   }
 
  private:
+  struct Connection {
+    std::string address;
+    bool heard = false;  // a frame came from it
+  };
   struct Listener {
     BoundLane bound;
     Watch socket_watch;
     Watch monitor_watch;
-    std::map<int, std::string> connections;  // descriptor -> remote address
-    std::string failed_handshake;            // reason; the descriptor comes with the next event
+    std::map<int, Connection> connections;  // by descriptor
+    std::string failed_handshake;           // reason; the descriptor comes with the next event
+    std::map<int, std::string>
+        never_heard;  // ended without a frame so far; its frames may still be in the socket
   };
   struct Closing {
     IncomingLinks::Closing what;  // tag: the descriptor
@@ -310,6 +316,9 @@ bool ZmqHub::receive_one(Lane lane) {
   if (!from) return true;
 
   const int descriptor = frame.source_descriptor();
+  listener.never_heard.erase(descriptor);
+  if (const auto found = listener.connections.find(descriptor); found != listener.connections.end())
+    found->second.heard = true;
   // The list may have changed after the handshake.
   if (!allowed_.contains(*from)) {
     incoming_.refuse(lane, connection, *from,
@@ -352,8 +361,14 @@ void ZmqHub::service(Clock::time_point now) {
     refusals_.count(dropped);
   }
   service_links(now);
-  for (const Lane lane : {Lane::kControl, Lane::kData})
-    if (listeners_[index(lane)].monitor_watch.ready) service_listener(lane, now);
+  for (const Lane lane : {Lane::kControl, Lane::kData}) {
+    Listener& listener = listeners_[index(lane)];
+    // libzmq drops what is no ZMTP without a word.
+    if (!listener.socket_watch.ready)
+      for (auto& [descriptor, address] : std::exchange(listener.never_heard, {}))
+        report_refusal(now, std::move(address), "sent what is no hearth link");
+    if (listener.monitor_watch.ready) service_listener(lane, now);
+  }
   while (!closings_.empty() && closings_.front().at <= now) {
     const IncomingLinks::Closing closing = std::move(closings_.front().what);
     closings_.pop_front();
@@ -391,7 +406,7 @@ void ZmqHub::service_listener(Lane lane, Clock::time_point now) {
           shut_down(descriptor, listener.bound.port);
           report_refusal(now, address, "too many connections at once");
         }
-        listener.connections[descriptor] = std::move(address);
+        listener.connections[descriptor] = {.address = std::move(address)};
         break;
       }
       case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
@@ -421,14 +436,17 @@ void ZmqHub::service_listener(Lane lane, Clock::time_point now) {
 
 void ZmqHub::connection_ended(Lane lane, int descriptor, Clock::time_point now) {
   Listener& listener = listeners_[index(lane)];
-  std::string address;
+  Connection connection;
   if (const auto found = listener.connections.find(descriptor); found != listener.connections.end()) {
-    address = std::move(found->second);
+    connection = std::move(found->second);
     listener.connections.erase(found);
   }
   // libzmq names the reason and then the connection, from one thread per lane.
-  if (std::string reason = std::exchange(listener.failed_handshake, {}); !reason.empty())
-    report_refusal(now, std::move(address), std::move(reason));
+  if (std::string reason = std::exchange(listener.failed_handshake, {}); !reason.empty()) {
+    report_refusal(now, std::move(connection.address), std::move(reason));
+  } else if (!connection.heard) {
+    listener.never_heard[descriptor] = std::move(connection.address);
+  }
 }
 
 void ZmqHub::close_refused_connections(Clock::time_point now) {

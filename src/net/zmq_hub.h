@@ -24,8 +24,8 @@ struct HubOptions {
   std::uint16_t control_port = 0;  // 0: any free port, see Hub::address()
   std::uint16_t data_port = 0;
   // How other devices reach this one; only handed out by Hub::address().
-  std::string advertised_host;
-  HubLimits limits;
+  std::string advertised_host = {};
+  HubLimits limits = {};
 };
 
 // Opens the two listening sockets. The allow-list is empty: nobody may connect until allow(). Errors: kIo

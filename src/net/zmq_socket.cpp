@@ -138,6 +138,9 @@ ZmqSocket open_monitor(ZmqContext& context, ZmqSocket& socket, const std::string
   ZmqSocket monitor(context, ZMQ_PAIR);
   HEARTH_CHECK(static_cast<bool>(monitor), "cannot make a socket");
   monitor.set(ZMQ_LINGER, 0);
+  // libzmq's thread waits when the reader is behind by this many parts: far more than strangers can cause
+  // between two looks of a living hub.
+  monitor.set(ZMQ_RCVHWM, 100'000);
   HEARTH_CHECK(zmq_connect(monitor.get(), endpoint.c_str()) == 0, "cannot read a socket monitor");
   return monitor;
 }

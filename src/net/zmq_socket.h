@@ -48,8 +48,8 @@ class ZmqSocket {
 
   explicit operator bool() const { return socket_ != nullptr; }
   [[nodiscard]] void* get() const { return socket_; }
-  // Ends its monitor first: a socket closes in the background, and libzmq's thread would wait for ever to tell
-  // a reader that is gone. So a monitor's reader must outlive the monitored socket.
+  // Ends its monitor first: a socket closes in the background, and libzmq's thread would wait for ever to
+  // tell a reader that is gone. So a monitor's reader must outlive the monitored socket.
   void close();
 
   // A refused option is a bug of hearth or a libzmq without the feature; both end the process with the
