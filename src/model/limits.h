@@ -34,10 +34,10 @@ inline constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
 inline constexpr std::size_t kMaxSpecialsInText = 10'000;
 
 // A chat template, one of its tags, and how deep its blocks and brackets nest. The largest published ones
-// have about 25 KB, tags of a few hundred bytes and ten levels; the template engine needs time in the square
-// of the first and stack in proportion to the others.
+// have about 25 KB, tags of up to 4 KB (a default system message) and ten levels; the template engine needs
+// time in the square of the first and stack in proportion to the others.
 inline constexpr std::size_t kMaxTemplateBytes = 65'536;
-inline constexpr std::size_t kMaxTemplateTagBytes = 4'096;
+inline constexpr std::size_t kMaxTemplateTagBytes = 8'192;
 inline constexpr std::size_t kMaxTemplateDepth = 48;
 
 // Positions are 32-bit signed in ggml and libllama.
