@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/os_memory.h"
+#include "base/units.h"
 #include "compute/backend.h"
 #include "compute/scratch.h"
 #include "net/inproc_hub.h"
@@ -13,6 +14,8 @@
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
+#include "wire/limits.h"
+#include "wire/text.h"
 
 namespace hearth::node {
 namespace {
@@ -124,6 +127,12 @@ Result<plan::Plan> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
 
 Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options, net::KeyPair key) {
   HEARTH_TRY(model::ModelFile file, model::ModelFile::open(options.model_path));
+  HEARTH_TRY_VOID(wire::check_device_name(options.name));
+  for (const WorkerAddress& worker : options.workers) HEARTH_TRY_VOID(wire::check_host(worker.host));
+  const std::uint64_t largest_batch = std::uint64_t{options.epoch.n_ubatch} * file.params().n_embd * sizeof(float);
+  if (largest_batch > wire::kMaxHiddenBytes)
+    return fail(ErrorCode::kInvalidArgument, "{} tokens of width {} are more than a frame holds ({}); ask for smaller batches (-ub)",
+                options.epoch.n_ubatch, file.params().n_embd, format_bytes(wire::kMaxHiddenBytes));
   HEARTH_TRY(model::Tokenizer vocabulary, model::Tokenizer::load(options.model_path));
   auto impl = std::make_unique<Impl>(std::move(file), std::move(vocabulary));
   Impl& node = *impl;

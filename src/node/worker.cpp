@@ -9,6 +9,7 @@
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
+#include "wire/text.h"
 
 namespace hearth::node {
 
@@ -38,6 +39,7 @@ const DeviceKey& WorkerNode::key() const { return impl_->key; }
 std::uint16_t WorkerNode::control_port() const { return impl_->control_port; }
 
 Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& options, net::KeyPair key) {
+  HEARTH_TRY_VOID(wire::check_device_name(options.name));
   HEARTH_TRY(model::ModelFile file, model::ModelFile::open(options.model_path));
   auto impl = std::make_unique<Impl>(std::move(file));
   Impl& node = *impl;
