@@ -61,7 +61,7 @@ Result<Actions> HeadSession::start(TimePoint now) {
     workers_.push_back({.contact = contact, .info = {.key = contact.key, .address = contact.address}});
     wire::Address control = contact.address;
     control.data_port = 0;
-    links_.want(contact.key, control, now, contact_until_, out);
+    links_.want(contact.key, control, contact_until_, out);
   }
   check_met(out);
   return out;
@@ -87,6 +87,7 @@ Actions HeadSession::on_peer_up(const DeviceKey& peer, TimePoint) {
                                          .model = options_.model}});
   } else if (worker->meeting == Meeting::kLinking) {
     worker->meeting = Meeting::kMet;
+    links_.settle(peer);
     log(out, LogLevel::kInfo, "{} joined", who(*worker));
     check_met(out);
   }
@@ -100,6 +101,7 @@ Actions HeadSession::on_peer_gone(const DeviceKey& peer, const Error& error, Tim
   const auto gone = links_.on_gone(peer, now);
   if (gone == LinkSet::Gone::kUnknown || !is_running()) return out;
   worker->last_error = error.message;
+  if (worker->meeting == Meeting::kGreeted) worker->meeting = Meeting::kConnecting;
   if (gone == LinkSet::Gone::kLost)
     fail_session(Error{error.code, std::format("the link to {} is lost: {}", who(*worker), error.message)},
                  out);
@@ -152,7 +154,7 @@ void HeadSession::on(Worker& from, const wire::Welcome& welcome, TimePoint now, 
   from.info.n_threads = welcome.n_threads;
   from.meeting = Meeting::kLinking;
   liveness_.watch(from.info.key, who(from), now);
-  links_.want(from.info.key, from.info.address, now, contact_until_, out);
+  links_.want(from.info.key, from.info.address, contact_until_, out);
 }
 
 Result<> HeadSession::check_name(const Worker& worker) const {

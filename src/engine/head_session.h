@@ -40,8 +40,8 @@ struct HeadOptions {
   std::string name{};
   std::string version{};  // of the program
   wire::ModelId model{};
-  // Of the first plan, later ones count up: a random number below 2^30, so that a frame that an earlier head left in a
-  // queue cannot look like one of ours.
+  // Of the first plan, later ones count up: a random number below 2^30, so that a frame that an earlier head
+  // left in a queue cannot look like one of ours.
   std::uint32_t first_epoch = 1;
   std::vector<WorkerContact> workers{};  // may be empty: a ring of one
   LivenessOptions liveness{};

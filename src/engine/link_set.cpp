@@ -4,8 +4,7 @@
 
 namespace hearth::engine {
 
-void LinkSet::want(const DeviceKey& peer, const wire::Address& address, TimePoint now, TimePoint deadline,
-                   Actions& out) {
+void LinkSet::want(const DeviceKey& peer, const wire::Address& address, TimePoint deadline, Actions& out) {
   const auto found = links_.find(peer);
   if (found != links_.end() && found->second.address == address) {
     found->second.deadline = std::max(found->second.deadline, deadline);
@@ -14,7 +13,7 @@ void LinkSet::want(const DeviceKey& peer, const wire::Address& address, TimePoin
   // Only a control lane may be replaced by both lanes without closing it first.
   const bool is_widened = found != links_.end() && found->second.address.data_port == 0;
   if (found != links_.end() && !is_widened) drop(peer, false, out);
-  links_[peer] = Link{.address = address, .state = State::kConnecting, .deadline = deadline, .retry_at = now};
+  links_[peer] = Link{.address = address, .deadline = deadline};
   out.push_back(Connect{peer, address, connect_timeout_});
 }
 
@@ -40,14 +39,19 @@ LinkSet::Gone LinkSet::on_gone(const DeviceKey& peer, TimePoint now) {
   const auto found = links_.find(peer);
   if (found == links_.end() || found->second.state == State::kWaiting) return Gone::kUnknown;
   Link& link = found->second;
-  if (link.state == State::kConnecting && now + retry_after_ <= link.deadline) {
+  if (!link.settled && now + retry_after_ <= link.deadline) {
     link.state = State::kWaiting;
     link.retry_at = now + retry_after_;
     return Gone::kRetry;
   }
-  const bool was_up = link.state == State::kUp;
+  const bool settled = link.settled;
   links_.erase(found);
-  return was_up ? Gone::kLost : Gone::kUnreachable;
+  return settled ? Gone::kLost : Gone::kUnreachable;
+}
+
+void LinkSet::settle(const DeviceKey& peer) {
+  HEARTH_CHECK(is_up(peer), "only a link that is up can be relied on");
+  links_.at(peer).settled = true;
 }
 
 void LinkSet::tick(TimePoint now, Actions& out) {

@@ -1,8 +1,8 @@
 // LinkSet: the outgoing links that a session wants, and the patience with which it gets them.
 //
-// A device may refuse a connection for a moment (its allow-list changes when *its* copy of the plan arrives),
-// so a link that fails before it was up is tried again until its deadline; one that breaks after it was up is
-// lost.
+// A device may refuse or cut a connection for a moment (its allow-list changes when *its* copy of the plan
+// arrives), so a link that fails is tried again until its deadline. Once it is settled, because somebody
+// relies on what passes there, a break means that the peer is lost.
 //
 // Pure. Thread contract: none; one thread owns it.
 #pragma once
@@ -25,8 +25,7 @@ class LinkSet {
 
   // Wants a link to `peer`. Already wanted at that address: keeps it, the deadline becomes the later one. At
   // another address (the data port became known): connects anew.
-  void want(const DeviceKey& peer, const wire::Address& address, TimePoint now, TimePoint deadline,
-            Actions& out);
+  void want(const DeviceKey& peer, const wire::Address& address, TimePoint deadline, Actions& out);
   // Closes it.
   void drop(const DeviceKey& peer, bool flush, Actions& out);
   void drop_all(bool flush, Actions& out);
@@ -34,11 +33,14 @@ class LinkSet {
   // True when this was news: the link is usable now.
   bool on_up(const DeviceKey& peer);
 
+  // From now on a break is a loss. The link is up.
+  void settle(const DeviceKey& peer);
+
   enum class Gone : std::uint8_t {
     kUnknown,      // not wanted, ignore
-    kRetry,        // was not up yet: tick() connects again
-    kUnreachable,  // was never up and the deadline is over; not wanted any more
-    kLost,         // was up; not wanted any more
+    kRetry,        // tick() connects again
+    kUnreachable,  // never settled and the deadline is over; not wanted any more
+    kLost,         // was settled; not wanted any more
   };
   [[nodiscard]] Gone on_gone(const DeviceKey& peer, TimePoint now);
   // Connects again where it is time.
@@ -52,8 +54,9 @@ class LinkSet {
  private:
   enum class State : std::uint8_t { kConnecting, kWaiting, kUp };
   struct Link {
-    wire::Address address;
+    wire::Address address{};
     State state = State::kConnecting;
+    bool settled = false;
     TimePoint deadline{};
     TimePoint retry_at{};
   };

@@ -116,7 +116,7 @@ void WorkerSession::on_hello(const DeviceKey& from, const wire::Hello& hello, Ti
   head_address_ = hello.address;
   liveness_.watch(from, who(from), now);
   log(out, LogLevel::kInfo, "{} wants this device", who(from));
-  links_.want(from, hello.address, now, now + options_.link_deadline, out);
+  links_.want(from, hello.address, now + options_.link_deadline, out);
 }
 
 // The refusal needs a link of its own, which lives as long as it takes to say it.
@@ -129,7 +129,7 @@ void WorkerSession::refuse(const DeviceKey& peer, const wire::Address& address, 
     return;
   }
   refusing_[peer] = std::move(message);
-  links_.want(peer, address, now, now + options_.connect_timeout, out);
+  links_.want(peer, address, now + options_.connect_timeout, out);
 }
 
 Actions WorkerSession::on_peer_up(const DeviceKey& peer, TimePoint now) {
@@ -142,6 +142,7 @@ Actions WorkerSession::on_peer_up(const DeviceKey& peer, TimePoint now) {
     return out;
   }
   if (head_ == peer) {
+    links_.settle(peer);
     state_ = State::kJoined;
     liveness_.heard(peer, now);
     out.push_back(Send{peer, wire::Welcome{.version = options_.version,
@@ -197,7 +198,7 @@ void WorkerSession::on_head(const wire::Prepare& plan, TimePoint now, Actions& o
   for (const std::uint16_t receiver : receivers_of(plan, epoch.device)) {
     if (receiver == 0) continue;  // the link to the head is there
     const wire::Member& member = plan.members[receiver];
-    links_.want(member.key, member.address, now, now + options_.link_deadline, out);
+    links_.want(member.key, member.address, now + options_.link_deadline, out);
   }
   log(out, LogLevel::kInfo, "preparing epoch {}: {}", plan.epoch, describe_device(plan, epoch.device));
   out.push_back(LoadEpoch{plan, epoch.device});
@@ -227,6 +228,13 @@ void WorkerSession::on_head(const wire::Activate& activate, TimePoint now, Actio
   if (found == epochs_.end() || !found->second.ready) return break_rules(*head_, activate, out);
   Epoch& epoch = found->second;
   if (epoch.active) return;
+  for (const std::uint16_t receiver : receivers_of(epoch.plan, epoch.device)) {
+    const DeviceKey key = epoch.plan.members[receiver].key;
+    if (!links_.is_up(key))
+      return fail_epoch(activate.epoch,
+                        Error{ErrorCode::kPeerGone, std::format("the link to {} is lost", who(key))}, out);
+    links_.settle(key);
+  }
   epoch.active = true;
   for (const std::uint16_t sender : senders_to(epoch.plan, epoch.device)) {
     const DeviceKey& key = epoch.plan.members[sender].key;
@@ -291,8 +299,7 @@ void WorkerSession::check_ready(Epoch& epoch, Actions& out) {
 Actions WorkerSession::tick(const Progress& progress, TimePoint now) {
   Actions out;
   links_.tick(now, out);
-  if (narrow_soon_ && !narrow_at_) narrow_at_ = now + kAllowGrace;
-  if (narrow_soon_ && now >= *narrow_at_) allow_now(out);
+  narrow(now, out);
   for (const Liveness::Silent& silent : liveness_.tick(now)) {
     if (head_ == silent.key)
       leave_head(silent.error, Farewell::kGoodbye, out);
@@ -347,10 +354,10 @@ void WorkerSession::free_epoch(std::uint32_t number, const std::string& reason, 
     if (!has_sender(member.key)) liveness_.forget(member.key);
     if (!has_receiver(member.key) && !refusing_.contains(member.key)) links_.drop(member.key, false, out);
   }
-  // Members learn of the end in any order: one that is closed out before it knows would take it for a
-  // failure.
-  narrow_soon_ = true;
+  // Members learn of the end in any order: one that is shut out before it knows would take it for a failure.
+  for (const wire::Member& member : node.mapped().plan.members) lingering_.insert(member.key);
   narrow_at_.reset();
+  allow_now(out);
 }
 
 void WorkerSession::leave_head(const Error& error, Farewell farewell, Actions& out) {
@@ -370,9 +377,17 @@ void WorkerSession::leave_head(const Error& error, Farewell farewell, Actions& o
   log(out, LogLevel::kInfo, "waiting for a head");
 }
 
-void WorkerSession::allow_now(Actions& out) {
-  narrow_soon_ = false;
-  std::set<DeviceKey> keys;
+// Not while a head is about to send its first plan: a member that has it already may be connected.
+void WorkerSession::narrow(TimePoint now, Actions& out) {
+  if (lingering_.empty()) return;
+  if (!narrow_at_) narrow_at_ = now + kAllowGrace;
+  if (now < *narrow_at_ || (state_ != State::kIdle && epochs_.empty())) return;
+  lingering_.clear();
+  allow_now(out);
+}
+
+void WorkerSession::allow_now(Actions& out) const {
+  std::set<DeviceKey> keys = lingering_;
   for (const auto& [number, epoch] : epochs_)
     for (const wire::Member& member : epoch.plan.members) keys.insert(member.key);
   if (epochs_.empty()) keys.insert(options_.heads.begin(), options_.heads.end());

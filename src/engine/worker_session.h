@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -104,7 +105,8 @@ class WorkerSession {
   void fail_epoch(std::uint32_t number, const Error& error, Actions& out);
   void free_epoch(std::uint32_t number, const std::string& reason, Actions& out);
   void leave_head(const Error& error, Farewell farewell, Actions& out);
-  void allow_now(Actions& out);
+  void narrow(TimePoint now, Actions& out);
+  void allow_now(Actions& out) const;
   [[nodiscard]] bool is_member(const DeviceKey& key) const;     // of an epoch held
   [[nodiscard]] bool has_receiver(const DeviceKey& key) const;  // this device sends frames to it
   [[nodiscard]] bool has_sender(const DeviceKey& key) const;    // it may send frames to this device now
@@ -122,7 +124,7 @@ class WorkerSession {
   Liveness liveness_;
   StuckWatch stuck_;
   TimePoint next_heartbeat_{};
-  bool narrow_soon_ = false;  // the allow-list is wider than it should be
+  std::set<DeviceKey> lingering_;  // members of epochs that are over, allowed a little longer
   std::optional<TimePoint> narrow_at_;
 };
 
