@@ -226,6 +226,7 @@ class Ring {
     const auto other = static_cast<std::uint32_t>(pick(0, static_cast<int>(options_.n_seq_max) - 1));
     const int p0 = pick(0, 6);
     const int p1 = chance(40) ? wire::KvOp::kToTheEnd : p0 + pick(1, 6);
+    if (chance(5)) return inherit();
     // An operation may be refused; what matters is that the ring and the serial model see the same.
     switch (pick(0, 9)) {
       case 0:
@@ -252,6 +253,9 @@ class Ring {
       case 7: {
         if (!batcher_->is_open(other)) (void)batcher_->open();
         (void)batcher_->copy(seq, other, p0, p1);
+        // What is left of a sequence may depend on batches of which no cell is left.
+        if (chance(30)) (void)batcher_->remove(other, 0, p0 + 1);
+        if (chance(30)) cancel(seq);
         break;
       }
       case 8:
@@ -264,6 +268,19 @@ class Ring {
         if (batcher_->shift(seq, p0, p1, pick(-6, 6))) ++counts_.shifts;
         break;
     }
+  }
+
+  // A token is copied to a third sequence, and what it was computed from is cancelled while all is in flight.
+  void inherit() {
+    const auto first = batcher_->start(std::vector<Token>{1, 2});
+    if (!first || !compose()) return;
+    const auto second = batcher_->open();
+    if (!second || !batcher_->copy(*first, *second) || !batcher_->push(*second, 3) || !compose()) return;
+    const auto third = batcher_->open();
+    if (!third || !batcher_->copy(*second, *third, 2)) return;
+    cancel(*first);
+    cancel(*second);
+    if (batcher_->push(*third, 4)) (void)compose();
   }
 
   void cancel(std::uint32_t seq) {
