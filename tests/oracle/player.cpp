@@ -7,14 +7,10 @@
 #include <stdexcept>
 #include <utility>
 
+#include "support/value_of.h"
+
 namespace hearth::testing {
 namespace {
-
-template <class T>
-T value_of(Result<T> result) {
-  if (!result) throw std::runtime_error(result.error().message);
-  if constexpr (!std::is_void_v<T>) return *std::move(result);
-}
 
 LogitRows split_rows(std::span<const float> values, std::size_t n_vocab) {
   LogitRows rows;
@@ -29,7 +25,7 @@ LogitRows split_rows(std::span<const float> values, std::size_t n_vocab) {
 
 LogitRows Player::decode(std::span<const oracle::BatchToken> tokens) {
   for (const oracle::BatchToken& token : tokens)
-    for (const std::int32_t seq : token.seqs) positions_[seq].push_back(token.pos);
+    entries_.push_back({token.pos, {token.seqs.begin(), token.seqs.end()}});
   LogitRows rows = decode_batch(tokens);
   transcript_.rows.insert(transcript_.rows.end(), rows.begin(), rows.end());
   return rows;
@@ -61,30 +57,32 @@ void Player::greedy(std::size_t n, std::int32_t seq) {
 }
 
 void Player::operate(const wire::KvOp& op) {
-  const auto in_range = [&](std::int32_t position) { return position >= op.p0 && position < op.p1; };
-  auto& positions = positions_[op.seq];
-  switch (op.kind) {
-    case wire::KvOpKind::kRemove:
-      std::erase_if(positions, in_range);
-      break;
-    case wire::KvOpKind::kCopy:
-      std::ranges::copy_if(positions, std::back_inserter(positions_[op.seq_to]), in_range);
-      break;
-    case wire::KvOpKind::kKeep:
-      std::erase_if(positions_, [&](const auto& entry) { return entry.first != op.seq; });
-      break;
-    case wire::KvOpKind::kShift:
-      for (std::int32_t& position : positions)
-        if (in_range(position)) position += op.delta;
-      std::erase_if(positions, [](std::int32_t position) { return position < 0; });
-      break;
+  for (Entry& entry : entries_) {
+    const bool chosen = entry.seqs.contains(op.seq) && entry.position >= op.p0 && entry.position < op.p1;
+    switch (op.kind) {
+      case wire::KvOpKind::kRemove:
+        if (chosen) entry.seqs.erase(op.seq);
+        break;
+      case wire::KvOpKind::kCopy:
+        if (chosen) entry.seqs.insert(op.seq_to);
+        break;
+      case wire::KvOpKind::kKeep:
+        entry.seqs = entry.seqs.contains(op.seq) ? std::set<std::int32_t>{op.seq} : std::set<std::int32_t>{};
+        break;
+      case wire::KvOpKind::kShift:
+        if (chosen) entry.position += op.delta;
+        break;
+    }
   }
+  std::erase_if(entries_, [](const Entry& entry) { return entry.seqs.empty() || entry.position < 0; });
   apply(op);
 }
 
 std::int32_t Player::next_position(std::int32_t seq) const {
-  const auto found = positions_.find(seq);
-  return found == positions_.end() || found->second.empty() ? 0 : std::ranges::max(found->second) + 1;
+  std::int32_t next = 0;
+  for (const Entry& entry : entries_)
+    if (entry.seqs.contains(seq)) next = std::max(next, entry.position + 1);
+  return next;
 }
 
 LogitRows OraclePlayer::decode_batch(std::span<const oracle::BatchToken> tokens) {

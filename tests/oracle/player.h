@@ -7,7 +7,7 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -51,8 +51,12 @@ class Player {
 
  private:
   Transcript transcript_;
-  // The same bookkeeping for both sides; positions only, cells do not matter here.
-  std::map<std::int32_t, std::vector<std::int32_t>> positions_;
+  // What the sequences hold, kept apart from the cells of either side.
+  struct Entry {
+    std::int32_t position;
+    std::set<std::int32_t> seqs;
+  };
+  std::vector<Entry> entries_;
 };
 
 class OraclePlayer final : public Player {

@@ -3,6 +3,10 @@
 // The rule: the logits' normalised mean square error is at most 1e-4, and the top token of a row may differ
 // only where the reference's two best logits lie closer together than twice the largest difference of any
 // logit.
+//
+// Models whose rounding errors grow from layer to layer do not keep to 1e-4 even when libllama is compared
+// with itself (chunks or single tokens, with or without flash attention). For them the error may be twice
+// that of libllama with itself, measured in the same test on the same tokens; a test that uses this says so.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +28,7 @@ inline constexpr double kMaxNmse = 1e-4;
 
 struct Comparison {
   std::size_t n_rows = 0;
-  std::size_t n_same_bits = 0;  // rows without any difference
+  std::size_t n_equal = 0;  // rows without any difference
   std::size_t n_same_top = 0;
   double max_difference = 0;
   double nmse = 0;                   // sum of squared differences / sum of squares of the reference
@@ -59,7 +63,7 @@ struct Top2 {
       power += double{reference[i][j]} * double{reference[i][j]};
     }
     c.max_difference = std::max(c.max_difference, row_difference);
-    if (row_difference == 0) ++c.n_same_bits;
+    if (row_difference == 0) ++c.n_equal;
   }
   c.nmse = power > 0 ? error / power : 0;
   for (std::size_t i = 0; i < reference.size(); ++i) {
@@ -74,27 +78,28 @@ struct Top2 {
   return c;
 }
 
-// EXPECT_TRUE(equivalent("f16 links", reference, rows)); prints the figures too.
+// EXPECT_TRUE(equivalent("f16 links", reference, rows)); prints the figures too. floor: NMSE of libllama with
+// itself.
 [[nodiscard]] inline ::testing::AssertionResult equivalent(std::string_view what, const LogitRows& reference,
-                                                           const LogitRows& rows) {
-  const auto same_shape = [](const std::vector<float>& a, const std::vector<float>& b) {
-    return a.size() == b.size();
-  };
-  if (reference.empty() || !std::ranges::equal(reference, rows, same_shape))
+                                                           const LogitRows& rows, double floor = 0) {
+  const auto same_size = [](const auto& a, const auto& b) { return a.size() == b.size(); };
+  if (reference.empty() || !std::ranges::equal(reference, rows, same_size))
     return ::testing::AssertionFailure() << what << ": " << rows.size() << " rows of logits, expected "
                                          << reference.size() << " of the same length, at least one";
   const Comparison c = compare(reference, rows);
-  const std::string figures =
-      std::format("{}: {} rows, {} bit-equal, same top token in {}, largest difference {:.3g}, NMSE {:.3g}",
-                  what, c.n_rows, c.n_same_bits, c.n_same_top, c.max_difference, c.nmse);
+  std::string figures =
+      std::format("{}: {} rows, {} equal, same top token in {}, largest difference {:.3g}, NMSE {:.3g}", what,
+                  c.n_rows, c.n_equal, c.n_same_top, c.max_difference, c.nmse);
+  if (floor > 0) figures += std::format(" (libllama with itself {:.3g})", floor);
   std::cout << "[ figures  ] " << figures << "\n";
+  const double limit = std::max(kMaxNmse, 2 * floor);
   // Written so that NaN fails.
-  if (!(c.nmse <= kMaxNmse))
-    return ::testing::AssertionFailure() << figures << "; NMSE must be at most " << kMaxNmse;
+  if (!(c.nmse <= limit))
+    return ::testing::AssertionFailure() << figures << "; NMSE must be at most " << limit;
   if (!c.flipped.empty())
     return ::testing::AssertionFailure()
            << figures << "; row " << c.flipped.front()
-           << " has another top token although the margin is larger than twice the difference";
+           << " has another top token although the margin is not below twice the largest difference";
   return ::testing::AssertionSuccess();
 }
 
