@@ -15,18 +15,21 @@ namespace {
 
 using namespace hearth;
 
+// One line per paragraph: CLI11 wraps it.
 constexpr const char* kHelp =
-    R"(Writes a GGUF model with random weights of any shape, for tests and benchmarks.
-
-Weights depend on --seed only, not on threads. Activations stay of ordinary size at any
-depth. Memory stays below about 100 MB whatever the size of the model.
-
-From 150 M weights on (or with --pool on) blocks are drawn from a pool: 2^20 random weights
-are quantized once per type and scale, and each row is a random sequence of blocks of that
-pool. No two rows are equal, matrix speeds and sizes are those of a real model, and an 8B
-model in Q4_K_M takes seconds instead of minutes. --pool off quantizes every row.
-
-Example: hearth-synth --arch qwen3 --shape 600m --type Q8_0 --vocab-from models/ember-q8_0.gguf -o /tmp/q.gguf)";
+    "Writes a GGUF model with random weights of any shape, for tests and benchmarks.\n\n"
+    "Weights depend on --seed only, not on threads. Activations stay of ordinary size at any depth. Memory "
+    "stays below "
+    "about 100 MB whatever the size of the model.\n\n"
+    "From 150 M weights on (or with --pool on) blocks are drawn from a pool: 2^20 random weights are "
+    "quantized once per "
+    "type and scale, and each row is a random sequence of blocks of that pool. No two rows are equal, sizes "
+    "and speeds "
+    "are those of a real model, and an 8B model in Q4_K_M takes seconds instead of minutes. --pool off "
+    "quantizes every "
+    "row.\n\n"
+    "Example: hearth-synth --arch qwen3 --shape 600m --type Q8_0 --vocab-from models/ember-q8_0.gguf -o "
+    "/tmp/q.gguf";
 
 std::string joined(const auto& names) {
   std::string text;

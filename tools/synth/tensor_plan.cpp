@@ -319,7 +319,7 @@ Result<std::vector<PlannedTensor>> plan_tensors(const SynthSpec& spec, std::uint
       return fail(ErrorCode::kInvalidArgument,
                   "{} has rows of {} weights, which is no multiple of {}, the block of {}; change the shape "
                   "or the type",
-                  t.name, t.n_in, block, ggml_type_name(t.type));
+                  t.name, t.n_in, block, upper(ggml_type_name(t.type)));
     }
   }
   return tensors;
