@@ -1,7 +1,6 @@
 #include "engine/batcher.h"
 
 #include <algorithm>
-#include <ranges>
 #include <utility>
 
 #include "wire/limits.h"
@@ -108,27 +107,21 @@ bool Batcher::is_alive(std::uint64_t life) const {
       sequences_, [&](const Sequence& sequence) { return sequence.open && sequence.life == life; });
 }
 
-// Tokens are needed while an open sequence may see their cells, or while later ones in flight are needed that
-// attended to them; a batch while any of its tokens is.
+// Whoever sees a cell that was computed from a batch sees the batch as well: copies pass the view on,
+// whatever their range. So a batch without living viewers is needed by nobody, not even indirectly.
 std::vector<BatchRange> Batcher::cancel(std::uint32_t seq) {
   finish(seq);
-  std::set<std::uint64_t> attended;  // lives with needed tokens in the batches later than `flying`
-  std::deque<BatchRange> ranges;
-  for (Flying& flying : std::views::reverse(flying_)) {
-    std::vector<std::uint64_t> needed;
-    for (const Part& part : flying.parts)
-      if (std::ranges::any_of(part.viewers,
-                              [&](auto life) { return is_alive(life) || attended.contains(life); }))
-        needed.push_back(part.owner);
-    attended.insert(needed.begin(), needed.end());
-    if (!needed.empty() || flying.cancelled) continue;
+  std::vector<BatchRange> ranges;
+  for (Flying& flying : flying_) {
+    if (flying.cancelled || std::ranges::any_of(flying.viewers, [&](auto life) { return is_alive(life); }))
+      continue;
     flying.cancelled = true;
-    if (!ranges.empty() && ranges.front().first == flying.id + 1)
-      ranges.front().first = flying.id;
+    if (!ranges.empty() && ranges.back().last + 1 == flying.id)
+      ranges.back().last = flying.id;
     else
-      ranges.push_front({flying.id, flying.id});
+      ranges.push_back({flying.id, flying.id});
   }
-  return {ranges.begin(), ranges.end()};
+  return ranges;
 }
 
 void Batcher::queue_operation(const wire::KvOp& op) {
@@ -170,8 +163,7 @@ Result<> Batcher::copy(std::uint32_t from, std::uint32_t to, std::int32_t p0, st
                    .p0 = p0,
                    .p1 = p1});
   for (Flying& flying : flying_)
-    for (Part& part : flying.parts)
-      if (part.viewers.contains(sequences_[from].life)) part.viewers.insert(sequences_[to].life);
+    if (flying.viewers.contains(sequences_[from].life)) flying.viewers.insert(sequences_[to].life);
   follow_cells();
   return {};
 }
@@ -229,7 +221,7 @@ Result<> Batcher::check_shift(std::uint32_t seq, std::int32_t p0, std::int32_t p
 
 void Batcher::take(std::uint32_t seq, std::size_t n, OutgoingBatch& out, Flying& flying) {
   Sequence& sequence = sequences_[seq];
-  flying.parts.push_back({.owner = sequence.life, .viewers = {sequence.life}});
+  flying.viewers.insert(sequence.life);
   for (std::size_t i = 0; i < n; ++i) {
     const Waiting waiting = sequence.waiting.front();
     sequence.waiting.pop_front();

@@ -73,8 +73,8 @@ class Batcher {
   // Closes a sequence: what is queued is dropped, its cells are free for the next batch, rows in flight
   // become unwanted.
   void finish(std::uint32_t seq);
-  // finish(), and the batches in flight that nobody needs any more: no open sequence may see their cells, and
-  // no batch that is needed attended to them. Each range is one wire::Cancel; a batch is named at most once.
+  // finish(), and the batches in flight that nobody needs any more: no open sequence sees their cells, or
+  // ever saw them through a copy. Each range is one wire::Cancel; a batch is named at most once.
   [[nodiscard]] std::vector<BatchRange> cancel(std::uint32_t seq);
 
   // KV operations on open sequences (context shift, prefix reuse, tests); see wire::KvOpKind. Ranges are [p0,
@@ -121,15 +121,10 @@ class Batcher {
     OutputRow row;
     std::uint64_t life;
   };
-  // The tokens of one sequence in a batch. By copies more than the owner may see their cells.
-  struct Part {
-    std::uint64_t owner;              // life
-    std::set<std::uint64_t> viewers;  // lives, the owner among them
-  };
   struct Flying {
     std::uint64_t id = 0;
     bool cancelled = false;
-    std::vector<Part> parts{};
+    std::set<std::uint64_t> viewers{};  // lives whose tokens it holds, or that copied from those
     std::vector<FlyingRow> rows{};
   };
 

@@ -176,6 +176,7 @@ class Ring {
   }
 
   void run(int n_events) {
+    if (chance(40)) inherit();
     for (int i = 0; i < n_events && !failed(); ++i) {
       const int what = pick(0, 99);
       if (what < 20)
