@@ -59,24 +59,31 @@ Result<> CellTable::apply(const wire::KvOp& op,
   return {};
 }
 
+Result<> CellTable::place_one(const wire::BatchToken& token) {
+  if (token.cell >= size())
+    return fail(ErrorCode::kProtocol, "token at position {} names KV cell {}, there are {}", token.position,
+                token.cell, size());
+  if (!is_free(token.cell))
+    return fail(ErrorCode::kProtocol, "token at position {} names KV cell {}, which holds position {}",
+                token.position, token.cell, positions_[token.cell]);
+  if (token.position < 0 || token.sequences.empty())
+    return fail(ErrorCode::kProtocol, "token for KV cell {} has position {} and {} sequence", token.cell,
+                token.position, token.sequences.empty() ? "no" : "a");
+  positions_[token.cell] = token.position;
+  sequences_[token.cell] = token.sequences;
+  used_end_ = std::max(used_end_, token.cell + 1);
+  ++n_used_;
+  return {};
+}
+
 Result<> CellTable::place(std::span<const wire::BatchToken> tokens) {
-  for (const wire::BatchToken& token : tokens) {
-    if (token.cell >= size())
-      return fail(ErrorCode::kProtocol, "token at position {} names KV cell {}, there are {}", token.position,
-                  token.cell, size());
-    if (!is_free(token.cell))
-      return fail(ErrorCode::kProtocol, "token at position {} names KV cell {}, which holds position {}",
-                  token.position, token.cell, positions_[token.cell]);
-    if (token.position < 0 || token.sequences.empty())
-      return fail(ErrorCode::kProtocol, "token for KV cell {} has position {} and {} sequence", token.cell,
-                  token.position, token.sequences.empty() ? "no" : "a");
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    Result<> placed = place_one(tokens[i]);
+    if (placed) continue;
+    for (const wire::BatchToken& token : tokens.first(i)) release(token.cell);
+    lower_used_end();
+    return placed;
   }
-  for (const wire::BatchToken& token : tokens) {
-    positions_[token.cell] = token.position;
-    sequences_[token.cell] = token.sequences;
-    used_end_ = std::max(used_end_, token.cell + 1);
-  }
-  n_used_ += static_cast<std::uint32_t>(tokens.size());
   return {};
 }
 

@@ -42,6 +42,7 @@ class CellTable {
   friend bool operator==(const CellTable&, const CellTable&) = default;
 
  private:
+  [[nodiscard]] Result<> place_one(const wire::BatchToken& token);
   void release(std::uint32_t cell);
   void lower_used_end();
 

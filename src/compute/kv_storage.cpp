@@ -82,10 +82,11 @@ Result<> KvStorage::import_cells(std::uint32_t layer, std::span<const std::uint3
   if (bytes.size() != cells.size() * (k_row + v_row))
     return fail(ErrorCode::kInvalidArgument, "{} KV cells of layer {} are {} bytes, got {}", cells.size(),
                 layer, cells.size() * (k_row + v_row), bytes.size());
-  const std::uint8_t* in = bytes.data();
-  for (const std::uint32_t cell : cells) {
+  for (const std::uint32_t cell : cells)
     if (cell >= impl_->n_cells)
       return fail(ErrorCode::kInvalidArgument, "KV cell {} of {} cannot be imported", cell, impl_->n_cells);
+  const std::uint8_t* in = bytes.data();
+  for (const std::uint32_t cell : cells) {
     ggml_backend_tensor_set(k(layer), in, cell * k_row, k_row);
     ggml_backend_tensor_set(v(layer), in + k_row, cell * v_row, v_row);
     in += k_row + v_row;

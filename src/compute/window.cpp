@@ -141,11 +141,14 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
     HEARTH_TRY_VOID(std::move(computed));
     const std::size_t n_rows = il + 1 == w.model.params().n_layer ? n_out : n_tokens;
     const std::span<const float> rows(w.scratch.hidden, n_rows * n_embd);
-    if (const std::size_t row = wire::first_non_finite_row(rows, n_embd); row < n_rows)
-      return fail(ErrorCode::kNumeric,
-                  "layer {} gave a NaN or Inf in row {} of {} (position {}): the weights of this "
-                  "layer are damaged or overflow",
-                  il, row, n_rows, batch.tokens[std::min<std::size_t>(row, n_tokens - 1)].position);
+    if (const std::size_t row = wire::first_non_finite_row(rows, n_embd); row < n_rows) {
+      const std::size_t token = n_rows < n_tokens ? static_cast<std::size_t>(w.scratch.out_rows[row]) : row;
+      return fail(
+          ErrorCode::kNumeric,
+          "layer {} gave a NaN or Inf in row {} of {} (position {}): the weights of this layer are damaged "
+          "or overflow",
+          il, row, n_rows, batch.tokens[token].position);
+    }
   }
   return std::span<const float>(w.scratch.hidden, std::size_t{n_out} * n_embd);
 }

@@ -1,7 +1,9 @@
 #include "residency/resident_source.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "base/os_file.h"
@@ -28,6 +30,18 @@ ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* w
     if (supported) return *type;
   }
   return nullptr;
+}
+
+// Norms, biases and RoPE factors are few, and a NaN in one need not show in what a layer gives: quantizing
+// the activations for the next matrix can swallow it.
+Result<> check_vector(const gguf::Tensor& tensor, const void* data, const std::string& path) {
+  const std::span<const float> values(static_cast<const float*>(data), tensor.bytes / sizeof(float));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i]))
+      return fail(ErrorCode::kInvalidFile,
+                  "{}: value {} of tensor '{}' is {}: the file is damaged; fetch it again", path, i,
+                  tensor.name, values[i]);
+  return {};
 }
 
 std::size_t pad(std::size_t bytes, std::size_t alignment) {
@@ -72,6 +86,7 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     TensorPlace* place;
   };
   std::vector<Repack> repacks;
+  std::set<const gguf::Tensor*> mapped;
   std::size_t n_tensors = 0;
   for (const model::SegmentId id : segments) n_tensors += model.segment(id).size();
   impl->tensors = make_context(n_tensors);
@@ -83,15 +98,26 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     places.resize(tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const gguf::Tensor& source = *tensors[i].tensor;
-      HEARTH_CHECK(source.offset + source.bytes <= impl->maps[source.file_index].bytes().size());
+      if (const std::size_t size = impl->maps[source.file_index].bytes().size();
+          source.offset + source.bytes > size)
+        return fail(
+            ErrorCode::kInvalidFile,
+            "{}: tensor '{}' ends at byte {} but the file has {} now: it was cut short after it was opened; "
+            "fetch it again",
+            model.file().paths()[source.file_index].string(), source.name, source.offset + source.bytes,
+            size);
       places[i].data =
           const_cast<std::uint8_t*>(impl->maps[source.file_index].bytes().data() + source.offset);
+      if (model::is_vector(tensors[i].role))
+        HEARTH_TRY_VOID(
+            check_vector(source, places[i].data, model.file().paths()[source.file_index].string()));
       places[i].buffer = impl->map_buffers[source.file_index].get();
       ggml_tensor* tensor = declare(impl->tensors.get(), source);
       ggml_backend_buffer_type_t type =
           options.repack && is_matrix(tensors[i].role) ? repack_type(device, tensor) : nullptr;
       if (type == nullptr)
-        impl->cost.mapped_bytes += source.bytes;
+        // Rope factors are in every layer, a tied embedding table is in two segments, but in memory once.
+        impl->cost.mapped_bytes += mapped.insert(&source).second ? source.bytes : 0;
       else
         repacks.push_back({tensor, &source, type, &places[i]});
     }

@@ -35,7 +35,8 @@ struct LoadCost {
 
 class ResidentSource final : public WeightSource {
  public:
-  // `model` must outlive the source. Errors: kIo, kInvalidFile, kOutOfMemory.
+  // `model` must outlive the source. Errors: kIo, kInvalidFile (cut short, or a norm or bias that is no
+  // number), kOutOfMemory.
   [[nodiscard]] static Result<std::unique_ptr<ResidentSource>> load(
       const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
       const LoadOptions& options);

@@ -1,0 +1,129 @@
+#include "compute/kv_storage.h"
+
+#include <vector>
+
+#include <ggml-backend.h>
+#include <ggml.h>
+#include <gtest/gtest.h>
+
+#include "support/one_device.h"
+
+namespace hearth::compute {
+namespace {
+
+using testing::value_of;
+
+model::HyperParams params() {
+  model::HyperParams p;
+  p.n_layer = 6;
+  p.n_embd = 96;
+  p.n_head = 6;
+  p.n_head_kv = 2;
+  p.head_dim_k = 16;
+  p.head_dim_v = 24;
+  return p;
+}
+
+struct Storage {
+  explicit Storage(wire::KvType type)
+      : backend(value_of(Backend::cpu(1))),
+        kv(value_of(KvStorage::create(*backend, params(), {2, 5}, type, 256))) {}
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<KvStorage> kv;
+};
+
+TEST(KvStorage, TakesWhatBytesSays) {
+  // 3 layers of 256 cells, each 2 heads of 16 + 24 values.
+  EXPECT_EQ(KvStorage::bytes(params(), 3, wire::KvType::kF16, 256), 3U * 256 * 2 * (16 + 24) * 2);
+  EXPECT_EQ(KvStorage::bytes(params(), 3, wire::KvType::kF32, 256), 3U * 256 * 2 * (16 + 24) * 4);
+  for (const wire::KvType type : {wire::KvType::kF16, wire::KvType::kF32}) {
+    const Storage s(type);
+    EXPECT_EQ(ggml_backend_buffer_get_size(s.kv->k(2)->buffer), KvStorage::bytes(params(), 3, type, 256));
+    EXPECT_EQ(s.kv->k(2)->buffer, s.kv->v(4)->buffer) << "one buffer for all";
+    EXPECT_EQ(s.kv->n_cells(), 256U);
+  }
+}
+
+TEST(KvStorage, IsZeroAtFirst) {
+  const Storage s(wire::KvType::kF16);
+  std::vector<std::uint32_t> all(256);
+  for (std::uint32_t i = 0; i < 256; ++i) all[i] = i;
+  for (std::uint32_t il = 2; il < 5; ++il) {
+    const auto bytes = value_of(s.kv->export_cells(il, all));
+    EXPECT_EQ(bytes, std::vector<std::uint8_t>(256 * 2 * (16 + 24) * 2));
+  }
+}
+
+TEST(KvStorage, ExportsKeysThenValuesOfEachCell) {
+  const Storage s(wire::KvType::kF32);
+  // Value c of cell n of layer il is il * 1e6 + n * 1e3 + c, V's c from 500 on.
+  for (std::uint32_t il = 2; il < 5; ++il) {
+    for (std::uint32_t cell = 0; cell < 256; ++cell) {
+      for (std::uint32_t c = 0; c < 32; ++c)
+        static_cast<float*>(s.kv->k(il)->data)[cell * 32 + c] =
+            static_cast<float>(il * 1000000 + cell * 1000 + c);
+      for (std::uint32_t c = 0; c < 48; ++c)
+        static_cast<float*>(s.kv->v(il)->data)[cell * 48 + c] =
+            static_cast<float>(il * 1000000 + cell * 1000 + 500 + c);
+    }
+  }
+  const std::vector<std::uint32_t> cells = {7, 255, 0};
+  const auto bytes = value_of(s.kv->export_cells(3, cells));
+  ASSERT_EQ(bytes.size(), 3U * (32 + 48) * 4);
+  const auto* values = reinterpret_cast<const float*>(bytes.data());
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    EXPECT_EQ(values[i * 80], static_cast<float>(3000000 + cells[i] * 1000));
+    EXPECT_EQ(values[i * 80 + 31], static_cast<float>(3000000 + cells[i] * 1000 + 31));
+    EXPECT_EQ(values[i * 80 + 32], static_cast<float>(3000000 + cells[i] * 1000 + 500));
+    EXPECT_EQ(values[i * 80 + 79], static_cast<float>(3000000 + cells[i] * 1000 + 547));
+  }
+
+  // Into other cells of another storage, the neighbours untouched.
+  const Storage other(wire::KvType::kF32);
+  const std::vector<std::uint32_t> to = {10, 12, 14};
+  ASSERT_TRUE(other.kv->import_cells(3, to, bytes));
+  EXPECT_EQ(value_of(other.kv->export_cells(3, to)), bytes);
+  for (const std::uint32_t cell : {9U, 11U, 13U, 15U})
+    EXPECT_EQ(value_of(other.kv->export_cells(3, std::vector{cell})), std::vector<std::uint8_t>(80 * 4));
+  EXPECT_EQ(value_of(other.kv->export_cells(2, to)), std::vector<std::uint8_t>(3 * 80 * 4))
+      << "another layer";
+}
+
+TEST(KvStorage, RefusesCellsAndSizesOutOfRange) {
+  const Storage s(wire::KvType::kF16);
+  const std::size_t cell_bytes = 2 * (16 + 24) * 2;
+  const auto exported = s.kv->export_cells(2, std::vector<std::uint32_t>{3, 256});
+  ASSERT_FALSE(exported);
+  EXPECT_EQ(exported.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_NE(exported.error().message.find("256"), std::string::npos) << exported.error().message;
+
+  std::vector<std::uint8_t> ones(2 * cell_bytes, 1);
+  const auto imported = s.kv->import_cells(2, std::vector<std::uint32_t>{3, 256}, ones);
+  ASSERT_FALSE(imported);
+  EXPECT_EQ(imported.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(value_of(s.kv->export_cells(2, std::vector<std::uint32_t>{3})),
+            std::vector<std::uint8_t>(cell_bytes))
+      << "nothing is imported when one cell is wrong";
+
+  for (const std::size_t size : {std::size_t{0}, 2 * cell_bytes - 1, 2 * cell_bytes + 1}) {
+    ones.resize(size);
+    const auto wrong = s.kv->import_cells(2, std::vector<std::uint32_t>{3, 4}, ones);
+    ASSERT_FALSE(wrong);
+    EXPECT_EQ(wrong.error().code, ErrorCode::kInvalidArgument);
+  }
+  EXPECT_TRUE(value_of(s.kv->export_cells(2, {})).empty());
+  EXPECT_TRUE(s.kv->import_cells(2, {}, {}));
+}
+
+TEST(KvStorage, SaysHowMuchIsMissing) {
+  const auto backend = value_of(Backend::cpu(1));
+  model::HyperParams huge = params();
+  huge.head_dim_k = huge.head_dim_v = 1U << 20;
+  const auto kv = KvStorage::create(*backend, huge, {0, 2}, wire::KvType::kF32, 1U << 24);
+  ASSERT_FALSE(kv);
+  EXPECT_EQ(kv.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_NE(kv.error().message.find("562949953421312 bytes"), std::string::npos) << kv.error().message;
+}
+
+}  // namespace
+}  // namespace hearth::compute
