@@ -23,7 +23,9 @@ std::string DeviceKey::hex() const {
   return text;
 }
 
-std::string DeviceKey::short_hex() const { return hex().substr(0, 8); }
+std::string DeviceKey::short_hex() const {
+  return hex().substr(0, 8);
+}
 
 Result<DeviceKey> DeviceKey::from_hex(std::string_view text) {
   DeviceKey key;
@@ -35,8 +37,9 @@ Result<DeviceKey> DeviceKey::from_hex(std::string_view text) {
     const int high = hex_digit(text[2 * i]);
     const int low = hex_digit(text[2 * i + 1]);
     if (high < 0 || low < 0)
-      return fail(ErrorCode::kInvalidArgument, "a device key has hexadecimal digits only, got '{}' at character {}",
-                  text.substr(2 * i, 2), 2 * i);
+      return fail(ErrorCode::kInvalidArgument,
+                  "a device key has hexadecimal digits only, got '{}' at character {}", text.substr(2 * i, 2),
+                  2 * i);
     key.bytes[i] = static_cast<std::uint8_t>(high * 16 + low);
   }
   return key;

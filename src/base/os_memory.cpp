@@ -28,8 +28,8 @@ std::uint64_t mem_available() {
 }
 
 // What is left in the group at `path` and, as limits are inherited, in the groups above it.
-std::uint64_t left_in_groups(std::filesystem::path path, const std::filesystem::path& root, const char* limit_file,
-                             const char* usage_file) {
+std::uint64_t left_in_groups(std::filesystem::path path, const std::filesystem::path& root,
+                             const char* limit_file, const char* usage_file) {
   std::uint64_t left = ~std::uint64_t{0};
   while (true) {
     const auto limit = read_number(path / limit_file);
@@ -59,8 +59,8 @@ std::uint64_t available_memory() {
       available = std::min(available, left_in_groups(root / group, root, "memory.max", "memory.current"));
     } else if (controllers.find("memory") != std::string::npos) {
       const std::filesystem::path root = "/sys/fs/cgroup/memory";
-      available = std::min(available,
-                           left_in_groups(root / group, root, "memory.limit_in_bytes", "memory.usage_in_bytes"));
+      available = std::min(
+          available, left_in_groups(root / group, root, "memory.limit_in_bytes", "memory.usage_in_bytes"));
     }
   }
   return available == ~std::uint64_t{0} ? 0 : available;

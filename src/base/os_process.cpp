@@ -1,18 +1,18 @@
 #include "base/os_process.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace hearth {
 namespace {
@@ -62,7 +62,8 @@ Result<Child> Child::spawn(const std::vector<std::string>& arguments) {
 }
 
 Child::Child(Child&& other) noexcept
-    : pid_(std::exchange(other.pid_, -1)), output_(std::exchange(other.output_, -1)),
+    : pid_(std::exchange(other.pid_, -1)),
+      output_(std::exchange(other.output_, -1)),
       pending_(std::move(other.pending_)) {}
 
 Child& Child::operator=(Child&& other) noexcept {
@@ -75,7 +76,9 @@ Child& Child::operator=(Child&& other) noexcept {
   return *this;
 }
 
-Child::~Child() { end(); }
+Child::~Child() {
+  end();
+}
 
 bool Child::ended() {
   if (pid_ < 0) return true;
@@ -115,8 +118,10 @@ Result<std::string> Child::read_line(std::chrono::milliseconds timeout) {
       pending_.erase(0, end + 1);
       return line;
     }
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
-    if (left.count() <= 0) return fail(ErrorCode::kTimeout, "the process {} said nothing in {} ms", pid_, timeout.count());
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    if (left.count() <= 0)
+      return fail(ErrorCode::kTimeout, "the process {} said nothing in {} ms", pid_, timeout.count());
     pollfd wait{.fd = output_, .events = POLLIN, .revents = 0};
     if (poll(&wait, 1, static_cast<int>(left.count())) <= 0) continue;
     std::array<char, 512> bytes{};
@@ -127,19 +132,25 @@ Result<std::string> Child::read_line(std::chrono::milliseconds timeout) {
   }
 }
 
-std::filesystem::path own_program() { return std::filesystem::read_symlink("/proc/self/exe"); }
+std::filesystem::path own_program() {
+  return std::filesystem::read_symlink("/proc/self/exe");
+}
 
 void count_interrupts() {
   if (interrupt_pipe[0] < 0) HEARTH_CHECK(pipe2(interrupt_pipe.data(), O_CLOEXEC) == 0);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_interrupt;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
 
-int interrupts() { return interrupt_count; }
-void clear_interrupts() { interrupt_count = 0; }
+int interrupts() {
+  return interrupt_count;
+}
+void clear_interrupts() {
+  interrupt_count = 0;
+}
 
 void wait_for_interrupt() {
   // The pipe works whichever thread the signal was delivered to.
@@ -155,11 +166,19 @@ std::string host_name() {
   return name.data();
 }
 
-bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
-bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
-bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
+bool stdin_is_terminal() {
+  return isatty(STDIN_FILENO) == 1;
+}
+bool stdout_is_terminal() {
+  return isatty(STDOUT_FILENO) == 1;
+}
+bool stderr_is_terminal() {
+  return isatty(STDERR_FILENO) == 1;
+}
 
-void ignore_broken_pipes() { signal(SIGPIPE, SIG_IGN); }
+void ignore_broken_pipes() {
+  signal(SIGPIPE, SIG_IGN);
+}
 
 Result<TemporaryFolder> TemporaryFolder::create(const std::string& prefix) {
   std::error_code error;

@@ -11,8 +11,8 @@
 
 namespace hearth {
 
-// A child process whose standard output is read by us. It gets SIGTERM when this object is destroyed, and SIGKILL when it
-// does not end soon after or when our own process dies in any way.
+// A child process whose standard output is read by us. It gets SIGTERM when this object is destroyed, and
+// SIGKILL when it does not end soon after or when our own process dies in any way.
 class Child {
  public:
   // `arguments[0]` is the program's path. Standard error is inherited, standard input is empty.
@@ -23,7 +23,8 @@ class Child {
   Child& operator=(const Child&) = delete;
   ~Child();
 
-  // The next line of its output without the newline. kTimeout; kPeerGone when it closed its output (it usually ended then).
+  // The next line of its output without the newline. kTimeout; kPeerGone when it closed its output (it
+  // usually ended then).
   [[nodiscard]] Result<std::string> read_line(std::chrono::milliseconds timeout);
   [[nodiscard]] int pid() const { return pid_; }
   // True once it has ended.
@@ -60,7 +61,8 @@ void wait_for_interrupt();
 // Writes to a closed pipe give an error instead of ending the program.
 void ignore_broken_pipes();
 
-// A new private folder (mode 0700) under the system's folder for temporary files, removed with all it holds on destruction.
+// A new private folder (mode 0700) under the system's folder for temporary files, removed with all it holds
+// on destruction.
 class TemporaryFolder {
  public:
   [[nodiscard]] static Result<TemporaryFolder> create(const std::string& prefix);
@@ -75,8 +77,9 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
-// Sets `name` to `value` and starts the program anew with the same arguments when the environment lacks `name`; libraries that read
-// their settings before main() need it. Returns only when nothing had to be done or the system refused.
+// Sets `name` to `value` and starts the program anew with the same arguments when the environment lacks
+// `name`; libraries that read their settings before main() need it. Returns only when nothing had to be done
+// or the system refused.
 void require_environment(const char* name, const char* value, char** arguments);
 
 }  // namespace hearth

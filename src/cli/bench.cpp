@@ -1,8 +1,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "base/os_process.h"
 #include "cli/console.h"
@@ -47,7 +48,7 @@ int run(const Flags& flags) {
   generate_options.max_tokens = flags.n_generate;
   generate_options.ignore_end = true;
   std::vector<double> prefill, decode;
-  double elapsed = 0;  // of all runs, the warm-up too
+  double elapsed = 0;                                          // of all runs, the warm-up too
   for (std::uint32_t i = 0; i < flags.repetitions + 1; ++i) {  // the first warms up and is not counted
     const auto done = generate(h, prompt, generate_options, [](const std::string&) {});
     if (!done) return report(done.error());
@@ -55,16 +56,23 @@ int run(const Flags& flags) {
     elapsed += std::chrono::duration<double>(done->timings.prompt + done->timings.decode).count();
     if (i == 0) continue;
     prefill.push_back(std::chrono::duration<double>(done->timings.prompt).count());
-    decode.push_back(std::chrono::duration<double>(done->timings.decode).count() / (done->timings.n_generated - 1));
+    decode.push_back(std::chrono::duration<double>(done->timings.decode).count() /
+                     (done->timings.n_generated - 1));
   }
   std::uint64_t bytes = h.model().segment_bytes(model::SegmentId::output());
   for (std::uint32_t il = 0; il < h.model().params().n_layer; ++il)
     bytes += h.model().segment_bytes(model::SegmentId::of_layer(il));
   const double ttft = median(prefill), tpot = median(decode);
   if (flags.json) {
-    nlohmann::ordered_json j = {{"model", flags.model.model}, {"n_prompt", flags.n_prompt}, {"n_generate", flags.n_generate},
-                                {"threads", flags.model.threads()}, {"devices", h.ring().plan.devices.size()},
-                                {"ttft_s", ttft}, {"tpot_s", tpot}, {"ttft_s_all", prefill}, {"tpot_s_all", decode},
+    nlohmann::ordered_json j = {{"model", flags.model.model},
+                                {"n_prompt", flags.n_prompt},
+                                {"n_generate", flags.n_generate},
+                                {"threads", flags.model.threads()},
+                                {"devices", h.ring().plan.devices.size()},
+                                {"ttft_s", ttft},
+                                {"tpot_s", tpot},
+                                {"ttft_s_all", prefill},
+                                {"tpot_s_all", decode},
                                 {"elapsed_s", elapsed},
                                 {"head_compute_s", static_cast<double>(h.counters().compute_ns) * 1e-9},
                                 {"weight_bytes_per_token", bytes},
@@ -72,12 +80,13 @@ int run(const Flags& flags) {
     std::printf("%s\n", j.dump(2).c_str());
     return kOk;
   }
-  std::printf("prefill %u tokens: %.1f ms, %.1f tokens/s\n", flags.n_prompt, ttft * 1e3, flags.n_prompt / ttft);
+  std::printf("prefill %u tokens: %.1f ms, %.1f tokens/s\n", flags.n_prompt, ttft * 1e3,
+              flags.n_prompt / ttft);
   std::printf("decode: %.2f ms a token, %.1f tokens/s, weights read at %.1f GB/s\n", tpot * 1e3, 1 / tpot,
               static_cast<double>(bytes) / tpot / 1e9);
-  std::printf("medians of %u runs; least and most: prefill %.1f-%.1f ms, decode %.2f-%.2f ms\n", flags.repetitions,
-              std::ranges::min(prefill) * 1e3, std::ranges::max(prefill) * 1e3, std::ranges::min(decode) * 1e3,
-              std::ranges::max(decode) * 1e3);
+  std::printf("medians of %u runs; least and most: prefill %.1f-%.1f ms, decode %.2f-%.2f ms\n",
+              flags.repetitions, std::ranges::min(prefill) * 1e3, std::ranges::max(prefill) * 1e3,
+              std::ranges::min(decode) * 1e3, std::ranges::max(decode) * 1e3);
   return kOk;
 }
 
@@ -87,9 +96,15 @@ void add_bench(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("bench", "measure prefill and decode, alone or with workers");
   const auto flags = std::make_shared<Flags>();
   flags->model.add(*verb);
-  verb->add_option("--prompt-tokens", flags->n_prompt, "length of the prompt")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  verb->add_option("-n,--predict", flags->n_generate, "tokens to generate")->check(CLI::Range(2, 1 << 20))->capture_default_str();
-  verb->add_option("-r,--repetitions", flags->repetitions, "runs that count")->check(CLI::Range(1, 1000))->capture_default_str();
+  verb->add_option("--prompt-tokens", flags->n_prompt, "length of the prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  verb->add_option("-n,--predict", flags->n_generate, "tokens to generate")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  verb->add_option("-r,--repetitions", flags->repetitions, "runs that count")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   verb->add_flag("--json", flags->json, "every run, as JSON");
   flags->ring.add(*verb);
   verb->footer("Example: hearth bench -m model.gguf --prompt-tokens 128 -r 10");

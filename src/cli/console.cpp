@@ -13,20 +13,26 @@ namespace hearth::cli {
 
 int exit_code(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kInvalidArgument: return kUsage;
+    case ErrorCode::kInvalidArgument:
+      return kUsage;
     case ErrorCode::kInvalidFile:
     case ErrorCode::kUnsupported:
-    case ErrorCode::kModelMismatch: return kBadModel;
-    case ErrorCode::kOutOfMemory: return kNoMemory;
+    case ErrorCode::kModelMismatch:
+      return kBadModel;
+    case ErrorCode::kOutOfMemory:
+      return kNoMemory;
     case ErrorCode::kPeerGone:
     case ErrorCode::kTimeout:
     case ErrorCode::kUnauthorized:
     case ErrorCode::kVersionMismatch:
-    case ErrorCode::kProtocol: return kRing;
-    case ErrorCode::kCancelled: return kInterrupted;
+    case ErrorCode::kProtocol:
+      return kRing;
+    case ErrorCode::kCancelled:
+      return kInterrupted;
     case ErrorCode::kNotFound:
     case ErrorCode::kIo:
-    case ErrorCode::kNumeric: return kError;
+    case ErrorCode::kNumeric:
+      return kError;
   }
   return kError;
 }
@@ -42,7 +48,8 @@ void print_log(engine::LogLevel level, const std::string& text, engine::LogLevel
   std::fprintf(stderr, "hearth: %s: %s\n", kNames[static_cast<int>(level)], text.c_str());
 }
 
-ProgressBar::ProgressBar(std::string what) : what_(std::move(what)), start_(std::chrono::steady_clock::now()) {}
+ProgressBar::ProgressBar(std::string what)
+    : what_(std::move(what)), start_(std::chrono::steady_clock::now()) {}
 
 ProgressBar::~ProgressBar() {
   if (shown_) std::fprintf(stderr, "\r\x1b[K");
@@ -56,7 +63,8 @@ void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   const double left = rate > 0 ? static_cast<double>(total - done) / rate : 0;
   constexpr std::size_t kWidth = 30;
-  const std::size_t filled = static_cast<std::size_t>(static_cast<double>(kWidth) * static_cast<double>(done) / static_cast<double>(total));
+  const std::size_t filled = static_cast<std::size_t>(static_cast<double>(kWidth) *
+                                                      static_cast<double>(done) / static_cast<double>(total));
   const std::string bar = std::string(filled, '#') + std::string(kWidth - filled, '.');
   std::fprintf(stderr, "\r\x1b[K%s [%s] %s of %s, %s/s, %.0f s left", what_.c_str(), bar.c_str(),
                format_bytes(done).c_str(), format_bytes(total).c_str(),
@@ -68,11 +76,14 @@ void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
 
 void ModelFlags::add(CLI::App& app) {
   app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")->required();
-  app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")->check(CLI::Range(1, 512));
+  app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
+      ->check(CLI::Range(1, 512));
   app.add_option("--memory", memory, "memory this device lends, e.g. 6GiB (default: what is available)");
 }
 
-std::uint32_t ModelFlags::threads() const { return n_threads != 0 ? n_threads : compute::default_threads(); }
+std::uint32_t ModelFlags::threads() const {
+  return n_threads != 0 ? n_threads : compute::default_threads();
+}
 
 Result<std::uint64_t> ModelFlags::memory_bytes() const {
   if (memory.empty()) return 0;
@@ -82,19 +93,32 @@ Result<std::uint64_t> ModelFlags::memory_bytes() const {
 }
 
 void RingFlags::add(CLI::App& app) {
-  app.add_option("-c,--ctx-size", n_ctx, "context: tokens of prompt and answer together")->check(CLI::Range(1, 1 << 24))->capture_default_str();
-  app.add_option("--ubatch-size", n_ubatch, "most tokens computed at once (also -ub)")->check(CLI::Range(1, 8192))->capture_default_str();
+  app.add_option("-c,--ctx-size", n_ctx, "context: tokens of prompt and answer together")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--ubatch-size", n_ubatch, "most tokens computed at once (also -ub)")
+      ->check(CLI::Range(1, 8192))
+      ->capture_default_str();
   app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache (also -ctk, -ctv)")
-      ->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
-  app.add_option("--link-type", link_type, "hidden state on links: auto is f32 up to 64 KiB a frame, scaled f16 above; f32 is exact")
-      ->check(CLI::IsMember({"auto", "f32"}))->capture_default_str();
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--link-type", link_type,
+                 "hidden state on links: auto is f32 up to 64 KiB a frame, scaled f16 above; f32 is exact")
+      ->check(CLI::IsMember({"auto", "f32"}))
+      ->capture_default_str();
   app.add_flag("--no-repack", no_repack, "keep weights as in the file: less memory, slower");
   app.add_flag("--no-flash-attn", no_flash_attention, "plain attention");
-  app.add_option("--worker", workers, "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker, in ring order");
+  app.add_option("--worker", workers,
+                 "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker, in ring order");
   app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker");
-  app.add_option("--listen", listen, "HOST[:PORT] where workers reach this device (default: the address that routes to them)");
-  app.add_option("--layer-window", windows, "layers per device and round, e.g. 8,8,4: this device, then the workers (default: by memory; also -lw)");
-  app.add_option("-k,--rounds", rounds, "times a token passes each device")->check(CLI::Range(1, 128))->capture_default_str();
+  app.add_option("--listen", listen,
+                 "HOST[:PORT] where workers reach this device (default: the address that routes to them)");
+  app.add_option("--layer-window", windows,
+                 "layers per device and round, e.g. 8,8,4: this device, then the workers (default: by "
+                 "memory; also -lw)");
+  app.add_option("-k,--rounds", rounds, "times a token passes each device")
+      ->check(CLI::Range(1, 128))
+      ->capture_default_str();
   app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
 }
 
@@ -103,12 +127,13 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
   options.model_path = model.model;
   options.n_threads = model.threads();
   HEARTH_TRY(options.memory_bytes, model.memory_bytes());
-  options.epoch = {.n_ctx = n_ctx,
-                   .n_ubatch = std::min(n_ubatch, n_ctx),
-                   .kv_type = kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
-                   .hidden = link_type == "f32" ? wire::HiddenEncoding::kF32 : wire::HiddenEncoding::kF16Scaled,
-                   .repack = !no_repack,
-                   .flash_attention = !no_flash_attention};
+  options.epoch = {
+      .n_ctx = n_ctx,
+      .n_ubatch = std::min(n_ubatch, n_ctx),
+      .kv_type = kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
+      .hidden = link_type == "f32" ? wire::HiddenEncoding::kF32 : wire::HiddenEncoding::kF16Scaled,
+      .repack = !no_repack,
+      .flash_attention = !no_flash_attention};
   for (const std::string& worker : workers) {
     HEARTH_TRY(auto address, parse_worker(worker));
     options.workers.push_back(std::move(address));
@@ -131,8 +156,9 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
 Result<net::KeyPair> RingFlags::key() const {
   if (!key_file.empty()) return net::KeyPair::load(key_file);
   if (!workers.empty())
-    return fail(ErrorCode::kInvalidArgument,
-                "--worker needs --key: the workers must know who leads them; make one with `hearth keygen head.key`");
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "--worker needs --key: the workers must know who leads them; make one with `hearth keygen head.key`");
   return net::KeyPair::generate();
 }
 
@@ -149,7 +175,8 @@ Result<HostPort> parse_host_port(std::string_view text, int default_port) {
     rest.remove_prefix(end + 1);
   } else {
     const auto colon = rest.rfind(':');
-    if (colon != std::string_view::npos && rest.find(':') != colon) return bad("write IPv6 addresses as [ADDRESS]:PORT");
+    if (colon != std::string_view::npos && rest.find(':') != colon)
+      return bad("write IPv6 addresses as [ADDRESS]:PORT");
     result.host = rest.substr(0, colon);
     rest = colon == std::string_view::npos ? std::string_view() : rest.substr(colon);
   }
@@ -169,7 +196,8 @@ Result<HostPort> parse_host_port(std::string_view text, int default_port) {
 Result<node::WorkerAddress> parse_worker(std::string_view text) {
   const auto at = text.find('@');
   if (at == std::string_view::npos)
-    return fail(ErrorCode::kInvalidArgument, "--worker '{}' is not KEY@HOST:PORT; a worker prints it when it starts", text);
+    return fail(ErrorCode::kInvalidArgument,
+                "--worker '{}' is not KEY@HOST:PORT; a worker prints it when it starts", text);
   HEARTH_TRY(const DeviceKey key, DeviceKey::from_hex(text.substr(0, at)));
   HEARTH_TRY(HostPort address, parse_host_port(text.substr(at + 1)));
   return node::WorkerAddress{.key = key, .host = std::move(address.host), .control_port = address.port};
@@ -183,7 +211,8 @@ Result<std::vector<std::uint32_t>> parse_windows(std::string_view text) {
     std::uint32_t n = 0;
     const auto parsed = std::from_chars(at, end, n);
     if (parsed.ec != std::errc() || (parsed.ptr != end && *parsed.ptr != ','))
-      return fail(ErrorCode::kInvalidArgument, "--layer-window '{}' is not a list of numbers like 8,8,4", text);
+      return fail(ErrorCode::kInvalidArgument, "--layer-window '{}' is not a list of numbers like 8,8,4",
+                  text);
     windows.push_back(n);
     if (parsed.ptr == end) return windows;
     at = parsed.ptr + 1;
@@ -203,20 +232,22 @@ std::string describe(const node::RingReport& ring) {
                                               : std::format("{}-{}", range.begin, range.end - 1));
     }
     const engine::LoadReport& load = ring.devices[device];
-    text += std::format("  {:<12} {:<22} layers {:<16} weights {}, KV {}, buffers {}{}\n", ring.plan.devices[device],
-                        ring.addresses[device], layers.empty() ? "none" : layers, format_bytes(load.weight_bytes),
-                        format_bytes(load.kv_bytes), format_bytes(load.compute_bytes),
-                        device == 0 ? "; embedding, output head" : "");
+    text += std::format("  {:<12} {:<22} layers {:<16} weights {}, KV {}, buffers {}{}\n",
+                        ring.plan.devices[device], ring.addresses[device], layers.empty() ? "none" : layers,
+                        format_bytes(load.weight_bytes), format_bytes(load.kv_bytes),
+                        format_bytes(load.compute_bytes), device == 0 ? "; embedding, output head" : "");
   }
   return text;
 }
 
 std::string describe(const node::Timings& t) {
   const auto seconds = [](std::chrono::nanoseconds d) { return std::chrono::duration<double>(d).count(); };
-  std::string text = std::format("{} prompt tokens, first token after {:.0f} ms", t.n_prompt, seconds(t.prompt) * 1e3);
+  std::string text =
+      std::format("{} prompt tokens, first token after {:.0f} ms", t.n_prompt, seconds(t.prompt) * 1e3);
   if (t.n_generated > 1 && t.decode.count() > 0)
-    text += std::format("; {} tokens at {:.1f} tokens/s ({:.1f} ms each)", t.n_generated,
-                        (t.n_generated - 1) / seconds(t.decode), seconds(t.decode) * 1e3 / (t.n_generated - 1));
+    text +=
+        std::format("; {} tokens at {:.1f} tokens/s ({:.1f} ms each)", t.n_generated,
+                    (t.n_generated - 1) / seconds(t.decode), seconds(t.decode) * 1e3 / (t.n_generated - 1));
   return text;
 }
 

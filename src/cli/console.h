@@ -3,11 +3,12 @@
 // Results go to standard output, everything else to standard error.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <CLI/CLI.hpp>
 
 #include "base/result.h"
 #include "engine/actions.h"
@@ -20,11 +21,11 @@ namespace hearth::cli {
 // Exit codes of the program, documented in `hearth --help`.
 enum ExitCode : int {
   kOk = 0,
-  kError = 1,       // anything without a number of its own
-  kUsage = 2,       // a flag or value that cannot be
-  kBadModel = 3,    // the model file is damaged, unsupported or not the ring's
-  kNoMemory = 4,    // it would not fit
-  kRing = 5,        // a device is gone, silent, refused or not allowed
+  kError = 1,     // anything without a number of its own
+  kUsage = 2,     // a flag or value that cannot be
+  kBadModel = 3,  // the model file is damaged, unsupported or not the ring's
+  kNoMemory = 4,  // it would not fit
+  kRing = 5,      // a device is gone, silent, refused or not allowed
   kInterrupted = 130,
 };
 
@@ -68,10 +69,10 @@ struct RingFlags {
   std::string link_type = "auto";
   bool no_repack = false;
   bool no_flash_attention = false;
-  std::vector<std::string> workers;   // KEY@HOST:PORT
+  std::vector<std::string> workers;  // KEY@HOST:PORT
   std::string key_file;
-  std::string listen;                 // HOST[:PORT]
-  std::string windows;                // "8,8,4"
+  std::string listen;   // HOST[:PORT]
+  std::string windows;  // "8,8,4"
   std::uint32_t rounds = 1;
   bool verbose = false;
   void add(CLI::App& app);

@@ -87,10 +87,22 @@ Result<Ring> start_ring(const Flags& flags) {
     const std::string key_file = (ring.folder.path() / (name + ".key")).string();
     HEARTH_TRY(const auto worker_key, net::KeyPair::generate());
     HEARTH_TRY_VOID(worker_key.save(key_file));
-    std::vector<std::string> arguments = {own_program().string(), "worker", "-m", flags.model, "--key", key_file,
-                                          "--allow", key.public_key().hex(), "--name", name, "-t",
+    std::vector<std::string> arguments = {own_program().string(),
+                                          "worker",
+                                          "-m",
+                                          flags.model,
+                                          "--key",
+                                          key_file,
+                                          "--allow",
+                                          key.public_key().hex(),
+                                          "--name",
+                                          name,
+                                          "-t",
                                           std::to_string(flags.n_threads)};
-    if (flags.verbose) arguments.push_back("-v"); else arguments.push_back("-q");
+    if (flags.verbose)
+      arguments.push_back("-v");
+    else
+      arguments.push_back("-q");
     HEARTH_TRY(Child child, Child::spawn(arguments));
     ring.children.push_back(std::move(child));
   }
@@ -107,11 +119,14 @@ Result<Ring> start_ring(const Flags& flags) {
 int run(Flags flags) {
   if (flags.model.empty()) flags.model = shipped_model();
   if (flags.model.empty()) {
-    std::fprintf(stderr, "hearth: the shipped model models/ember-q8_0.gguf is not beside the program; name one with -m\n");
+    std::fprintf(
+        stderr,
+        "hearth: the shipped model models/ember-q8_0.gguf is not beside the program; name one with -m\n");
     return kUsage;
   }
   count_interrupts();
-  std::fprintf(stderr, "Starting %u processes that know each other only by keys and encrypted links ...\n", flags.devices);
+  std::fprintf(stderr, "Starting %u processes that know each other only by keys and encrypted links ...\n",
+               flags.devices);
   auto ring = start_ring(flags);
   if (!ring) return report(ring.error());
   std::printf("%s\n> %s\n\n", describe(ring->head->ring()).c_str(), flags.prompt.c_str());
@@ -139,17 +154,27 @@ int run(Flags flags) {
 }  // namespace
 
 void add_demo(CLI::App& app, int& exit) {
-  auto* verb = app.add_subcommand("demo", "a ring of local processes on the small shipped model; nothing else needed");
+  auto* verb =
+      app.add_subcommand("demo", "a ring of local processes on the small shipped model; nothing else needed");
   const auto flags = std::make_shared<Flags>();
   verb->add_option("-m,--model", flags->model, "another model (default: the shipped ember)");
   verb->add_option("-p,--prompt", flags->prompt, "what to ask")->capture_default_str();
-  verb->add_option("-n,--predict", flags->max_tokens, "most tokens to generate")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  verb->add_option("--devices", flags->devices, "processes in the ring")->check(CLI::Range(1, 16))->capture_default_str();
-  verb->add_option("-k,--rounds", flags->rounds, "times a token passes each device")->check(CLI::Range(1, 16))->capture_default_str();
-  verb->add_option("-t,--threads", flags->n_threads, "compute threads of each process")->check(CLI::Range(1, 64))->capture_default_str();
+  verb->add_option("-n,--predict", flags->max_tokens, "most tokens to generate")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  verb->add_option("--devices", flags->devices, "processes in the ring")
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str();
+  verb->add_option("-k,--rounds", flags->rounds, "times a token passes each device")
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str();
+  verb->add_option("-t,--threads", flags->n_threads, "compute threads of each process")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   verb->add_flag("-v,--verbose", flags->verbose, "log what happens");
-  verb->footer("Prints the ring, the answer as it is generated, the speed, and whether one device says the same.\n"
-               "Example: hearth demo -p 'Who are you?'");
+  verb->footer(
+      "Prints the ring, the answer as it is generated, the speed, and whether one device says the same.\n"
+      "Example: hearth demo -p 'Who are you?'");
   verb->callback([flags, &exit] { exit = run(*flags); });
 }
 

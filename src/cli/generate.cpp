@@ -8,13 +8,19 @@
 namespace hearth::cli {
 
 void SamplingFlags::add(CLI::App& app) {
-  app.add_option("-n,--predict", max_tokens, "most tokens to generate; -1: until the model ends")->check(CLI::Range(1, 1 << 24) | CLI::IsMember({-1}))->capture_default_str();
-  app.add_option("--temp", temperature, "temperature; 0: always the most likely token")->capture_default_str();
+  app.add_option("-n,--predict", max_tokens, "most tokens to generate; -1: until the model ends")
+      ->check(CLI::Range(1, 1 << 24) | CLI::IsMember({-1}))
+      ->capture_default_str();
+  app.add_option("--temp", temperature, "temperature; 0: always the most likely token")
+      ->capture_default_str();
   app.add_option("--top-k", top_k, "choose among the k most likely; 0: all")->capture_default_str();
   app.add_option("--top-p", top_p, "choose among the most likely that sum to p")->capture_default_str();
-  app.add_option("--min-p", min_p, "leave out what is less likely than min-p times the best")->capture_default_str();
+  app.add_option("--min-p", min_p, "leave out what is less likely than min-p times the best")
+      ->capture_default_str();
   app.add_option("--repeat-penalty", repeat_penalty, "1: none")->capture_default_str();
-  app.add_option("-s,--seed", seed, "random seed; -1: a new one")->check(CLI::Range(std::int64_t{-1}, std::int64_t{0xFFFFFFFF}))->capture_default_str();
+  app.add_option("-s,--seed", seed, "random seed; -1: a new one")
+      ->check(CLI::Range(std::int64_t{-1}, std::int64_t{0xFFFFFFFF}))
+      ->capture_default_str();
   app.add_flag("--ignore-eos", ignore_eos, "go on after the model's end");
 }
 
@@ -74,7 +80,8 @@ Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token>
       continue;
     }
     if (auto* token = std::get_if<node::TokenEvent>(&*event)) {
-      if (const std::string whole = text.push(head.tokenizer().piece(token->token)); !whole.empty()) piece(whole);
+      if (const std::string whole = text.push(head.tokenizer().piece(token->token)); !whole.empty())
+        piece(whole);
     } else if (auto* done = std::get_if<node::DoneEvent>(&*event)) {
       if (const std::string rest = text.finish(); !rest.empty()) piece(rest);
       return *done;

@@ -1,7 +1,6 @@
 // Prompt -> tokens -> text, as run, demo and bench need it.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -9,6 +8,8 @@
 #include <span>
 #include <string>
 #include <vector>
+
+#include <CLI/CLI.hpp>
 
 #include "base/result.h"
 #include "model/chat_template.h"
@@ -44,7 +45,8 @@ class Prompter {
   std::optional<model::ChatTemplate> template_;
 };
 
-// Generates until the end, an interrupt (Done with kStopped) or an error; `piece` gets whole UTF-8 characters.
+// Generates until the end, an interrupt (Done with kStopped) or an error; `piece` gets whole UTF-8
+// characters.
 [[nodiscard]] Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token> prompt,
                                                const node::GenerateOptions& options,
                                                const std::function<void(const std::string&)>& piece);

@@ -1,4 +1,3 @@
-#include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
 #include <exception>
@@ -7,13 +6,16 @@
 #include <utility>
 #include <vector>
 
+#include <CLI/CLI.hpp>
+
 #include "base/os_process.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
 
 namespace {
 
-// llama.cpp's and prima.cpp's names of one dash and several letters, which the command line parser reads as several flags.
+// llama.cpp's and prima.cpp's names of one dash and several letters, which the command line parser reads as
+// several flags.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kLongNames = {{
     {"-lw", "--layer-window"},
     {"-ub", "--ubatch-size"},
@@ -38,12 +40,13 @@ std::vector<std::string> arguments(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace hearth;
-  // An idle OpenMP team should spin a moment, not for long: the devices of a ring wait for each other, and other programs want the
-  // cores. libgomp reads this before main().
+  // An idle OpenMP team should spin a moment, not for long: the devices of a ring wait for each other, and
+  // other programs want the cores. libgomp reads this before main().
   require_environment("GOMP_SPINCOUNT", "10000", argv);
   ignore_broken_pipes();
   int exit = cli::kOk;
-  CLI::App app{"hearth runs a large language model on the devices of a household, joined into an encrypted ring."};
+  CLI::App app{
+      "hearth runs a large language model on the devices of a household, joined into an encrypted ring."};
   app.name("hearth");
   app.set_version_flag("--version", std::string("hearth ") + HEARTH_VERSION);
   app.require_subcommand(1);

@@ -49,10 +49,11 @@ int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, c
   messages.push_back({"user", text});
   auto tokens = flags.raw ? prompter.raw(text) : prompter.chat(messages);
   if (!tokens) return report(tokens.error());
-  const auto done = generate(head, std::move(*tokens), flags.sampling.options(), [](const std::string& piece) {
-    std::fwrite(piece.data(), 1, piece.size(), stdout);
-    std::fflush(stdout);
-  });
+  const auto done =
+      generate(head, std::move(*tokens), flags.sampling.options(), [](const std::string& piece) {
+        std::fwrite(piece.data(), 1, piece.size(), stdout);
+        std::fflush(stdout);
+      });
   if (!done) return report(done.error());
   std::printf("\n");
   std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
@@ -63,7 +64,8 @@ int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, c
 int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
   std::vector<model::ChatMessage> messages;
   if (!flags.system.empty()) messages.push_back({"system", flags.system});
-  std::fprintf(stderr, "Chat with %s. An empty line or Ctrl-D ends it, Ctrl-C ends an answer.\n", flags.model.model.c_str());
+  std::fprintf(stderr, "Chat with %s. An empty line or Ctrl-D ends it, Ctrl-C ends an answer.\n",
+               flags.model.model.c_str());
   while (true) {
     std::fprintf(stderr, "> ");
     const auto line = read_terminal_line();
@@ -72,11 +74,12 @@ int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
     auto tokens = prompter.chat(messages);
     if (!tokens) return report(tokens.error());
     std::string text;
-    const auto done = generate(head, std::move(*tokens), flags.sampling.options(), [&text](const std::string& piece) {
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
-      std::fflush(stdout);
-      text += piece;
-    });
+    const auto done =
+        generate(head, std::move(*tokens), flags.sampling.options(), [&text](const std::string& piece) {
+          std::fwrite(piece.data(), 1, piece.size(), stdout);
+          std::fflush(stdout);
+          text += piece;
+        });
     std::printf("\n");
     if (!done) return report(done.error());
     if (interrupts() > 1) return kInterrupted;
@@ -102,7 +105,8 @@ int run(const Flags& flags) {
     if (!started) return report(started.error());
     head = std::move(*started);
   }
-  if (flags.ring.verbose || !options->workers.empty()) std::fprintf(stderr, "%s", describe(head->ring()).c_str());
+  if (flags.ring.verbose || !options->workers.empty())
+    std::fprintf(stderr, "%s", describe(head->ring()).c_str());
   const auto prompter = Prompter::create(*head, flags.raw);
   if (!prompter) return report(prompter.error());
   return *text ? answer(*head, *prompter, flags, **text) : chat(*head, *prompter, flags);
@@ -114,10 +118,12 @@ void add_run(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("run", "answer a prompt, or chat on a terminal; alone or with workers");
   const auto flags = std::make_shared<Flags>();
   flags->model.add(*verb);
-  verb->add_option("-p,--prompt", flags->prompt, "the prompt (default: a pipe on standard input, else a chat)");
+  verb->add_option("-p,--prompt", flags->prompt,
+                   "the prompt (default: a pipe on standard input, else a chat)");
   verb->add_option("-f,--file", flags->file, "file with the prompt");
   verb->add_option("--system", flags->system, "system message");
-  verb->add_flag("--raw", flags->raw, "continue the prompt's text as it is, without the model's chat template");
+  verb->add_flag("--raw", flags->raw,
+                 "continue the prompt's text as it is, without the model's chat template");
   flags->sampling.add(*verb);
   flags->ring.add(*verb);
   verb->footer(

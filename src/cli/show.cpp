@@ -2,8 +2,9 @@
 #include <cstdio>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
+
+#include <nlohmann/json.hpp>
 
 #include "base/units.h"
 #include "cli/console.h"
@@ -37,12 +38,14 @@ nlohmann::ordered_json facts(const model::ModelFile& model) {
   j["tied_embeddings"] = model.tied_embeddings();
   j["tensor_bytes"] = model.file().tensor_bytes();
   std::map<std::string, std::uint64_t> types;
-  for (const gguf::Tensor& tensor : model.file().tensors()) types[std::string(gguf::type_info(tensor.type).name)] += tensor.bytes;
+  for (const gguf::Tensor& tensor : model.file().tensors())
+    types[std::string(gguf::type_info(tensor.type).name)] += tensor.bytes;
   j["bytes_by_type"] = types;
   j["embedding_bytes"] = model.segment_bytes(model::SegmentId::embedding());
   j["output_bytes"] = model.segment_bytes(model::SegmentId::output());
   std::vector<std::uint64_t> layers;
-  for (std::uint32_t il = 0; il < p.n_layer; ++il) layers.push_back(model.segment_bytes(model::SegmentId::of_layer(il)));
+  for (std::uint32_t il = 0; il < p.n_layer; ++il)
+    layers.push_back(model.segment_bytes(model::SegmentId::of_layer(il)));
   j["layer_bytes"] = layers;
   j["kv_bytes_per_1024_tokens"] = compute::KvStorage::bytes(p, p.n_layer, wire::KvType::kF16, 1024);
   j["files"] = model.file().paths().size();
@@ -66,17 +69,18 @@ int run(const Flags& flags) {
   const auto layers = j["layer_bytes"].get<std::vector<std::uint64_t>>();
   const auto [least, most] = std::ranges::minmax(layers);
   std::printf("%s  %s\n", std::string(model->arch().name).c_str(), p.name.c_str());
-  std::printf("  layers %u, width %u, heads %u (%u for keys and values, %u wide), feed-forward %u\n", p.n_layer, p.n_embd,
-              p.n_head, p.n_head_kv, p.head_dim_k, p.n_ff);
+  std::printf("  layers %u, width %u, heads %u (%u for keys and values, %u wide), feed-forward %u\n",
+              p.n_layer, p.n_embd, p.n_head, p.n_head_kv, p.head_dim_k, p.n_ff);
   std::printf("  vocabulary %u, trained context %u, embeddings %s\n", p.n_vocab, p.n_ctx_train,
               model->tied_embeddings() ? "tied" : "untied");
-  std::printf("  weights %s in %zu file%s:", format_bytes(model->file().tensor_bytes()).c_str(), model->file().paths().size(),
-              model->file().paths().size() == 1 ? "" : "s");
+  std::printf("  weights %s in %zu file%s:", format_bytes(model->file().tensor_bytes()).c_str(),
+              model->file().paths().size(), model->file().paths().size() == 1 ? "" : "s");
   for (const auto& [type, bytes] : j["bytes_by_type"].items())
     std::printf(" %s %s", type.c_str(), format_bytes(bytes.get<std::uint64_t>()).c_str());
   std::printf("\n  a layer %s", format_bytes(least).c_str());
   if (least != most) std::printf(" to %s", format_bytes(most).c_str());
-  std::printf(", embedding %s, output head %s\n", format_bytes(j["embedding_bytes"].get<std::uint64_t>()).c_str(),
+  std::printf(", embedding %s, output head %s\n",
+              format_bytes(j["embedding_bytes"].get<std::uint64_t>()).c_str(),
               format_bytes(j["output_bytes"].get<std::uint64_t>()).c_str());
   std::printf("  KV cache %s per 1,024 tokens (f16)\n",
               format_bytes(j["kv_bytes_per_1024_tokens"].get<std::uint64_t>()).c_str());

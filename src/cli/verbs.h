@@ -1,4 +1,5 @@
-// The verbs of the program: each adds its subcommand, with flags and help, and stores its exit code when it ran.
+// The verbs of the program: each adds its subcommand, with flags and help, and stores its exit code when it
+// ran.
 #pragma once
 
 #include <CLI/CLI.hpp>

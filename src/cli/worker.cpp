@@ -1,3 +1,5 @@
+#include "node/worker.h"
+
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -5,7 +7,6 @@
 #include "base/os_process.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
-#include "node/worker.h"
 
 namespace hearth::cli {
 namespace {
@@ -37,14 +38,17 @@ int run(const Flags& flags) {
     if (!key) return report(key.error());
     options.heads.push_back(*key);
   }
-  const auto least = flags.verbose ? engine::LogLevel::kDebug : flags.quiet ? engine::LogLevel::kError : engine::LogLevel::kInfo;
+  const auto least = flags.verbose ? engine::LogLevel::kDebug
+                     : flags.quiet ? engine::LogLevel::kError
+                                   : engine::LogLevel::kInfo;
   options.log = [least](engine::LogLevel level, const std::string& text) { print_log(level, text, least); };
   auto key = net::KeyPair::load(flags.key_file);
   if (!key) return report(key.error());
   count_interrupts();
   const auto worker = node::WorkerNode::start(options, std::move(*key));
   if (!worker) return report(worker.error());
-  const std::string host = listen->host.find(':') == std::string::npos ? listen->host : "[" + listen->host + "]";
+  const std::string host =
+      listen->host.find(':') == std::string::npos ? listen->host : "[" + listen->host + "]";
   std::printf("%s@%s:%u\n", (*worker)->key().hex().c_str(), host.c_str(), (*worker)->control_port());
   std::fflush(stdout);
   wait_for_interrupt();
@@ -58,13 +62,16 @@ void add_worker(CLI::App& app, int& exit) {
   const auto flags = std::make_shared<Flags>();
   flags->model.add(*verb);
   verb->add_option("--key", flags->key_file, "this device's key file (hearth keygen)")->required();
-  verb->add_option("--allow", flags->heads, "public key of a head that may lead this device; may be repeated")->required();
-  verb->add_option("--listen", flags->listen, "HOST[:PORT] to listen on; 0.0.0.0 for every interface")->capture_default_str();
+  verb->add_option("--allow", flags->heads, "public key of a head that may lead this device; may be repeated")
+      ->required();
+  verb->add_option("--listen", flags->listen, "HOST[:PORT] to listen on; 0.0.0.0 for every interface")
+      ->capture_default_str();
   verb->add_option("--name", flags->name, "how this device is called in the ring (default: its host name)");
   verb->add_flag("-v,--verbose", flags->verbose, "log more");
   verb->add_flag("-q,--quiet", flags->quiet, "log errors only");
   verb->footer(
-      "Prints KEY@HOST:PORT, which `hearth run --worker` takes, and waits until it is interrupted. When the head\n"
+      "Prints KEY@HOST:PORT, which `hearth run --worker` takes, and waits until it is interrupted. When the "
+      "head\n"
       "goes away it frees everything and waits for one again.\n"
       "Example: hearth worker -m model.gguf --key desk.key --allow HEADKEY --listen 192.168.1.7:7700");
   verb->callback([flags, &exit] { exit = run(*flags); });

@@ -1,7 +1,7 @@
 // Architectures as rows of traits: what distinguishes one transformer family from another.
 //
-// One graph builder (compute/layer_graph) reads these traits; adding an architecture is adding a row, and the builder's
-// code for what is new in it.
+// One graph builder (compute/layer_graph) reads these traits; adding an architecture is adding a row, and the
+// builder's code for what is new in it.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,10 @@ struct ArchTraits {
   std::string_view name;  // general.architecture
   RopeKind rope;
   Activation activation;
-  Presence qkv_bias;      // attn_q.bias, attn_k.bias, attn_v.bias
-  Presence output_bias;   // attn_output.bias
-  Presence qk_norm;       // attn_q_norm.weight, attn_k_norm.weight: RMS norm of each head before RoPE
-  Presence rope_factors;  // rope_freqs.weight (Llama 3.x)
+  Presence qkv_bias;        // attn_q.bias, attn_k.bias, attn_v.bias
+  Presence output_bias;     // attn_output.bias
+  Presence qk_norm;         // attn_q_norm.weight, attn_k_norm.weight: RMS norm of each head before RoPE
+  Presence rope_factors;    // rope_freqs.weight (Llama 3.x)
   bool may_tie_embeddings;  // output.weight may be absent: token_embd.weight is the output head then
 };
 

@@ -17,16 +17,18 @@ struct ChatMessage {
 
 class ChatTemplate {
  public:
-  // kNotFound when the file has no template, kInvalidFile when it cannot be parsed (with the template engine's message).
-  // bos, eos: the special tokens' texts.
+  // kNotFound when the file has no template, kInvalidFile when it cannot be parsed (with the template
+  // engine's message). bos, eos: the special tokens' texts.
   [[nodiscard]] static Result<ChatTemplate> load(const gguf::File& file, std::string bos, std::string eos);
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 
-  // The prompt that asks for the assistant's next message. A template that refuses the messages (kInvalidArgument) says why.
-  // The text holds the model's special tokens in words: tokenize with parse_special, add_special off when it begins with BOS.
-  [[nodiscard]] Result<std::string> apply(std::span<const ChatMessage> messages, bool add_generation_prompt = true) const;
+  // The prompt that asks for the assistant's next message. A template that refuses the messages
+  // (kInvalidArgument) says why. The text holds the model's special tokens in words: tokenize with
+  // parse_special, add_special off when it begins with BOS.
+  [[nodiscard]] Result<std::string> apply(std::span<const ChatMessage> messages,
+                                          bool add_generation_prompt = true) const;
 
  private:
   struct Impl;

@@ -1,8 +1,9 @@
 // ModelFile: a GGUF file understood as a transformer — hyper-parameters, and for each segment its tensors.
 //
-// open() proves that a graph can be built: architecture known, hyper-parameters present, positive, mutually consistent and
-// within limits, each expected tensor there with the expected shape and a type that can be computed with.
-// After that neither ggml nor libllama can be handed an inconsistent model. Immutable; any thread may read.
+// open() proves that a graph can be built: architecture known, hyper-parameters present, positive, mutually
+// consistent and within limits, each expected tensor there with the expected shape and a type that can be
+// computed with. After that neither ggml nor libllama can be handed an inconsistent model. Immutable; any
+// thread may read.
 #pragma once
 
 #include <array>
@@ -23,7 +24,7 @@ namespace hearth::model {
 enum class RopeScaling : std::uint8_t { kNone, kLinear };
 
 struct HyperParams {
-  std::string name;            // general.name, or ""
+  std::string name;  // general.name, or ""
   std::uint32_t n_layer = 0;
   std::uint32_t n_embd = 0;
   std::uint32_t n_vocab = 0;
@@ -33,10 +34,10 @@ struct HyperParams {
   std::uint32_t n_ff = 0;
   std::uint32_t head_dim_k = 0;  // attention.key_length, or n_embd / n_head
   std::uint32_t head_dim_v = 0;
-  std::uint32_t n_rot = 0;       // even, <= head_dim_k
+  std::uint32_t n_rot = 0;  // even, <= head_dim_k
   float rms_eps = 0;
   float rope_freq_base = 0;
-  float rope_freq_scale = 1;     // 1 / rope.scaling.factor for linear scaling
+  float rope_freq_scale = 1;  // 1 / rope.scaling.factor for linear scaling
   RopeScaling rope_scaling = RopeScaling::kNone;
 
   [[nodiscard]] std::uint32_t n_embd_q() const { return n_head * head_dim_k; }
@@ -54,8 +55,11 @@ enum class Role : std::uint8_t {
   kAttnQ,           // blk.N.attn_q.weight       [n_embd, n_embd_q]
   kAttnK,           // blk.N.attn_k.weight       [n_embd, n_embd_k]
   kAttnV,           // blk.N.attn_v.weight       [n_embd, n_embd_v]
-  kAttnQBias, kAttnKBias, kAttnVBias,  // blk.N.attn_{q,k,v}.bias
-  kAttnQNorm, kAttnKNorm,              // blk.N.attn_{q,k}_norm.weight [head_dim_k]
+  kAttnQBias,
+  kAttnKBias,
+  kAttnVBias,  // blk.N.attn_{q,k,v}.bias
+  kAttnQNorm,
+  kAttnKNorm,       // blk.N.attn_{q,k}_norm.weight [head_dim_k]
   kAttnOutput,      // blk.N.attn_output.weight  [n_head * head_dim_v, n_embd]
   kAttnOutputBias,  // blk.N.attn_output.bias    [n_embd]
   kFfnNorm,         // blk.N.ffn_norm.weight     [n_embd]
@@ -95,8 +99,9 @@ struct SegmentTensor {
 
 class ModelFile {
  public:
-  // Reads headers only, a few milliseconds. Errors: those of gguf::File::open; kUnsupported (architecture: the message lists those that are; scaling, shapes
-  // or types that hearth cannot run); kInvalidFile (a missing or misshapen tensor or key, by name).
+  // Reads headers only, a few milliseconds. Errors: those of gguf::File::open; kUnsupported (architecture:
+  // the message lists those that are; scaling, shapes or types that hearth cannot run); kInvalidFile (a
+  // missing or misshapen tensor or key, by name).
   [[nodiscard]] static Result<ModelFile> open(const std::filesystem::path& path);
   [[nodiscard]] static Result<ModelFile> from(gguf::File file);
 
@@ -108,7 +113,8 @@ class ModelFile {
   // Fixed order per segment kind: the order of Role. A layer lists rope factors too where the model has them.
   // The output segment of a model with tied embeddings lists token_embd.weight as kOutput.
   [[nodiscard]] const std::vector<SegmentTensor>& segment(SegmentId id) const;
-  // Sum of the data bytes of a segment's tensors (rope factors, shared by all layers, not counted for layers).
+  // Sum of the data bytes of a segment's tensors (rope factors, shared by all layers, not counted for
+  // layers).
   [[nodiscard]] std::uint64_t segment_bytes(SegmentId id) const;
 
  private:

@@ -19,15 +19,17 @@ using Token = std::int32_t;
 
 class Tokenizer {
  public:
-  // `path` must have passed ModelFile::open. Errors: kInvalidFile, kUnsupported when libllama cannot read the vocabulary.
+  // `path` must have passed ModelFile::open. Errors: kInvalidFile, kUnsupported when libllama cannot read the
+  // vocabulary.
   [[nodiscard]] static Result<Tokenizer> load(const std::filesystem::path& path);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
   struct EncodeOptions {
-    bool add_special = true;     // BOS/EOS as the model's metadata says
-    bool parse_special = false;  // special tokens written in the text become those tokens (chat templates: true)
+    bool add_special = true;  // BOS/EOS as the model's metadata says
+    bool parse_special =
+        false;  // special tokens written in the text become those tokens (chat templates: true)
   };
   [[nodiscard]] Result<std::vector<Token>> encode(std::string_view text, EncodeOptions options) const;
   // Bytes of one token; special tokens give "" unless `special`.
@@ -47,7 +49,8 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Turns a stream of token bytes into a stream of whole UTF-8 characters: incomplete tails wait for the next token.
+// Turns a stream of token bytes into a stream of whole UTF-8 characters: incomplete tails wait for the next
+// token.
 class Utf8Stream {
  public:
   // Returns what is complete so far; invalid bytes become U+FFFD.

@@ -58,61 +58,61 @@ engine::Actions Control<Session>::tick() {
 template <class Session>
 void Control<Session>::take(ControlInput& input) {
   const auto now = Clock::now();
-  std::visit(Overloaded{
-                 [&](SendFrame& send) { waiting_[send.to].data.push_back(std::move(send.frame)); },
-                 [&](EpochLoaded& loaded) { carry_out(session_.on_loaded(loaded.epoch, loaded.report, now)); },
-                 [&](EpochBroken& broken) { carry_out(session_.on_failed(broken.epoch, broken.error, now)); },
-                 [&](AnnounceCancel& cancel) {
-                   if constexpr (std::is_same_v<Session, engine::HeadSession>)
-                     carry_out(session_.cancel(cancel.epoch, cancel.first_batch, cancel.last_batch));
-                 },
-                 [&](UsePlan& use) {
-                   if constexpr (std::is_same_v<Session, engine::HeadSession>) {
-                     auto actions = session_.prepare(use.plan, use.options, now);
-                     if (actions)
-                       carry_out(*actions);
-                     else
-                       observer_.failed(actions.error());
-                   }
-                 },
-                 [&](Shutdown& shutdown) {
-                   carry_out(session_.shutdown(shutdown.reason, now));
-                   ended_ = true;
-                 },
-             },
-             input);
+  std::visit(
+      Overloaded{
+          [&](SendFrame& send) { waiting_[send.to].data.push_back(std::move(send.frame)); },
+          [&](EpochLoaded& loaded) { carry_out(session_.on_loaded(loaded.epoch, loaded.report, now)); },
+          [&](EpochBroken& broken) { carry_out(session_.on_failed(broken.epoch, broken.error, now)); },
+          [&](AnnounceCancel& cancel) {
+            if constexpr (std::is_same_v<Session, engine::HeadSession>)
+              carry_out(session_.cancel(cancel.epoch, cancel.first_batch, cancel.last_batch));
+          },
+          [&](UsePlan& use) {
+            if constexpr (std::is_same_v<Session, engine::HeadSession>) {
+              auto actions = session_.prepare(use.plan, use.options, now);
+              if (actions)
+                carry_out(*actions);
+              else
+                observer_.failed(actions.error());
+            }
+          },
+          [&](Shutdown& shutdown) {
+            carry_out(session_.shutdown(shutdown.reason, now));
+            ended_ = true;
+          },
+      },
+      input);
   send_queued();
 }
 
 template <class Session>
 void Control<Session>::take(net::Event& event) {
   const auto now = Clock::now();
-  std::visit(
-      Overloaded{
-          [&](net::MessageEvent& message) {
-            if (message.lane == net::Lane::kData) {
-              session_.on_data(message.from, now);
-              to_engine(FrameArrived{message.from, std::move(message.bytes)});
-              return;
-            }
-            auto decoded = wire::decode_control(message.bytes);
-            if (decoded)
-              carry_out(session_.on_control(message.from, *decoded, now));
-            else
-              carry_out(session_.on_unreadable(message.from, decoded.error(), now));
-          },
-          [&](net::PeerUpEvent& up) { carry_out(session_.on_peer_up(up.peer, now)); },
-          [&](net::PeerGoneEvent& gone) {
-            waiting_.erase(gone.peer);
-            carry_out(session_.on_peer_gone(gone.peer, gone.reason, now));
-          },
-          [&](net::RefusedEvent& refused) {
-            observer_.log(engine::LogLevel::kWarning,
-                          "refused a connection from " + refused.address + ": " + refused.reason);
-          },
-          [](net::WokenEvent&) {},
-      },
-      event);
+  std::visit(Overloaded{
+                 [&](net::MessageEvent& message) {
+                   if (message.lane == net::Lane::kData) {
+                     session_.on_data(message.from, now);
+                     to_engine(FrameArrived{message.from, std::move(message.bytes)});
+                     return;
+                   }
+                   auto decoded = wire::decode_control(message.bytes);
+                   if (decoded)
+                     carry_out(session_.on_control(message.from, *decoded, now));
+                   else
+                     carry_out(session_.on_unreadable(message.from, decoded.error(), now));
+                 },
+                 [&](net::PeerUpEvent& up) { carry_out(session_.on_peer_up(up.peer, now)); },
+                 [&](net::PeerGoneEvent& gone) {
+                   waiting_.erase(gone.peer);
+                   carry_out(session_.on_peer_gone(gone.peer, gone.reason, now));
+                 },
+                 [&](net::RefusedEvent& refused) {
+                   observer_.log(engine::LogLevel::kWarning,
+                                 "refused a connection from " + refused.address + ": " + refused.reason);
+                 },
+                 [](net::WokenEvent&) {},
+             },
+             event);
 }
 
 template <class Session>
@@ -122,44 +122,44 @@ void Control<Session>::carry_out(const engine::Actions& actions) {
 
 template <class Session>
 void Control<Session>::act(const engine::Action& action) {
-  std::visit(
-      Overloaded{
-          [&](const engine::Connect& connect) {
-            if (const auto done = hub_->connect(connect.peer, connect.address, connect.timeout); !done)
-              carry_out(session_.on_peer_gone(connect.peer, done.error(), Clock::now()));
-          },
-          [&](const engine::Disconnect& disconnect) {
-            send_queued();
-            if (disconnect.flush) hub_->flush(disconnect.peer, engine::kFlushTimeout);
-            hub_->disconnect(disconnect.peer);
-            waiting_.erase(disconnect.peer);
-          },
-          [&](const engine::Send& send) { send_control(send.peer, wire::encode(send.message)); },
-          [&](const engine::Allow& allow) { hub_->allow(allow.keys); },
-          [&](const engine::LoadEpoch& load) { to_engine(LoadPlan{load.plan, load.device}); },
-          [&](const engine::ActivateEpoch& activate) {
-            to_engine(EpochActive{activate.epoch});
-            if constexpr (std::is_same_v<Session, engine::HeadSession>)
-              observer_.active(activate.epoch, session_.reports(activate.epoch));
-          },
-          [&](const engine::FreeEpoch& free) { to_engine(FreePlan{free.epoch}); },
-          [&](const engine::CancelBatches& cancel) {
-            to_engine(CancelCompute{cancel.epoch, cancel.first_batch, cancel.last_batch});
-          },
-          [&](const engine::AllWelcome&) {
-            if constexpr (std::is_same_v<Session, engine::HeadSession>) observer_.all_welcome(session_.workers());
-          },
-          [&](const engine::EpochFailed& failed) {
-            to_engine(RingFailed{failed.error});
-            observer_.failed(failed.error);
-          },
-          [&](const engine::SessionFailed& failed) {
-            to_engine(RingFailed{failed.error});
-            observer_.failed(failed.error);
-          },
-          [&](const engine::Log& log) { observer_.log(log.level, log.text); },
-      },
-      action);
+  std::visit(Overloaded{
+                 [&](const engine::Connect& connect) {
+                   if (const auto done = hub_->connect(connect.peer, connect.address, connect.timeout); !done)
+                     carry_out(session_.on_peer_gone(connect.peer, done.error(), Clock::now()));
+                 },
+                 [&](const engine::Disconnect& disconnect) {
+                   send_queued();
+                   if (disconnect.flush) hub_->flush(disconnect.peer, engine::kFlushTimeout);
+                   hub_->disconnect(disconnect.peer);
+                   waiting_.erase(disconnect.peer);
+                 },
+                 [&](const engine::Send& send) { send_control(send.peer, wire::encode(send.message)); },
+                 [&](const engine::Allow& allow) { hub_->allow(allow.keys); },
+                 [&](const engine::LoadEpoch& load) { to_engine(LoadPlan{load.plan, load.device}); },
+                 [&](const engine::ActivateEpoch& activate) {
+                   to_engine(EpochActive{activate.epoch});
+                   if constexpr (std::is_same_v<Session, engine::HeadSession>)
+                     observer_.active(activate.epoch, session_.reports(activate.epoch));
+                 },
+                 [&](const engine::FreeEpoch& free) { to_engine(FreePlan{free.epoch}); },
+                 [&](const engine::CancelBatches& cancel) {
+                   to_engine(CancelCompute{cancel.epoch, cancel.first_batch, cancel.last_batch});
+                 },
+                 [&](const engine::AllWelcome&) {
+                   if constexpr (std::is_same_v<Session, engine::HeadSession>)
+                     observer_.all_welcome(session_.workers());
+                 },
+                 [&](const engine::EpochFailed& failed) {
+                   to_engine(RingFailed{failed.error});
+                   observer_.failed(failed.error);
+                 },
+                 [&](const engine::SessionFailed& failed) {
+                   to_engine(RingFailed{failed.error});
+                   observer_.failed(failed.error);
+                 },
+                 [&](const engine::Log& log) { observer_.log(log.level, log.text); },
+             },
+             action);
 }
 
 template <class Session>
@@ -187,8 +187,8 @@ void Control<Session>::send_queued() {
 template <class Session>
 void Control<Session>::to_engine(EngineInput input) {
   if (engine_.try_send(input)) return;
-  // The head bounds the batches in flight, so only a member that floods can fill this channel. Its frames are dropped, and the
-  // gap in the batch ids ends the epoch with an error; anything else waits for the engine.
+  // The head bounds the batches in flight, so only a member that floods can fill this channel. Its frames are
+  // dropped, and the gap in the batch ids ends the epoch with an error; anything else waits for the engine.
   if (!std::holds_alternative<FrameArrived>(input)) engine_.send(std::move(input));
 }
 

@@ -1,8 +1,8 @@
 // Control: the thread of a node that owns its links. It feeds what happens (messages, links, time, answers of
 // the engine thread) to a session state machine and carries out the actions that come back.
 //
-// Session is engine::WorkerSession or engine::HeadSession. All public functions may be called from any thread; the session
-// itself is touched on the control thread only.
+// Session is engine::WorkerSession or engine::HeadSession. All public functions may be called from any
+// thread; the session itself is touched on the control thread only.
 #pragma once
 
 #include <atomic>
@@ -66,9 +66,15 @@ class Control {
  public:
   // `engine` outlives this object. `in_flight` counts batches on their way (head).
   Control(Session session, std::unique_ptr<net::Hub> hub, Channel<EngineInput>& engine,
-          const ExecutorCounters& counters, const std::atomic<std::uint32_t>& in_flight, ControlObserver observer)
-      : session_(std::move(session)), hub_(std::move(hub)), engine_(engine), counters_(counters),
-        in_flight_(in_flight), observer_(std::move(observer)), thread_([this] { run(); }) {}
+          const ExecutorCounters& counters, const std::atomic<std::uint32_t>& in_flight,
+          ControlObserver observer)
+      : session_(std::move(session)),
+        hub_(std::move(hub)),
+        engine_(engine),
+        counters_(counters),
+        in_flight_(in_flight),
+        observer_(std::move(observer)),
+        thread_([this] { run(); }) {}
   Control(const Control&) = delete;
   Control& operator=(const Control&) = delete;
   ~Control() {

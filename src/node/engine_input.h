@@ -43,7 +43,7 @@ struct StopRequest {
   std::shared_ptr<Request> request;
 };
 
-using EngineInput =
-    std::variant<LoadPlan, FreePlan, CancelCompute, FrameArrived, EpochActive, RingFailed, Submit, StopRequest>;
+using EngineInput = std::variant<LoadPlan, FreePlan, CancelCompute, FrameArrived, EpochActive, RingFailed,
+                                 Submit, StopRequest>;
 
 }  // namespace hearth::node

@@ -4,8 +4,8 @@
 
 namespace hearth::node {
 
-void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* generator, const EngineLoopHooks& hooks,
-                std::uint64_t memory_limit) {
+void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* generator,
+                const EngineLoopHooks& hooks, std::uint64_t memory_limit) {
   const auto check = [&](const Executor::Outcome& outcome) {
     if (outcome) return;
     executor.free(outcome.error().epoch);
@@ -17,8 +17,9 @@ void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* gen
         [&](auto& in) {
           using In = std::decay_t<decltype(in)>;
           if constexpr (std::is_same_v<In, LoadPlan>) {
-            auto report = executor.load(in.plan, in.device,
-                                        {.repack = in.plan.repack, .anonymous_limit = memory_limit, .progress = hooks.load_progress});
+            auto report = executor.load(
+                in.plan, in.device,
+                {.repack = in.plan.repack, .anonymous_limit = memory_limit, .progress = hooks.load_progress});
             hooks.loaded(in.plan.epoch, std::move(report));
           } else if constexpr (std::is_same_v<In, FreePlan>) {
             executor.free(in.epoch);

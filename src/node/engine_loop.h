@@ -1,5 +1,5 @@
-// EngineLoop: the engine thread of a node: the one thread that computes. Takes EngineInputs in order until its channel
-// is closed.
+// EngineLoop: the engine thread of a node: the one thread that computes. Takes EngineInputs in order until
+// its channel is closed.
 #pragma once
 
 #include <functional>
@@ -17,11 +17,12 @@ struct EngineLoopHooks {
   std::function<void(std::uint32_t epoch, Result<engine::LoadReport>)> loaded;
   std::function<void(std::uint32_t epoch, Error)> broken;
   std::function<void(std::uint64_t done, std::uint64_t total)> load_progress;  // may be empty
-  std::function<void(std::uint32_t epoch)> freed;                             // may be empty
+  std::function<void(std::uint32_t epoch)> freed;                              // may be empty
 };
 
-// Runs on the calling thread. `generator` is null on a worker. `memory_limit`: anonymous memory an epoch may take.
-void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* generator, const EngineLoopHooks& hooks,
-                std::uint64_t memory_limit);
+// Runs on the calling thread. `generator` is null on a worker. `memory_limit`: anonymous memory an epoch may
+// take.
+void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* generator,
+                const EngineLoopHooks& hooks, std::uint64_t memory_limit);
 
 }  // namespace hearth::node

@@ -43,9 +43,9 @@ struct Executor::Epoch {
   // Destroyed in reverse: windows and head use scratch and weights.
   std::unique_ptr<residency::ResidentSource> weights;
   std::unique_ptr<compute::Scratch> scratch;
-  std::unique_ptr<compute::Head> head;                                  // on the head only
+  std::unique_ptr<compute::Head> head;                                // on the head only
   std::map<std::uint16_t, std::unique_ptr<compute::Window>> windows;  // own steps
-  std::vector<float> embedded;                                           // rows of a batch that starts elsewhere
+  std::vector<float> embedded;                                        // rows of a batch that starts elsewhere
 };
 
 Executor::Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
@@ -72,11 +72,13 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     if (step.device != device) continue;
     for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
       segments.push_back(model::SegmentId::of_layer(il));
-    kv_bytes += compute::KvStorage::bytes(model_.params(), step.layer_end - step.layer_begin, plan.kv_type, n_cells);
+    kv_bytes +=
+        compute::KvStorage::bytes(model_.params(), step.layer_end - step.layer_begin, plan.kv_type, n_cells);
   }
   if (options.anonymous_limit != 0 && kv_bytes > options.anonymous_limit)
     return fail(ErrorCode::kOutOfMemory,
-                "the KV cache of {} layers with {} cells takes {}, there are {}; ask for a smaller context (-c) or give this device "
+                "the KV cache of {} layers with {} cells takes {}, there are {}; ask for a smaller context "
+                "(-c) or give this device "
                 "fewer layers",
                 segments.size(), n_cells, format_bytes(kv_bytes), format_bytes(options.anonymous_limit));
   residency::LoadOptions weight_options = options;
@@ -89,19 +91,22 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   }
   HEARTH_TRY(epoch->weights,
              residency::ResidentSource::load(model_, segments, backend_.device(), weight_options));
-  engine::LoadReport report = {.weight_bytes = epoch->weights->resident_bytes(), .kv_bytes = kv_bytes, .compute_bytes = 0};
+  engine::LoadReport report = {
+      .weight_bytes = epoch->weights->resident_bytes(), .kv_bytes = kv_bytes, .compute_bytes = 0};
   const bool has_layers = segments.size() > (is_head ? 2U : 0U);
   if (has_layers) {
     HEARTH_TRY(epoch->scratch,
-               compute::Scratch::create(backend_, model_,
-                                        {.n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention}));
+               compute::Scratch::create(
+                   backend_, model_,
+                   {.n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention}));
     report.compute_bytes += epoch->scratch->bytes();
   }
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
-    HEARTH_TRY(auto window, compute::Window::create(*epoch->scratch, model_, {step.layer_begin, step.layer_end},
-                                                    *epoch->weights, plan.kv_type));
+    HEARTH_TRY(auto window,
+               compute::Window::create(*epoch->scratch, model_, {step.layer_begin, step.layer_end},
+                                       *epoch->weights, plan.kv_type));
     epoch->windows.emplace(static_cast<std::uint16_t>(i), std::move(window));
   }
   if (is_head) {
@@ -113,7 +118,9 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   return report;
 }
 
-void Executor::free(std::uint32_t epoch) { epochs_.erase(epoch); }
+void Executor::free(std::uint32_t epoch) {
+  epochs_.erase(epoch);
+}
 
 void Executor::cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint64_t last_batch) {
   if (const auto found = epochs_.find(epoch); found != epochs_.end())
@@ -139,29 +146,43 @@ Executor::Outcome Executor::on_frame(const DeviceKey& from, std::span<const std:
   Epoch& epoch = *found->second;
   const auto sender = engine::member_index(epoch.plan, from);
   if (!sender)
-    return std::unexpected(Failure{
-        head->epoch, {ErrorCode::kUnauthorized, std::format("a frame came from {}, which is no member of the plan", from.short_hex())}});
+    return std::unexpected(
+        Failure{head->epoch,
+                {ErrorCode::kUnauthorized,
+                 std::format("a frame came from {}, which is no member of the plan", from.short_hex())}});
   auto frame = wire::decode_batch_frame(bytes, epoch.limits);
   if (!frame)
-    return std::unexpected(Failure{head->epoch, {frame.error().code, std::format("from device '{}': {}", epoch.plan.members[*sender].name,
-                                                              frame.error().message)}});
+    return std::unexpected(Failure{
+        head->epoch,
+        {frame.error().code,
+         std::format("from device '{}': {}", epoch.plan.members[*sender].name, frame.error().message)}});
   return pass_on(epoch, std::move(*frame), *sender);
 }
 
 Executor::Outcome Executor::start(std::uint32_t id, const engine::OutgoingBatch& batch) {
   const auto found = epochs_.find(id);
-  HEARTH_CHECK(found != epochs_.end() && found->second->head != nullptr, "a batch for an epoch that is not loaded");
+  HEARTH_CHECK(found != epochs_.end() && found->second->head != nullptr,
+               "a batch for an epoch that is not loaded");
   Epoch& epoch = *found->second;
-  wire::BatchFrame frame = {.epoch = id, .step = 0, .batch = batch.batch, .encoding = wire::HiddenEncoding::kF32,
-                            .n_embd = epoch.limits.n_embd, .hidden = {}};
+  wire::BatchFrame frame = {.epoch = id,
+                            .step = 0,
+                            .batch = batch.batch,
+                            .encoding = wire::HiddenEncoding::kF32,
+                            .n_embd = epoch.limits.n_embd,
+                            .hidden = {}};
   return pass_on(epoch, std::move(frame), 0, batch.tokens);
 }
 
-// Runs the frame through own steps until it belongs to another device or is finished. The rows are in `frame.hidden` when it
-// came over a link, else in memory: of the first window for `tokens`, of the window before for the next own step.
+// Runs the frame through own steps until it belongs to another device or is finished. The rows are in
+// `frame.hidden` when it came over a link, else in memory: of the first window for `tokens`, of the window
+// before for the next own step.
 Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::uint16_t from,
                                     std::span<const std::int32_t> tokens) {
-  const auto failed = [&](const Error& error) { return std::unexpected(Failure{epoch.plan.epoch, located(epoch, error)}); };
+  const auto failed = [&](const Error& error) {
+    // Work that will never be finished must not look like work that is stuck.
+    counters_.steps_done = counters_.steps_accepted.load();
+    return std::unexpected(Failure{epoch.plan.epoch, located(epoch, error)});
+  };
   const auto n_tokens = static_cast<std::uint32_t>(frame.batch.tokens.size());
   const std::size_t n_embd = epoch.limits.n_embd;
   std::span<const float> rows;
@@ -196,7 +217,8 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
       return {};
     }
 
-    const auto verdict = epoch.member.on_frame({.epoch = frame.epoch, .step = frame.step, .batch = frame.batch.id}, from);
+    const auto verdict =
+        epoch.member.on_frame({.epoch = frame.epoch, .step = frame.step, .batch = frame.batch.id}, from);
     if (!verdict) return failed(verdict.error());
     if (std::holds_alternative<engine::MemberCore::Drop>(*verdict)) return {};
     ++counters_.steps_accepted;
@@ -204,12 +226,15 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
     const bool computes = !frame.batch.operations_only && n_tokens > 0;
 
     if (to_output) {
-      FinishedBatch finished = {.epoch = frame.epoch, .batch = frame.batch.id,
-                                .operations_only = frame.batch.operations_only, .logits = {}};
+      FinishedBatch finished = {.epoch = frame.epoch,
+                                .batch = frame.batch.id,
+                                .operations_only = frame.batch.operations_only,
+                                .logits = {}};
       if (computes && frame.batch.n_outputs() > 0) {
         if (!in_memory) {
           epoch.embedded.resize(frame.batch.n_outputs() * n_embd);
-          if (const auto done = wire::decode_hidden(frame.encoding, frame.hidden, n_embd, epoch.embedded); !done)
+          if (const auto done = wire::decode_hidden(frame.encoding, frame.hidden, n_embd, epoch.embedded);
+              !done)
             return failed(done.error());
           rows = epoch.embedded;
         }
@@ -225,7 +250,8 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
 
     compute::Window& window = *epoch.windows.at(frame.step);
     if (computes && !in_memory) {
-      if (const auto done = wire::decode_hidden(frame.encoding, frame.hidden, n_embd, window.input(n_tokens)); !done)
+      if (const auto done = wire::decode_hidden(frame.encoding, frame.hidden, n_embd, window.input(n_tokens));
+          !done)
         return failed(done.error());
     }
     {

@@ -1,7 +1,8 @@
 // Executor: the compute side of a node: loads a plan's windows, runs the batches that arrive, passes them on.
 //
-// Holds up to two epochs. Everything happens on the caller's thread, which must be the node's engine thread. What
-// leaves is handed to the sink: frames for other devices, and on the head the batches that have passed the ring.
+// Holds up to two epochs. Everything happens on the caller's thread, which must be the node's engine thread.
+// What leaves is handed to the sink: frames for other devices, and on the head the batches that have passed
+// the ring.
 #pragma once
 
 #include <atomic>
@@ -51,7 +52,8 @@ struct ExecutorSink {
 class Executor {
  public:
   // `model` and `backend` must outlive it. `max_outputs`: most rows of logits in a batch (head).
-  Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs, ExecutorSink sink);
+  Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
+           ExecutorSink sink);
   ~Executor();
 
   // kOutOfMemory, kIo, kInvalidFile: nothing of the epoch is kept then.

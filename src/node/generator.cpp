@@ -7,7 +7,9 @@ namespace hearth::node {
 namespace {
 
 engine::BatcherOptions batcher_options(const Generator::Options& options) {
-  return {.n_ctx = options.n_ctx, .n_ubatch = options.n_ubatch, .n_seq_max = options.n_seq_max,
+  return {.n_ctx = options.n_ctx,
+          .n_ubatch = options.n_ubatch,
+          .n_seq_max = options.n_seq_max,
           .max_in_flight = options.max_in_flight};
 }
 
@@ -16,8 +18,12 @@ engine::BatcherOptions batcher_options(const Generator::Options& options) {
 Generator::Generator(const model::Tokenizer& tokenizer, Executor& executor, const Options& options,
                      std::function<void(std::uint32_t, engine::BatchRange)> announce_cancel,
                      std::atomic<std::uint32_t>& in_flight)
-    : tokenizer_(tokenizer), executor_(executor), options_(options), announce_cancel_(std::move(announce_cancel)),
-      in_flight_(in_flight), batcher_(batcher_options(options)) {}
+    : tokenizer_(tokenizer),
+      executor_(executor),
+      options_(options),
+      announce_cancel_(std::move(announce_cancel)),
+      in_flight_(in_flight),
+      batcher_(batcher_options(options)) {}
 
 // An epoch starts with empty KV caches and batch 1.
 void Generator::activate(std::uint32_t epoch) {
@@ -106,9 +112,11 @@ void Generator::accept(Request& request, std::span<const float> logits) {
     batcher_.finish(request.seq);
     return finish(self, FinishReason::kEnd);
   }
-  request.events.send(TokenEvent{token, request.options.keep_logits ? std::vector<float>(logits.begin(), logits.end())
-                                                                    : std::vector<float>{}});
-  if (request.options.max_tokens >= 0 && t.n_generated >= static_cast<std::uint64_t>(request.options.max_tokens)) {
+  request.events.send(TokenEvent{token, request.options.keep_logits
+                                            ? std::vector<float>(logits.begin(), logits.end())
+                                            : std::vector<float>{}});
+  if (request.options.max_tokens >= 0 &&
+      t.n_generated >= static_cast<std::uint64_t>(request.options.max_tokens)) {
     batcher_.finish(request.seq);
     return finish(self, FinishReason::kLength);
   }

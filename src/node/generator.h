@@ -1,4 +1,5 @@
-// Generator: the head's engine logic: takes requests, keeps the ring filled with their batches, samples, hands out tokens.
+// Generator: the head's engine logic: takes requests, keeps the ring filled with their batches, samples,
+// hands out tokens.
 //
 // Engine thread only, except what Request says.
 #pragma once

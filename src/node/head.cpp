@@ -40,7 +40,8 @@ struct Broken {
 using Progress = std::variant<Met, Active, Broken>;
 
 // The address this machine shows to all workers alike, or "" (every interface) when it differs.
-Result<std::string> bind_address(const std::vector<WorkerAddress>& workers, std::vector<std::string>& towards) {
+Result<std::string> bind_address(const std::vector<WorkerAddress>& workers,
+                                 std::vector<std::string>& towards) {
   for (const WorkerAddress& worker : workers) {
     HEARTH_TRY(std::string own, net::local_address_towards(worker.host));
     towards.push_back(std::move(own));
@@ -52,7 +53,8 @@ Result<std::string> bind_address(const std::vector<WorkerAddress>& workers, std:
 }  // namespace
 
 struct HeadNode::Impl {
-  Impl(model::ModelFile file, model::Tokenizer vocabulary) : model(std::move(file)), tokenizer(std::move(vocabulary)) {}
+  Impl(model::ModelFile file, model::Tokenizer vocabulary)
+      : model(std::move(file)), tokenizer(std::move(vocabulary)) {}
   ~Impl() {
     control.reset();
     inputs.close();
@@ -79,10 +81,18 @@ struct HeadNode::Impl {
 
 HeadNode::HeadNode(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 HeadNode::~HeadNode() = default;
-const model::ModelFile& HeadNode::model() const { return impl_->model; }
-const model::Tokenizer& HeadNode::tokenizer() const { return impl_->tokenizer; }
-const RingReport& HeadNode::ring() const { return impl_->ring; }
-const ExecutorCounters& HeadNode::counters() const { return impl_->executor->counters(); }
+const model::ModelFile& HeadNode::model() const {
+  return impl_->model;
+}
+const model::Tokenizer& HeadNode::tokenizer() const {
+  return impl_->tokenizer;
+}
+const RingReport& HeadNode::ring() const {
+  return impl_->ring;
+}
+const ExecutorCounters& HeadNode::counters() const {
+  return impl_->executor->counters();
+}
 
 Result<Progress> HeadNode::Impl::wait(const std::function<bool()>& interrupted) {
   while (true) {
@@ -90,7 +100,8 @@ Result<Progress> HeadNode::Impl::wait(const std::function<bool()>& interrupted) 
       if (auto* broken = std::get_if<Broken>(&*news)) return std::unexpected(broken->error);
       return std::move(*news);
     }
-    if (interrupted && interrupted()) return fail(ErrorCode::kCancelled, "interrupted while the ring was forming");
+    if (interrupted && interrupted())
+      return fail(ErrorCode::kCancelled, "interrupted while the ring was forming");
   }
 }
 
@@ -102,9 +113,10 @@ Result<plan::Plan> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
   for (const engine::WorkerInfo& worker : workers) names.push_back(worker.name);
   if (!options.windows.empty()) {
     if (options.windows.size() != names.size())
-      return fail(ErrorCode::kInvalidArgument,
-                  "--layer-window names {} devices, the ring has {}: the head first, then the workers in order", options.windows.size(),
-                  names.size());
+      return fail(
+          ErrorCode::kInvalidArgument,
+          "--layer-window names {} devices, the ring has {}: the head first, then the workers in order",
+          options.windows.size(), names.size());
     return plan::split_by_windows(model.params().n_layer, names, options.windows, options.rounds);
   }
   const std::uint32_t n_cells = compute::pad_cells(options.epoch.n_ctx);
@@ -112,14 +124,17 @@ Result<plan::Plan> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
   for (std::uint32_t il = 0; il < model.params().n_layer; ++il)
     layer_bytes.push_back(model.segment_bytes(model::SegmentId::of_layer(il)) +
                           compute::KvStorage::bytes(model.params(), 1, options.epoch.kv_type, n_cells));
-  // Hidden rows, mask and activations of the largest batch: a generous estimate, the exact number comes with loading.
+  // Hidden rows, mask and activations of the largest batch: a generous estimate, the exact number comes with
+  // loading.
   const std::uint64_t rows = options.epoch.n_ubatch;
   const std::uint64_t buffers =
-      rows * (n_cells * 4ULL + 16ULL * (std::uint64_t{model.params().n_embd} + model.params().n_ff)) + (32ULL << 20);
+      rows * (n_cells * 4ULL + 16ULL * (std::uint64_t{model.params().n_embd} + model.params().n_ff)) +
+      (32ULL << 20);
   const std::uint64_t head_only = model.segment_bytes(model::SegmentId::embedding()) +
                                   model.segment_bytes(model::SegmentId::output()) +
                                   4ULL * options.max_outputs * model.params().n_vocab;
-  std::vector<plan::DeviceMemory> devices = {{.name = names[0], .bytes = own_memory, .reserved = buffers + head_only}};
+  std::vector<plan::DeviceMemory> devices = {
+      {.name = names[0], .bytes = own_memory, .reserved = buffers + head_only}};
   for (const engine::WorkerInfo& worker : workers)
     devices.push_back({.name = worker.name, .bytes = worker.memory_bytes, .reserved = buffers});
   return plan::split_by_memory(layer_bytes, devices, options.rounds);
@@ -129,9 +144,11 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
   HEARTH_TRY(model::ModelFile file, model::ModelFile::open(options.model_path));
   HEARTH_TRY_VOID(wire::check_device_name(options.name));
   for (const WorkerAddress& worker : options.workers) HEARTH_TRY_VOID(wire::check_host(worker.host));
-  const std::uint64_t largest_batch = std::uint64_t{options.epoch.n_ubatch} * file.params().n_embd * sizeof(float);
+  const std::uint64_t largest_batch =
+      std::uint64_t{options.epoch.n_ubatch} * file.params().n_embd * sizeof(float);
   if (largest_batch > wire::kMaxHiddenBytes)
-    return fail(ErrorCode::kInvalidArgument, "{} tokens of width {} are more than a frame holds ({}); ask for smaller batches (-ub)",
+    return fail(ErrorCode::kInvalidArgument,
+                "{} tokens of width {} are more than a frame holds ({}); ask for smaller batches (-ub)",
                 options.epoch.n_ubatch, file.params().n_embd, format_bytes(wire::kMaxHiddenBytes));
   HEARTH_TRY(model::Tokenizer vocabulary, model::Tokenizer::load(options.model_path));
   auto impl = std::make_unique<Impl>(std::move(file), std::move(vocabulary));
@@ -169,17 +186,20 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
   for (std::size_t i = 0; i < options.workers.size(); ++i) {
     wire::Address head_address = hub->address();
     head_address.host = own_addresses[i];
-    session_options.workers.push_back(
-        {.key = options.workers[i].key,
-         .address = {.host = options.workers[i].host, .control_port = options.workers[i].control_port, .data_port = 0},
-         .head_address = head_address});
+    session_options.workers.push_back({.key = options.workers[i].key,
+                                       .address = {.host = options.workers[i].host,
+                                                   .control_port = options.workers[i].control_port,
+                                                   .data_port = 0},
+                                       .head_address = head_address});
   }
 
   const std::uint64_t memory = options.memory_bytes != 0 ? options.memory_bytes : available_memory();
   node.executor = std::make_unique<Executor>(
       node.model, *node.backend, options.max_outputs,
-      ExecutorSink{.send = [&node](const DeviceKey& to,
-                                   std::vector<std::uint8_t> frame) { node.control->post(SendFrame{to, std::move(frame)}); },
+      ExecutorSink{.send =
+                       [&node](const DeviceKey& to, std::vector<std::uint8_t> frame) {
+                         node.control->post(SendFrame{to, std::move(frame)});
+                       },
                    .finished = [&node](const FinishedBatch& batch) { node.generator->on_finished(batch); }});
   const std::size_t n_steps = options.rounds * (options.workers.size() + 1);
   node.generator = std::make_unique<Generator>(
@@ -193,23 +213,30 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
       },
       node.in_flight);
   node.control = std::make_unique<Control<engine::HeadSession>>(
-      engine::HeadSession(session_options), std::move(hub), node.inputs, node.executor->counters(), node.in_flight,
+      engine::HeadSession(session_options), std::move(hub), node.inputs, node.executor->counters(),
+      node.in_flight,
       ControlObserver{
-          .all_welcome = [&node](const std::vector<engine::WorkerInfo>& workers) { node.progress.send(Met{workers}); },
-          .active = [&node](std::uint32_t, const std::vector<std::optional<engine::LoadReport>>& reports) {
-            node.progress.send(Active{reports});
-          },
+          .all_welcome =
+              [&node](const std::vector<engine::WorkerInfo>& workers) { node.progress.send(Met{workers}); },
+          .active =
+              [&node](std::uint32_t, const std::vector<std::optional<engine::LoadReport>>& reports) {
+                node.progress.send(Active{reports});
+              },
           .failed =
               [&node](const Error& error) {
                 Progress news = Broken{error};
-                (void)node.progress.try_send(news);  // nobody waits after the start; requests are told by the engine
+                (void)node.progress.try_send(
+                    news);  // nobody waits after the start; requests are told by the engine
               },
           .log = options.log});
   node.engine = std::thread([&node, &load_progress = options.load_progress, memory] {
     run_engine(node.inputs, *node.executor, node.generator.get(),
-               {.loaded = [&node](std::uint32_t epoch,
-                                  Result<engine::LoadReport> report) { node.control->post(EpochLoaded{epoch, std::move(report)}); },
-                .broken = [&node](std::uint32_t epoch, Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
+               {.loaded =
+                    [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
+                      node.control->post(EpochLoaded{epoch, std::move(report)});
+                    },
+                .broken = [&node](std::uint32_t epoch,
+                                  Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
                 .load_progress = load_progress,
                 .freed = {}},
                memory);
@@ -228,10 +255,12 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
   return std::unique_ptr<HeadNode>(new HeadNode(std::move(impl)));
 }
 
-Result<std::shared_ptr<Request>> HeadNode::submit(std::vector<model::Token> prompt, const GenerateOptions& options) {
+Result<std::shared_ptr<Request>> HeadNode::submit(std::vector<model::Token> prompt,
+                                                  const GenerateOptions& options) {
   if (prompt.empty()) return fail(ErrorCode::kInvalidArgument, "the prompt is empty");
   if (prompt.size() > impl_->n_ctx)
-    return fail(ErrorCode::kInvalidArgument, "the prompt has {} tokens, the context {}; ask for a larger one (-c)", prompt.size(),
+    return fail(ErrorCode::kInvalidArgument,
+                "the prompt has {} tokens, the context {}; ask for a larger one (-c)", prompt.size(),
                 impl_->n_ctx);
   auto request = std::make_shared<Request>();
   request->prompt = std::move(prompt);
@@ -240,6 +269,8 @@ Result<std::shared_ptr<Request>> HeadNode::submit(std::vector<model::Token> prom
   return request;
 }
 
-void HeadNode::stop(const std::shared_ptr<Request>& request) { impl_->inputs.send(StopRequest{request}); }
+void HeadNode::stop(const std::shared_ptr<Request>& request) {
+  impl_->inputs.send(StopRequest{request});
+}
 
 }  // namespace hearth::node

@@ -33,15 +33,15 @@ struct WorkerAddress {
 struct HeadNodeOptions {
   std::string model_path;
   std::string name = "head";
-  std::string host;                 // address to bind; "": the one that reaches the first worker
-  std::uint16_t control_port = 0;   // 0: any
+  std::string host;                // address to bind; "": the one that reaches the first worker
+  std::uint16_t control_port = 0;  // 0: any
   std::uint16_t data_port = 0;
   std::vector<WorkerAddress> workers;
   std::uint32_t n_threads = 1;
-  std::uint64_t memory_bytes = 0;   // of this device; 0: what is available
+  std::uint64_t memory_bytes = 0;  // of this device; 0: what is available
   engine::EpochOptions epoch;
   std::uint32_t n_seq_max = 1;
-  std::uint32_t max_outputs = 1;    // most rows of logits in one batch
+  std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   // A split by hand: layers per round of the head and of each worker; empty: in proportion to memory.
   std::vector<std::uint32_t> windows;
   std::uint32_t rounds = 1;
@@ -60,8 +60,10 @@ struct RingReport {
 
 class HeadNode {
  public:
-  // Opens the model, meets all workers, makes the plan, loads it everywhere. kTimeout names who did not answer.
-  [[nodiscard]] static Result<std::unique_ptr<HeadNode>> start(const HeadNodeOptions& options, net::KeyPair key);
+  // Opens the model, meets all workers, makes the plan, loads it everywhere. kTimeout names who did not
+  // answer.
+  [[nodiscard]] static Result<std::unique_ptr<HeadNode>> start(const HeadNodeOptions& options,
+                                                               net::KeyPair key);
   ~HeadNode();
 
   [[nodiscard]] const model::ModelFile& model() const;
@@ -69,7 +71,8 @@ class HeadNode {
   [[nodiscard]] const RingReport& ring() const;
 
   // Starts a text; read request->events. An empty prompt is kInvalidArgument.
-  [[nodiscard]] Result<std::shared_ptr<Request>> submit(std::vector<model::Token> prompt, const GenerateOptions& options);
+  [[nodiscard]] Result<std::shared_ptr<Request>> submit(std::vector<model::Token> prompt,
+                                                        const GenerateOptions& options);
   // The rest of the text is not wanted; Done(kStopped) follows unless it had ended.
   void stop(const std::shared_ptr<Request>& request);
 

@@ -35,8 +35,12 @@ struct WorkerNode::Impl {
 
 WorkerNode::WorkerNode(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 WorkerNode::~WorkerNode() = default;
-const DeviceKey& WorkerNode::key() const { return impl_->key; }
-std::uint16_t WorkerNode::control_port() const { return impl_->control_port; }
+const DeviceKey& WorkerNode::key() const {
+  return impl_->key;
+}
+std::uint16_t WorkerNode::control_port() const {
+  return impl_->control_port;
+}
 
 Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& options, net::KeyPair key) {
   HEARTH_TRY_VOID(wire::check_device_name(options.name));
@@ -65,26 +69,34 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                                  .liveness = options.liveness});
   node.executor = std::make_unique<Executor>(
       node.model, *node.backend, 1,
-      ExecutorSink{.send = [&node](const DeviceKey& to,
-                                   std::vector<std::uint8_t> frame) { node.control->post(SendFrame{to, std::move(frame)}); },
-                   .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }});
+      ExecutorSink{
+          .send =
+              [&node](const DeviceKey& to, std::vector<std::uint8_t> frame) {
+                node.control->post(SendFrame{to, std::move(frame)});
+              },
+          .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }});
   node.control = std::make_unique<Control<engine::WorkerSession>>(
       std::move(session), std::move(hub), node.inputs, node.executor->counters(), node.in_flight,
       ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});
   node.engine = std::thread([&node, memory] {
-    run_engine(node.inputs, *node.executor, nullptr,
-               {.loaded = [&node](std::uint32_t epoch,
-                                  Result<engine::LoadReport> report) { node.control->post(EpochLoaded{epoch, std::move(report)}); },
-                .broken = [&node](std::uint32_t epoch, Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
-                .load_progress = {},
-                .freed =
-                    [&node](std::uint32_t epoch) {
-                      const ExecutorCounters& all = node.executor->counters();
-                      node.log(engine::LogLevel::kInfo,
-                               std::format("epoch {} is freed; since the start {} steps, {:.6f} s of computing", epoch,
-                                           all.steps_done.load(), static_cast<double>(all.compute_ns.load()) * 1e-9));
-                    }},
-               memory);
+    run_engine(
+        node.inputs, *node.executor, nullptr,
+        {.loaded =
+             [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
+               node.control->post(EpochLoaded{epoch, std::move(report)});
+             },
+         .broken = [&node](std::uint32_t epoch,
+                           Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
+         .load_progress = {},
+         .freed =
+             [&node](std::uint32_t epoch) {
+               const ExecutorCounters& all = node.executor->counters();
+               node.log(
+                   engine::LogLevel::kInfo,
+                   std::format("epoch {} is freed; since the start {} steps, {:.6f} s of computing", epoch,
+                               all.steps_done.load(), static_cast<double>(all.compute_ns.load()) * 1e-9));
+             }},
+        memory);
   });
   return std::unique_ptr<WorkerNode>(new WorkerNode(std::move(impl)));
 }

@@ -1,5 +1,5 @@
-// Worker: this device lends its memory and cores to a head: waits for it, loads what its plans say, computes, and
-// waits again when the head is gone.
+// Worker: this device lends its memory and cores to a head: waits for it, loads what its plans say, computes,
+// and waits again when the head is gone.
 //
 // Owns a control thread and an engine thread. Destruction says goodbye and frees everything.
 #pragma once
@@ -21,12 +21,12 @@ namespace hearth::node {
 struct WorkerNodeOptions {
   std::string model_path;
   std::string name;
-  std::string host = "127.0.0.1";   // address to bind
-  std::uint16_t control_port = 0;   // 0: any
+  std::string host = "127.0.0.1";  // address to bind
+  std::uint16_t control_port = 0;  // 0: any
   std::uint16_t data_port = 0;
-  std::vector<DeviceKey> heads;     // who may lead this device
+  std::vector<DeviceKey> heads;  // who may lead this device
   std::uint32_t n_threads = 1;
-  std::uint64_t memory_bytes = 0;   // what it lends; 0: what is available
+  std::uint64_t memory_bytes = 0;  // what it lends; 0: what is available
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
 };
@@ -34,7 +34,8 @@ struct WorkerNodeOptions {
 class WorkerNode {
  public:
   // Opens the model, binds the sockets, starts. Errors of ModelFile::open, net::make_zmq_hub, Backend::cpu.
-  [[nodiscard]] static Result<std::unique_ptr<WorkerNode>> start(const WorkerNodeOptions& options, net::KeyPair key);
+  [[nodiscard]] static Result<std::unique_ptr<WorkerNode>> start(const WorkerNodeOptions& options,
+                                                                 net::KeyPair key);
   ~WorkerNode();
 
   [[nodiscard]] const DeviceKey& key() const;

@@ -31,8 +31,9 @@ struct Plan {
   std::vector<std::string> devices;  // names; [0] is the head
   std::vector<Step> steps;           // cover [0, n_layer) in order, each window non-empty
 
-  [[nodiscard]] std::vector<std::uint16_t> steps_of(std::uint16_t device) const;  // indices into steps, ascending
-  [[nodiscard]] std::uint32_t layers_of(std::uint16_t device) const;              // number of layers
+  [[nodiscard]] std::vector<std::uint16_t> steps_of(
+      std::uint16_t device) const;                                    // indices into steps, ascending
+  [[nodiscard]] std::uint32_t layers_of(std::uint16_t device) const;  // number of layers
   // The ring as one line per device for people: "laptop  8/24 layers: 0-3, 12-15\n".
   [[nodiscard]] std::string describe() const;
 };
@@ -40,22 +41,24 @@ struct Plan {
 // kInvalidArgument names the step that leaves a gap, overlaps, is empty or names no device.
 [[nodiscard]] Result<> validate(const Plan& plan);
 
-// A split by hand (-lw/--layer-window, --rounds): windows[m] layers on device m in each of `rounds` rounds. When
-// rounds * sum(windows) < n_layer it is an error, with the numbers; when it is more, the last windows are cut short.
-// A device with window 0 gets no step.
+// A split by hand (-lw/--layer-window, --rounds): windows[m] layers on device m in each of `rounds` rounds.
+// When rounds * sum(windows) < n_layer it is an error, with the numbers; when it is more, the last windows
+// are cut short. A device with window 0 gets no step.
 [[nodiscard]] Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string> devices,
                                             std::span<const std::uint32_t> windows, std::uint32_t rounds);
 
 struct DeviceMemory {
   std::string name;
-  std::uint64_t bytes = 0;     // that may be used
-  std::uint64_t reserved = 0;  // taken before any layer: on the head embedding, output head; buffers everywhere
+  std::uint64_t bytes = 0;  // that may be used
+  std::uint64_t reserved =
+      0;  // taken before any layer: on the head embedding, output head; buffers everywhere
 };
 
 // Layers in proportion to what each device has left after `reserved`, in `rounds` rounds; every layer costs
-// `layer_bytes[il]` (weights and KV). No device gets more bytes than it has left; one that has nothing left gets no
-// step. With layers of one size a split is found whenever one exists. Each device gets within one layer of its share, unless
-// that would not fit, spread over the rounds as evenly as whole layers allow. kOutOfMemory when the layers do not fit, with the numbers per device.
+// `layer_bytes[il]` (weights and KV). No device gets more bytes than it has left; one that has nothing left
+// gets no step. With layers of one size a split is found whenever one exists. Each device gets within one
+// layer of its share, unless that would not fit, spread over the rounds as evenly as whole layers allow.
+// kOutOfMemory when the layers do not fit, with the numbers per device.
 [[nodiscard]] Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
                                            std::span<const DeviceMemory> devices, std::uint32_t rounds);
 

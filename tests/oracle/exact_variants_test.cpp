@@ -102,11 +102,18 @@ INSTANTIATE_TEST_SUITE_P(
                 [](Variant& v) {
                   v.options.n_threads = 2;
                   v.options.moving_weights = true;
+                  v.n_generated = 12;
                 }),
-        variant("TwoThreadsQwen2", "qwen2", "Q4_0", [](Variant& v) { v.options.n_threads = 2; }),
+        variant("TwoThreadsQwen2", "qwen2", "Q4_0",
+                [](Variant& v) {
+                  v.options.n_threads = 2;
+                  v.n_generated = 12;
+                }),
         // From 512 cells on the threads share one row's attention.
         variant("TwoThreadsOver600Cells", "qwen3", "Q6_K",
                 [](Variant& v) {
+                  v.spec.shape.n_layer = 3;
+                  v.options.windows = {1, 2};
                   v.options.n_threads = 2;
                   v.options.n_ctx = 768;
                   v.n_prompt = 600;
@@ -154,7 +161,6 @@ INSTANTIATE_TEST_SUITE_P(
                 [](Variant& v) {
                   v.options.flash_attention = false;
                   v.options.kv_type = wire::KvType::kF32;
-                  v.options.n_threads = 2;
                 })),
     [](const auto& test) { return test.param.name; });
 

@@ -66,7 +66,7 @@ class SynthTest : public testing::Test {
   // Loads and gives finite logits that differ from each other.
   void expect_sane(const SynthSpec& spec) {
     Oracle oracle = load(write(spec));
-    const auto text = oracle.greedy(std::vector<std::int32_t>{1, 300, 301}, 8);
+    const auto text = oracle.greedy(std::vector<std::int32_t>{1, 100, 200}, 8);
     ASSERT_TRUE(text) << text.error().message;
     for (const float x : text->logits.values) ASSERT_TRUE(std::isfinite(x));
     EXPECT_GT(deviation(text->logits.row(3)), 0.3) << spec.type;
@@ -179,6 +179,7 @@ class EachType : public SynthTest, public testing::WithParamInterface<std::strin
 TEST_P(EachType, OneLayerComputes) {
   SynthSpec spec = tiny("llama", GetParam());
   spec.shape.n_layer = 1;
+  spec.vocab_from.clear();  // few rows: some quantizers take 10 us a weight
   expect_sane(spec);
 }
 

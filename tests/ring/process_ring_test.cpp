@@ -1,7 +1,7 @@
 // A ring of real processes over encrypted links gives libllama's bits: tokens and every row of logits.
 //
-// Claimed: exact (f32 links, the same threads, the same batches), for each architecture. The head runs in the test's process, the
-// workers are `hearth worker`.
+// Claimed: exact (f32 links, the same threads, the same batches), for each architecture. The head runs in the
+// test's process, the workers are `hearth worker`.
 #include <format>
 #include <memory>
 #include <string>
@@ -22,7 +22,9 @@ constexpr std::size_t kPrompt = 210;
 constexpr std::size_t kGenerated = 64;
 constexpr std::chrono::seconds kPatience{60};
 
-DeviceKey parse_key(const std::string& line) { return DeviceKey::from_hex(line.substr(0, 64)).value(); }
+DeviceKey parse_key(const std::string& line) {
+  return DeviceKey::from_hex(line.substr(0, 64)).value();
+}
 
 // Three workers and what a head needs to lead them.
 class Workers {
@@ -35,8 +37,8 @@ class Workers {
       const std::string key_file = (folder_->path() / std::format("{}.key", i)).string();
       const auto saved = net::KeyPair::generate().value().save(key_file);
       if (!saved) throw std::runtime_error(saved.error().message);
-      auto child = Child::spawn({HEARTH_PROGRAM, "worker", "-m", model, "--key", key_file, "--allow", head.hex(), "--name",
-                                 std::format("w{}", i), "-t", "1", "-q"});
+      auto child = Child::spawn({HEARTH_PROGRAM, "worker", "-m", model, "--key", key_file, "--allow",
+                                 head.hex(), "--name", std::format("w{}", i), "-t", "1", "-q"});
       if (!child) throw std::runtime_error(child.error().message);
       children_.push_back(std::move(*child));
     }
@@ -113,7 +115,8 @@ TEST_P(ProcessRing, GivesTheBitsOfLibllama) {
   auto key = net::KeyPair::generate().value();
   const Workers workers(path.string(), key.public_key());
   for (const Cut& cut : {Cut{{2, 2, 2, 2}, 1}, Cut{{1, 4, 1, 2}, 1}, Cut{{1, 1, 1, 1}, 2}, Cut{{}, 1}}) {
-    SCOPED_TRACE(std::format("{} windows of the head first {}, {} rounds", GetParam(), cut.windows.empty() ? 0 : cut.windows[0], cut.rounds));
+    SCOPED_TRACE(std::format("{} windows of the head first {}, {} rounds", GetParam(),
+                             cut.windows.empty() ? 0 : cut.windows[0], cut.rounds));
     auto head = node::HeadNode::start(head_options(path.string(), workers, cut), key.clone());
     ASSERT_TRUE(head.has_value()) << head.error().message;
     auto request = (*head)->submit(prompt, greedy_options());
@@ -143,7 +146,8 @@ TEST(ProcessRing, AStoppedAnswerLeavesNothingBehind) {
     options.max_tokens = -1;
     auto stopped = (*head)->submit(random_prompt(kPrompt, n_vocab / 2), options);
     ASSERT_TRUE(stopped.has_value());
-    for (std::size_t i = 0; i < after; ++i) ASSERT_TRUE((*stopped)->events.receive_for(kPatience).has_value());
+    for (std::size_t i = 0; i < after; ++i)
+      ASSERT_TRUE((*stopped)->events.receive_for(kPatience).has_value());
     (*head)->stop(*stopped);
     collect(**stopped);
     auto again = (*head)->submit(prompt, greedy_options());
