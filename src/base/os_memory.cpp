@@ -27,14 +27,27 @@ std::uint64_t mem_available() {
   return 0;
 }
 
+// File pages of the group that the kernel gives back when asked: a line "KEY BYTES" of its memory.stat.
+std::uint64_t reclaimable(const std::filesystem::path& group, const char* wanted) {
+  std::ifstream in(group / "memory.stat");
+  std::string key;
+  std::uint64_t bytes = 0;
+  while (in >> key >> bytes)
+    if (key == wanted) return bytes;
+  return 0;
+}
+
 // What is left in the group at `path` and, as limits are inherited, in the groups above it.
 std::uint64_t left_in_groups(std::filesystem::path path, const std::filesystem::path& root,
-                             const char* limit_file, const char* usage_file) {
+                             const char* limit_file, const char* usage_file, const char* cache_key) {
   std::uint64_t left = ~std::uint64_t{0};
   while (true) {
     const auto limit = read_number(path / limit_file);
     const auto usage = read_number(path / usage_file);
-    if (limit && usage) left = std::min(left, *limit > *usage ? *limit - *usage : 0);
+    if (limit && usage) {
+      const std::uint64_t used = *usage - std::min(*usage, reclaimable(path, cache_key));
+      left = std::min(left, *limit > used ? *limit - used : 1);  // 0 would mean that nothing is known
+    }
     if (path == root || !path.has_relative_path()) return left;
     path = path.parent_path();
   }
@@ -56,11 +69,12 @@ std::uint64_t available_memory() {
     const std::string group = line.substr(second + 2);  // without the leading '/'
     if (controllers.empty()) {
       const std::filesystem::path root = "/sys/fs/cgroup";
-      available = std::min(available, left_in_groups(root / group, root, "memory.max", "memory.current"));
+      available = std::min(
+          available, left_in_groups(root / group, root, "memory.max", "memory.current", "inactive_file"));
     } else if (controllers.find("memory") != std::string::npos) {
       const std::filesystem::path root = "/sys/fs/cgroup/memory";
-      available = std::min(
-          available, left_in_groups(root / group, root, "memory.limit_in_bytes", "memory.usage_in_bytes"));
+      available = std::min(available, left_in_groups(root / group, root, "memory.limit_in_bytes",
+                                                     "memory.usage_in_bytes", "total_inactive_file"));
     }
   }
   return available == ~std::uint64_t{0} ? 0 : available;

@@ -23,7 +23,7 @@ std::atomic<int> interrupt_count{0};
 std::array<int, 2> interrupt_pipe{-1, -1};
 
 extern "C" void on_interrupt(int) {
-  if (++interrupt_count >= 3) _exit(130);
+  if (++interrupt_count >= 2) _exit(130);
   const int before = errno;
   [[maybe_unused]] const ssize_t written = write(interrupt_pipe[1], "", 1);
   errno = before;
@@ -98,12 +98,15 @@ void Child::end() {
       const auto left =
           std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
       pollfd wait{.fd = output_, .events = POLLIN, .revents = 0};
-      if (left.count() <= 0 || poll(&wait, 1, static_cast<int>(left.count())) <= 0) break;
+      if (left.count() <= 0) break;
+      const int ready = poll(&wait, 1, static_cast<int>(left.count()));
+      if (ready < 0 && errno == EINTR) continue;
+      if (ready <= 0) break;
       if (read(output_, rest.data(), rest.size()) <= 0) break;
     }
-    if (waitpid(pid_, nullptr, WNOHANG) != pid_) {
-      if (std::chrono::steady_clock::now() >= until) kill(pid_, SIGKILL);
-      waitpid(pid_, nullptr, 0);
+    // It has closed its output, so it is ending, or it had its time.
+    if (std::chrono::steady_clock::now() >= until) kill(pid_, SIGKILL);
+    while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
     }
     pid_ = -1;
   }
@@ -200,7 +203,9 @@ TemporaryFolder::~TemporaryFolder() {
 void require_environment(const char* name, const char* value, char** arguments) {
   if (getenv(name) != nullptr) return;
   if (setenv(name, value, 1) != 0) return;
-  execv("/proc/self/exe", arguments);
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (!error) execv(program.c_str(), arguments);
 }
 
 }  // namespace hearth

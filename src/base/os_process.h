@@ -42,7 +42,7 @@ class Child {
 // Path of the running program.
 [[nodiscard]] std::filesystem::path own_program();
 
-// Counts SIGINT and SIGTERM from now on instead of ending the program; the third one ends it at once.
+// Counts SIGINT and SIGTERM from now on instead of ending the program; the second one ends it at once.
 void count_interrupts();
 [[nodiscard]] int interrupts();
 // Forgets those counted so far: the interrupt has been acted on.

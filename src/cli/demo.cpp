@@ -82,11 +82,13 @@ Result<Ring> start_ring(const Flags& flags) {
   HEARTH_TRY(auto key, net::KeyPair::generate());
   node::HeadNodeOptions options = head_options(flags);
   options.rounds = flags.rounds;
+  std::vector<std::filesystem::path> key_files;
   for (std::uint32_t i = 1; i < flags.devices; ++i) {
     const std::string name = std::format("worker-{}", i);
     const std::string key_file = (ring.folder.path() / (name + ".key")).string();
     HEARTH_TRY(const auto worker_key, net::KeyPair::generate());
     HEARTH_TRY_VOID(worker_key.save(key_file));
+    key_files.push_back(key_file);
     std::vector<std::string> arguments = {own_program().string(),
                                           "worker",
                                           "-m",
@@ -106,8 +108,11 @@ Result<Ring> start_ring(const Flags& flags) {
     HEARTH_TRY(Child child, Child::spawn(arguments));
     ring.children.push_back(std::move(child));
   }
-  for (Child& child : ring.children) {
-    auto line = child.read_line(kWorkerStart);
+  for (std::size_t i = 0; i < ring.children.size(); ++i) {
+    auto line = ring.children[i].read_line(kWorkerStart);
+    // The worker has read its key; nothing secret stays behind even if this program is killed.
+    std::error_code ignored;
+    std::filesystem::remove(key_files[i], ignored);
     if (!line) return fail(line.error().code, "a worker of the demo did not start: {}", line.error().message);
     HEARTH_TRY(auto address, parse_worker(*line));
     options.workers.push_back(std::move(address));

@@ -76,8 +76,9 @@ Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token>
     }
     auto event = request->events.receive_for(kPollInterrupts);
     if (!event) {
-      HEARTH_CHECK(!request->events.closed(), "a request ended without a word");
-      continue;
+      if (!request->events.closed()) continue;
+      event = request->events.try_receive();  // the last word came between the two looks
+      HEARTH_CHECK(event.has_value(), "a request ended without a word");
     }
     if (auto* token = std::get_if<node::TokenEvent>(&*event)) {
       if (const std::string whole = text.push(head.tokenizer().piece(token->token)); !whole.empty())

@@ -42,6 +42,11 @@ Result<std::optional<std::string>> prompt_text(const Flags& flags) {
   return std::nullopt;
 }
 
+void say_context_is_full(const Flags& flags) {
+  std::fprintf(stderr, "hearth: the context of %u tokens is full; ask for a larger one (-c)\n",
+               flags.ring.n_ctx);
+}
+
 // One question, one answer.
 int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, const std::string& text) {
   std::vector<model::ChatMessage> messages;
@@ -57,10 +62,14 @@ int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, c
   if (!done) return report(done.error());
   std::printf("\n");
   std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
+  if (done->reason == node::FinishReason::kContextFull) {
+    say_context_is_full(flags);
+    return kError;
+  }
   return done->reason == node::FinishReason::kStopped ? kInterrupted : kOk;
 }
 
-// A conversation on a terminal. Ctrl-C ends an answer, at the prompt or twice the program.
+// A conversation on a terminal. Ctrl-C ends an answer, twice the program.
 int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
   std::vector<model::ChatMessage> messages;
   if (!flags.system.empty()) messages.push_back({"system", flags.system});
@@ -82,8 +91,8 @@ int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
         });
     std::printf("\n");
     if (!done) return report(done.error());
-    if (interrupts() > 1) return kInterrupted;
     clear_interrupts();
+    if (done->reason == node::FinishReason::kContextFull) say_context_is_full(flags);
     messages.push_back({"assistant", text});
     if (flags.ring.verbose) std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
   }
@@ -92,6 +101,8 @@ int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
 int run(const Flags& flags) {
   const auto text = prompt_text(flags);
   if (!text) return report(text.error());
+  if (!*text && flags.raw)
+    return report({ErrorCode::kInvalidArgument, "--raw continues a text: give one with -p, -f or a pipe"});
   auto options = flags.ring.head_options(flags.model);
   if (!options) return report(options.error());
   auto key = flags.ring.key();

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
@@ -68,7 +69,7 @@ int run(const Flags& flags) {
   const model::HyperParams& p = model->params();
   const auto layers = j["layer_bytes"].get<std::vector<std::uint64_t>>();
   const auto [least, most] = std::ranges::minmax(layers);
-  std::printf("%s  %s\n", std::string(model->arch().name).c_str(), p.name.c_str());
+  std::printf("%s  %s\n", std::string(model->arch().name).c_str(), quote(p.name).c_str());
   std::printf("  layers %u, width %u, heads %u (%u for keys and values, %u wide), feed-forward %u\n",
               p.n_layer, p.n_embd, p.n_head, p.n_head_kv, p.head_dim_k, p.n_ff);
   std::printf("  vocabulary %u, trained context %u, embeddings %s\n", p.n_vocab, p.n_ctx_train,

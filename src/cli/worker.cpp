@@ -64,7 +64,9 @@ void add_worker(CLI::App& app, int& exit) {
   verb->add_option("--key", flags->key_file, "this device's key file (hearth keygen)")->required();
   verb->add_option("--allow", flags->heads, "public key of a head that may lead this device; may be repeated")
       ->required();
-  verb->add_option("--listen", flags->listen, "HOST[:PORT] to listen on; 0.0.0.0 for every interface")
+  verb->add_option(
+          "--listen", flags->listen,
+          "HOST[:PORT] to listen on; with 0.0.0.0, every interface, put a real address into the printed line")
       ->capture_default_str();
   verb->add_option("--name", flags->name, "how this device is called in the ring (default: its host name)");
   verb->add_flag("-v,--verbose", flags->verbose, "log more");

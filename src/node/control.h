@@ -77,9 +77,13 @@ class Control {
         thread_([this] { run(); }) {}
   Control(const Control&) = delete;
   Control& operator=(const Control&) = delete;
-  ~Control() {
+  ~Control() { stop(); }
+
+  // Says goodbye and ends the thread. What is posted later is ignored, so whoever posts may outlive the
+  // thread, not this object.
+  void stop() {
     post(Shutdown{"the program ends"});
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
   }
 
   // Waits while the control thread is behind by a great many messages. Ignored after shutdown.

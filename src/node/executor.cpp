@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <format>
 #include <utility>
 
@@ -45,7 +46,15 @@ struct Executor::Epoch {
   std::unique_ptr<compute::Scratch> scratch;
   std::unique_ptr<compute::Head> head;                                // on the head only
   std::map<std::uint16_t, std::unique_ptr<compute::Window>> windows;  // own steps
-  std::vector<float> embedded;                                        // rows of a batch that starts elsewhere
+  // What the head has sent and not got back, in order: the last device must return just that.
+  struct Sent {
+    std::uint64_t batch = 0;
+    std::size_t n_tokens = 0;
+    std::uint32_t n_outputs = 0;
+    bool operations_only = false;
+  };
+  std::deque<Sent> sent;
+  std::vector<float> embedded;  // rows of a batch that starts elsewhere
 };
 
 Executor::Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
@@ -127,12 +136,6 @@ void Executor::cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint6
     found->second->member.cancel(first_batch, last_batch);
 }
 
-std::vector<std::uint32_t> Executor::epochs() const {
-  std::vector<std::uint32_t> ids;
-  for (const auto& [id, epoch] : epochs_) ids.push_back(id);
-  return ids;
-}
-
 Executor::Outcome Executor::on_frame(const DeviceKey& from, std::span<const std::uint8_t> bytes) {
   const auto head = wire::peek_batch_frame(bytes);
   // Without a readable header no epoch can be named: the sender broke the rules of all that it takes part in.
@@ -164,6 +167,8 @@ Executor::Outcome Executor::start(std::uint32_t id, const engine::OutgoingBatch&
   HEARTH_CHECK(found != epochs_.end() && found->second->head != nullptr,
                "a batch for an epoch that is not loaded");
   Epoch& epoch = *found->second;
+  epoch.sent.push_back(
+      {batch.batch.id, batch.batch.tokens.size(), batch.batch.n_outputs(), batch.batch.operations_only});
   wire::BatchFrame frame = {.epoch = id,
                             .step = 0,
                             .batch = batch.batch,
@@ -226,6 +231,10 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
     const bool computes = !frame.batch.operations_only && n_tokens > 0;
 
     if (to_output) {
+      if (const auto as_sent = check_returned(epoch, frame); !as_sent)
+        return failed(
+            {as_sent.error().code,
+             std::format("from device '{}': {}", epoch.plan.members[from].name, as_sent.error().message)});
       FinishedBatch finished = {.epoch = frame.epoch,
                                 .batch = frame.batch.id,
                                 .operations_only = frame.batch.operations_only,
@@ -265,6 +274,23 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
     from = epoch.device;
     frame.step = epoch.member.destination(frame.step).step;
   }
+}
+
+// A frame for the output stage is one that was sent, as it was sent.
+Result<> Executor::check_returned(Epoch& epoch, const wire::BatchFrame& frame) {
+  const wire::Batch& batch = frame.batch;
+  if (epoch.sent.empty() || epoch.sent.front().batch != batch.id)
+    return fail(ErrorCode::kProtocol, "batch {} came back, which was not on its way", batch.id);
+  const Epoch::Sent sent = epoch.sent.front();
+  epoch.sent.pop_front();
+  if (batch.tokens.size() != sent.n_tokens || batch.n_outputs() != sent.n_outputs)
+    return fail(ErrorCode::kProtocol,
+                "batch {} came back with {} tokens and {} outputs, it left with {} and {}", batch.id,
+                batch.tokens.size(), batch.n_outputs(), sent.n_tokens, sent.n_outputs);
+  if (batch.operations_only && !sent.operations_only && !epoch.member.suppressed(batch.id))
+    return fail(ErrorCode::kProtocol,
+                "batch {} came back without having been computed, and nobody cancelled it", batch.id);
+  return {};
 }
 
 Error Executor::located(const Epoch& epoch, const Error& error) const {

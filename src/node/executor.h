@@ -74,13 +74,15 @@ class Executor {
   // Head: a new batch enters the ring.
   [[nodiscard]] Outcome start(std::uint32_t epoch, const engine::OutgoingBatch& batch);
 
+  [[nodiscard]] bool holds(std::uint32_t epoch) const { return epochs_.contains(epoch); }
+
   [[nodiscard]] const ExecutorCounters& counters() const { return counters_; }
-  [[nodiscard]] std::vector<std::uint32_t> epochs() const;
 
  private:
   struct Epoch;
   [[nodiscard]] Outcome pass_on(Epoch& epoch, wire::BatchFrame frame, std::uint16_t from,
                                 std::span<const std::int32_t> tokens = {});
+  [[nodiscard]] static Result<> check_returned(Epoch& epoch, const wire::BatchFrame& frame);
   [[nodiscard]] Error located(const Epoch& epoch, const Error& error) const;
 
   const model::ModelFile& model_;

@@ -120,22 +120,20 @@ void Generator::accept(Request& request, std::span<const float> logits) {
     batcher_.finish(request.seq);
     return finish(self, FinishReason::kLength);
   }
-  if (const auto pushed = batcher_.push(request.seq, token); !pushed) {
+  if (!batcher_.push(request.seq, token)) {
     batcher_.finish(request.seq);
-    running_.erase(request.seq);
-    self->events.send(FailedEvent{pushed.error()});
-    self->events.close();
+    finish(self, FinishReason::kContextFull);
   }
 }
 
-Executor::Outcome Generator::pump() {
-  while (epoch_ != 0) {
-    const auto batch = batcher_.next();
-    if (!batch) return {};
-    in_flight_ = batcher_.in_flight();
-    if (auto started = executor_.start(epoch_, *batch); !started) return started;
-  }
-  return {};
+std::expected<bool, Executor::Failure> Generator::pump() {
+  // An epoch that was just freed: the word about its end follows.
+  if (epoch_ == 0 || !executor_.holds(epoch_)) return false;
+  const auto batch = batcher_.next();
+  if (!batch) return false;
+  in_flight_ = batcher_.in_flight();
+  if (auto started = executor_.start(epoch_, *batch); !started) return std::unexpected(started.error());
+  return true;
 }
 
 }  // namespace hearth::node

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <expected>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,11 +28,12 @@ enum class FinishReason : std::uint8_t {
   kEnd,      // the model ended its text
   kLength,   // max_tokens
   kStopped,  // the caller
+  kContextFull,
 };
 
 struct GenerateOptions {
   model::SamplingOptions sampling;
-  std::int64_t max_tokens = -1;  // < 0: until the model ends or the context is full
+  std::int64_t max_tokens = -1;  // < 0: until the model ends or the context is full (kContextFull)
   bool ignore_end = false;       // go on after the model's end token
   bool keep_logits = false;      // deliver each row that was sampled from (tests, benches)
 };
@@ -89,8 +91,9 @@ class Generator {
   // Ends every request with `error`; later ones fail the same way until the next activate().
   void fail_all(const Error& error);
 
-  // Sends what can be sent. Errors are the executor's.
-  [[nodiscard]] Executor::Outcome pump();
+  // Starts one batch if one can be: true, there may be more. On a ring of one it is done when this returns,
+  // so callers look at their inputs in between. Errors are the executor's.
+  [[nodiscard]] std::expected<bool, Executor::Failure> pump();
 
  private:
   using Clock = std::chrono::steady_clock;

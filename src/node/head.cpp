@@ -56,7 +56,8 @@ struct HeadNode::Impl {
   Impl(model::ModelFile file, model::Tokenizer vocabulary)
       : model(std::move(file)), tokenizer(std::move(vocabulary)) {}
   ~Impl() {
-    control.reset();
+    // The engine still posts what it finishes: control goes last.
+    if (control) control->stop();
     inputs.close();
     if (engine.joinable()) engine.join();
   }

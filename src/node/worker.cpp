@@ -16,7 +16,8 @@ namespace hearth::node {
 struct WorkerNode::Impl {
   explicit Impl(model::ModelFile file) : model(std::move(file)) {}
   ~Impl() {
-    control.reset();  // says goodbye; nobody feeds the engine any more
+    // The engine still posts what it finishes: control goes last.
+    if (control) control->stop();
     inputs.close();
     if (engine.joinable()) engine.join();
   }
