@@ -4,7 +4,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import check
+sys.dont_write_bytecode = True  # leave no __pycache__ in the checkout
+import check  # noqa: E402
 
 # A tree without offences; each case below changes one file of it.
 CLEAN = {
