@@ -18,7 +18,7 @@ endif()
 option(HEARTH_FUZZ "build the libFuzzer targets (needs Clang)" OFF)
 set(HEARTH_SANITIZE "" CACHE STRING "value of -fsanitize=, empty for none")
 
-# Compiler flags of test files only: templates of test libraries compile twice as fast at a lower level.
+# Compiler flags of test files only: templates of test libraries compile three times as fast without optimisation.
 set(HEARTH_TEST_FLAGS "" CACHE STRING "compiler flags of the tests, after all others")
 
 # Warnings are errors with the compilers the code is known to be clean with; another one may know new warnings.

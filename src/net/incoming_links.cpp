@@ -70,8 +70,10 @@ IncomingLinks::Outcome IncomingLinks::receive(Lane lane, const std::string& id, 
                        std::format("sent {} bytes in one message, at most {} are allowed", payload.size(),
                                    limits_.max_bytes[static_cast<int>(lane)]));
       if (!connection.held_back) return Outcome{.action = Action::kDeliver, .released = {}, .violation = {}};
-      if (connection.held.size() == limits_.max_held)
+      if (connection.held.size() == limits_.max_held ||
+          connection.held_bytes + payload.size() > limits_.max_held_bytes)
         return violate(lane, id, connection, "sent much data before its control lane was open");
+      connection.held_bytes += payload.size();
       connection.held.push_back(copy(payload));
       return {};
     case FrameKind::kFlush:
@@ -102,7 +104,11 @@ IncomingLinks::Outcome IncomingLinks::open(Lane lane, const std::string& id, con
       return violate(lane, id, connection,
                      std::format("opened the {} lane of one link twice", lane_name(lane)));
   if (lane == Lane::kControl) return open_control(from, *link);
-  connection.held_back = peer.current != link;
+  if (peer.current == link) return {};
+  // One at a time: a peer cannot make this device hold the data of many links that never come.
+  close_if(from, {ErrorCode::kPeerGone, "a newer link of the same device replaced this one"},
+           [](const Connection& other) { return other.held_back; });
+  connection.held_back = true;
   return {};
 }
 

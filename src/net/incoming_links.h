@@ -28,7 +28,8 @@ class IncomingLinks {
  public:
   struct Limits {
     std::size_t max_bytes[2] = {64 * 1024, 256 * 1024 * 1024};  // per lane, without the frame header
-    std::size_t max_held = 64;                                  // messages held back per connection
+    std::size_t max_held = 8;                                   // messages held back per key
+    std::size_t max_held_bytes = 64 * 1024 * 1024;              // and their size
     std::size_t max_closed = 256;                               // remembered closed connections
   };
 
@@ -78,6 +79,7 @@ class IncomingLinks {
     bool closed = false;
     int tag = 0;
     std::vector<Bytes> held;
+    std::size_t held_bytes = 0;
   };
   struct Peer {
     std::optional<LinkId> current;

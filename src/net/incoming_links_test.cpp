@@ -54,7 +54,7 @@ class Incoming : public ::testing::Test {
   }
 
   const DeviceKey kPeer = key(1);
-  IncomingLinks links_{IncomingLinks::Limits{.max_bytes = {100, 1000}, .max_held = 3, .max_closed = 4}};
+  IncomingLinks links_{IncomingLinks::Limits{.max_bytes = {100, 1000}, .max_held = 3, .max_held_bytes = 500, .max_closed = 4}};
 };
 
 TEST_F(Incoming, DeliversInSequence) {
@@ -145,6 +145,15 @@ TEST_F(Incoming, HoldingBackIsBounded) {
   (void)open(Lane::kData, "b", {7, 1});
   for (std::uint64_t i = 1; i <= 3; ++i) (void)message(Lane::kData, "b", i);
   expect_violation(message(Lane::kData, "b", 4), "before its control lane");
+}
+
+TEST_F(Incoming, HoldingBackIsBoundedInBytesAndToOneLinkPerKey) {
+  (void)open(Lane::kData, "a", {7, 1});
+  EXPECT_FALSE(message(Lane::kData, "a", 1, Bytes(500)).violation);
+  (void)open(Lane::kData, "b", {7, 2});
+  EXPECT_EQ(closed(), "d:a ");
+  EXPECT_FALSE(message(Lane::kData, "b", 1, Bytes(500)).violation);
+  expect_violation(message(Lane::kData, "b", 2), "before its control lane");
 }
 
 TEST_F(Incoming, ANewerLinkSupersedesBothLanesOfTheOlder) {

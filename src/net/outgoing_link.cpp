@@ -75,7 +75,7 @@ void OutgoingLink::service_lane(Lane which, OneLane& lane, Clock::time_point now
   if (lane.monitor_watch.ready) read_monitor(which, lane, now);
   if (error_ || lane.state != State::kHandshaken) return;
   // The handshake is done in the transport's thread; the socket takes messages a moment later.
-  if (lane.socket.writable()) {
+  if (lane.can_write) {
     std::uint8_t payload[kLinkIdBytes];
     write_link_id(id_, payload);
     if (send_frame(lane, FrameKind::kOpen, payload)) lane.state = State::kUp;
@@ -94,6 +94,7 @@ void OutgoingLink::start_attempt(Lane which, OneLane& lane) {
   lane.socket_watch = {.descriptor = lane.socket.descriptor()};
   lane.monitor_watch = {.descriptor = lane.monitor.descriptor()};
   lane.next_sequence = lane.flush_sequence = lane.flushed = 0;
+  lane.wants_writable = lane.can_write = false;
   lane.state = State::kConnecting;
 }
 
@@ -103,7 +104,8 @@ void OutgoingLink::read_monitor(Lane which, OneLane& lane, Clock::time_point now
     switch (event.event) {
       case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
         lane.state = State::kHandshaken;
-        lane.socket_watch.ready = true;
+        read_answers(which, lane);
+        if (error_) return;
         break;
       case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
         last_failure_ = {ErrorCode::kUnauthorized,
@@ -140,29 +142,35 @@ void OutgoingLink::read_monitor(Lane which, OneLane& lane, Clock::time_point now
   lane.monitor_watch.ready = false;
 }
 
+// Reads the socket empty and notes whether it can be written: both from one look at its events, because every look may
+// swallow the signal that the other answer would have needed.
 void OutgoingLink::read_answers(Lane which, OneLane& lane) {
-  for (;;) {
-    ZmqMessage message;
-    if (!message.receive(lane.socket)) break;
-    const auto header = read_header(message.bytes());
-    const bool usable = !message.more() && header &&
-                        (header->kind == FrameKind::kClosed ||
-                         (header->kind == FrameKind::kFlushed && header->sequence < lane.next_sequence));
-    if (!usable) {
-      end(ErrorCode::kProtocol,
-          std::format("device {} answered on the {} lane with what is no frame of a link", peer_.short_hex(),
-                      which == Lane::kControl ? "control" : "data"));
-      return;
+  int events = 0;
+  do {
+    for (ZmqMessage message; message.receive(lane.socket);) {
+      take_answer(which, lane, message);
+      if (error_) return;
     }
-    if (header->kind == FrameKind::kFlushed) {
-      lane.flushed = std::max(lane.flushed, header->sequence);
-      continue;
-    }
+    events = lane.socket.get_int(ZMQ_EVENTS);
+  } while ((events & ZMQ_POLLIN) != 0);
+  lane.can_write = (events & ZMQ_POLLOUT) != 0;
+  lane.socket_watch.ready = false;
+}
+
+void OutgoingLink::take_answer(Lane which, OneLane& lane, ZmqMessage& message) {
+  const auto header = read_header(message.bytes());
+  const bool usable = !message.more() && header &&
+                      (header->kind == FrameKind::kClosed ||
+                       (header->kind == FrameKind::kFlushed && header->sequence < lane.next_sequence));
+  if (!usable) {
+    end(ErrorCode::kProtocol, std::format("device {} answered on the {} lane with what is no frame of a link",
+                                          peer_.short_hex(), which == Lane::kControl ? "control" : "data"));
+  } else if (header->kind == FrameKind::kFlushed) {
+    lane.flushed = std::max(lane.flushed, header->sequence);
+  } else {
     const ClosedReason reason = read_reason(message.bytes().subspan(kFrameHeaderBytes));
     end(reason.code, std::format("device {} closed the link: {}", peer_.short_hex(), reason.text));
-    return;
   }
-  lane.socket_watch.ready = false;
 }
 
 void OutgoingLink::lane_failed(OneLane& lane, Clock::time_point now) {
@@ -218,13 +226,14 @@ SendStatus OutgoingLink::send(Lane which, std::span<const std::uint8_t> message)
   if (!lane.established) return SendStatus::kPeerGone;
   if (send_frame(lane, FrameKind::kMessage, message)) return SendStatus::kSent;
   lane.wants_writable = true;
+  lane.can_write = false;
   return SendStatus::kWouldBlock;
 }
 
 bool OutgoingLink::take_writable() {
   bool any = false;
   for (OneLane& lane : lanes_) {
-    if (!lane.wants_writable || !lane.socket || !lane.socket.writable()) continue;
+    if (!lane.wants_writable || !lane.can_write) continue;
     lane.wants_writable = false;
     any = true;
   }

@@ -92,7 +92,8 @@ class OutgoingLink {
     ZmqSocket socket;
     Watch socket_watch;
     Watch monitor_watch;
-    bool wants_writable = false;
+    bool wants_writable = false;  // send() was refused
+    bool can_write = false;       // when the socket was last read empty
     std::uint64_t next_sequence = 0;
     std::uint64_t flush_sequence = 0;  // of the last flush frame
     std::uint64_t flushed = 0;         // confirmed
@@ -103,6 +104,7 @@ class OutgoingLink {
   void service_lane(Lane which, OneLane& lane, Clock::time_point now);
   void read_monitor(Lane which, OneLane& lane, Clock::time_point now);
   void read_answers(Lane which, OneLane& lane);
+  void take_answer(Lane which, OneLane& lane, ZmqMessage& message);
   void lane_failed(OneLane& lane, Clock::time_point now);
   void restart(Clock::time_point now);
   void close(OneLane& lane);

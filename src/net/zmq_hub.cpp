@@ -87,8 +87,7 @@ class ZmqHub final : public Hub {
         wake_pipe_(std::move(wake_pipe)),
         shared_{context_, options_.keys, options_.limits, {random_u64(), 0}},
         incoming_(IncomingLinks::Limits{
-            .max_bytes = {options_.limits.max_control_bytes, options_.limits.max_data_bytes},
-            .max_held = static_cast<std::size_t>(options_.limits.data_high_water)}),
+            .max_bytes = {options_.limits.max_control_bytes, options_.limits.max_data_bytes}}),
         refusals_(options_.limits.refused_per_second) {}
 
   Result<> open();
@@ -503,7 +502,9 @@ void ZmqHub::wait_until(Clock::time_point deadline) {
   if (!closings_.empty()) until = std::min(until, closings_.front().at);
   // Rounded up: waking a little early would only mean another turn.
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now());
-  const int wait_ms = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+  int wait_ms = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+  // Something that was looked at before may have got its signal swallowed by a later send: do not sleep on it.
+  if (std::ranges::any_of(watch_list_.watches, [](const Watch* watch) { return watch->ready; })) wait_ms = 0;
   if (::poll(watch_list_.descriptors.data(), watch_list_.descriptors.size(), wait_ms) <= 0) return;
   for (std::size_t i = 0; i < watch_list_.watches.size(); ++i)
     if (watch_list_.descriptors[i].revents != 0) watch_list_.watches[i]->ready = true;

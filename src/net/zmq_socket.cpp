@@ -16,8 +16,8 @@ constexpr int kZapEnforceDomain = 93;
 
 constexpr std::chrono::milliseconds kSelfTestTimeout{2000};
 constexpr int kConnectTimeoutMs = 3000;
-// TCP gives up on unacknowledged bytes after this: a link that is cut is found on the data lane too.
-constexpr int kTcpUserTimeoutMs = 8000;
+// A listener forgets a data connection whose device vanished without a word after about a minute.
+constexpr int kKeepaliveIdleS = 30, kKeepaliveIntervalS = 10, kKeepaliveCount = 3;
 
 // MAXMSGSIZE counts what CURVE and the hub add to a message: nonce, command name, flags, MAC, frame header.
 constexpr std::int64_t kFrameOverhead = 64 + static_cast<std::int64_t>(kFrameHeaderBytes);
@@ -29,15 +29,20 @@ void configure(ZmqSocket& socket, Lane lane, const HubLimits& limits) {
   socket.set(ZMQ_SNDHWM, high_water);
   socket.set(ZMQ_RCVHWM, high_water);
   socket.set(ZMQ_HANDSHAKE_IVL, static_cast<int>(limits.handshake.count()));
-  socket.set(ZMQ_TCP_MAXRT, kTcpUserTimeoutMs);
   // One transport thread per lane: a 100 MB data message in the cipher does not hold up control messages and
   // probes.
   socket.set(ZMQ_AFFINITY, control ? std::int64_t{1} : std::int64_t{2});
+  // Probes on the control lane only: on the data lane the answer waits behind whatever large message is on its way, and a
+  // slow link or a receiver that takes its time would look like a dead one. (Nor does TCP_USER_TIMEOUT serve there:
+  // it also ends connections whose receiver is alive and has no room.) What makes a device unreachable does so on both.
   if (control) {
-    // Probes on the control lane only: on the data lane the answer waits behind whatever large message is on
-    // its way, and a slow link would look like a dead one.
     socket.set(ZMQ_HEARTBEAT_IVL, static_cast<int>(limits.heartbeat_interval.count()));
     socket.set(ZMQ_HEARTBEAT_TIMEOUT, static_cast<int>(limits.heartbeat_timeout.count()));
+  } else {
+    socket.set(ZMQ_TCP_KEEPALIVE, 1);
+    socket.set(ZMQ_TCP_KEEPALIVE_IDLE, kKeepaliveIdleS);
+    socket.set(ZMQ_TCP_KEEPALIVE_INTVL, kKeepaliveIntervalS);
+    socket.set(ZMQ_TCP_KEEPALIVE_CNT, kKeepaliveCount);
   }
 }
 
