@@ -54,7 +54,8 @@ class Incoming : public ::testing::Test {
   }
 
   const DeviceKey kPeer = key(1);
-  IncomingLinks links_{IncomingLinks::Limits{.max_bytes = {100, 1000}, .max_held = 3, .max_held_bytes = 500, .max_closed = 4}};
+  IncomingLinks links_{
+      IncomingLinks::Limits{.max_bytes = {100, 1000}, .max_held = 3, .max_held_bytes = 500, .max_closed = 4}};
 };
 
 TEST_F(Incoming, DeliversInSequence) {

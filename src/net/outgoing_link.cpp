@@ -142,8 +142,8 @@ void OutgoingLink::read_monitor(Lane which, OneLane& lane, Clock::time_point now
   lane.monitor_watch.ready = false;
 }
 
-// Reads the socket empty and notes whether it can be written: both from one look at its events, because every look may
-// swallow the signal that the other answer would have needed.
+// Reads the socket empty and notes whether it can be written: both from one look at its events, because every
+// look may swallow the signal that the other answer would have needed.
 void OutgoingLink::read_answers(Lane which, OneLane& lane) {
   int events = 0;
   do {

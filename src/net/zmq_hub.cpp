@@ -503,7 +503,8 @@ void ZmqHub::wait_until(Clock::time_point deadline) {
   // Rounded up: waking a little early would only mean another turn.
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now());
   int wait_ms = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
-  // Something that was looked at before may have got its signal swallowed by a later send: do not sleep on it.
+  // Something that was looked at before may have got its signal swallowed by a later send: do not sleep on
+  // it.
   if (std::ranges::any_of(watch_list_.watches, [](const Watch* watch) { return watch->ready; })) wait_ms = 0;
   if (::poll(watch_list_.descriptors.data(), watch_list_.descriptors.size(), wait_ms) <= 0) return;
   for (std::size_t i = 0; i < watch_list_.watches.size(); ++i)

@@ -32,9 +32,10 @@ void configure(ZmqSocket& socket, Lane lane, const HubLimits& limits) {
   // One transport thread per lane: a 100 MB data message in the cipher does not hold up control messages and
   // probes.
   socket.set(ZMQ_AFFINITY, control ? std::int64_t{1} : std::int64_t{2});
-  // Probes on the control lane only: on the data lane the answer waits behind whatever large message is on its way, and a
-  // slow link or a receiver that takes its time would look like a dead one. (Nor does TCP_USER_TIMEOUT serve there:
-  // it also ends connections whose receiver is alive and has no room.) What makes a device unreachable does so on both.
+  // Probes on the control lane only: on the data lane the answer waits behind whatever large message is on
+  // its way, and a slow link or a receiver that takes its time would look like a dead one. (Nor does
+  // TCP_USER_TIMEOUT serve there: it also ends connections whose receiver is alive and has no room.) What
+  // makes a device unreachable does so on both.
   if (control) {
     socket.set(ZMQ_HEARTBEAT_IVL, static_cast<int>(limits.heartbeat_interval.count()));
     socket.set(ZMQ_HEARTBEAT_TIMEOUT, static_cast<int>(limits.heartbeat_timeout.count()));
