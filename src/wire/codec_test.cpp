@@ -103,8 +103,10 @@ TEST_P(EveryMessage, AnyChangedByteIsRefusedOrMeansSomethingElse) {
     const auto at = test::any<std::size_t>(0, bytes.size() - 1);
     bytes[at] = static_cast<std::uint8_t>(bytes[at] ^ test::any<std::uint8_t>(1, 255));
     const auto decoded = decode_exact(bytes);
-    RC_ASSERT(!decoded.has_value() || *decoded != message);
-    if (decoded) RC_ASSERT(encode(*decoded) == bytes);
+    if (decoded) {
+      RC_ASSERT(*decoded != message);
+      RC_ASSERT(encode(*decoded) == bytes);
+    }
   }));
 }
 

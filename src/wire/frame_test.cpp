@@ -52,7 +52,9 @@ TEST(Frame, RoundTripGivesTheSameFrameAndBytes) {
     RC_ASSERT(encoded(*decoded) == bytes);
     const auto head = peek_batch_frame(bytes);
     RC_ASSERT(head.has_value());
-    RC_ASSERT(head->epoch == frame.epoch && head->step == frame.step && head->batch == frame.batch.id);
+    RC_ASSERT(head->epoch == frame.epoch);
+    RC_ASSERT(head->step == frame.step);
+    RC_ASSERT(head->batch == frame.batch.id);
   }));
 }
 
@@ -88,8 +90,10 @@ TEST(Frame, AnyChangedByteIsRefusedOrMeansSomethingElse) {
     const auto at = test::any<std::size_t>(0, bytes.size() - 1);
     bytes[at] = static_cast<std::uint8_t>(bytes[at] ^ test::any<std::uint8_t>(1, 255));
     const auto decoded = decode_exact(bytes, limits);
-    RC_ASSERT(!decoded.has_value() || !(*decoded == frame));
-    if (decoded) RC_ASSERT(encoded(*decoded) == bytes);
+    if (decoded) {
+      RC_ASSERT(!(*decoded == frame));
+      RC_ASSERT(encoded(*decoded) == bytes);
+    }
   }));
 }
 
