@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <format>
 #include <string>
 #include <vector>
@@ -42,26 +43,43 @@ std::unique_ptr<net::Hub> make_hub(const net::KeyPair& keys) {
   return *std::move(hub);
 }
 
-void connect(net::Hub& hub, const DeviceKey& peer, const wire::Address& address) {
+// A hub and what came while it was waiting for something else.
+struct Device {
+  std::unique_ptr<net::Hub> hub;
+  std::deque<net::Bytes> early;
+};
+
+void connect(Device& device, const DeviceKey& peer, const wire::Address& address) {
+  net::Hub& hub = *device.hub;
   if (auto started = hub.connect(peer, address, kPatience); !started) die(started.error().message);
   for (;;) {
     auto event = hub.poll(kPatience);
     if (event && std::holds_alternative<net::PeerUpEvent>(*event)) return;
+    if (auto* message = event ? std::get_if<net::MessageEvent>(&*event) : nullptr) {
+      device.early.push_back(std::move(message->bytes));
+      continue;
+    }
     if (!event || std::holds_alternative<net::PeerGoneEvent>(*event)) die("no link to the other process");
   }
 }
 
 // nullopt when the peer has gone.
-std::optional<net::Bytes> receive(net::Hub& hub) {
+std::optional<net::Bytes> receive(Device& device) {
+  if (!device.early.empty()) {
+    net::Bytes message = std::move(device.early.front());
+    device.early.pop_front();
+    return message;
+  }
   for (;;) {
-    auto event = hub.poll(kPatience);
+    auto event = device.hub->poll(kPatience);
     if (!event) die("no message from the other process");
     if (auto* message = std::get_if<net::MessageEvent>(&*event)) return std::move(message->bytes);
     if (std::holds_alternative<net::PeerGoneEvent>(*event)) return std::nullopt;
   }
 }
 
-void send(net::Hub& hub, const DeviceKey& peer, net::Bytes message) {
+void send(Device& device, const DeviceKey& peer, net::Bytes message) {
+  net::Hub& hub = *device.hub;
   while (hub.send(peer, net::Lane::kData, message) == net::SendStatus::kWouldBlock) (void)hub.poll(kPatience);
 }
 
@@ -128,7 +146,8 @@ struct Order {
 [[noreturn]] void echo(int in, int out) {
   const auto keys = net::KeyPair::generate();
   if (!keys) die(keys.error().message);
-  auto hub = make_hub(*keys);
+  Device device{.hub = make_hub(*keys), .early = {}};
+  net::Hub* hub = device.hub.get();
   Introduction self{
       .key = hub->key(), .control_port = hub->address().control_port, .data_port = hub->address().data_port};
   const int listener = tcp_listener(self.tcp_port);
@@ -141,15 +160,15 @@ struct Order {
   write_all(out, &ready, 1);
   const int tcp = ::accept(listener, nullptr, nullptr);
   set_nodelay(tcp);
-  connect(*hub, other.key, {"127.0.0.1", other.control_port, other.data_port});
+  connect(device, other.key, {"127.0.0.1", other.control_port, other.data_port});
   std::vector<char> buffer;
   for (Order order; read_all(in, &order, sizeof order);) {
     buffer.resize(order.size);
     for (int i = 0; i < kBlock / 2; ++i) {
       if (order.encrypted) {
-        auto message = receive(*hub);
+        auto message = receive(device);
         if (!message) break;
-        send(*hub, other.key, *std::move(message));
+        send(device, other.key, *std::move(message));
       } else {
         if (!read_all(tcp, buffer.data(), buffer.size())) break;
         write_all(tcp, buffer.data(), buffer.size());
@@ -185,7 +204,8 @@ int main(int argc, char** argv) {
 
   const auto keys = net::KeyPair::generate();
   if (!keys) die(keys.error().message);
-  auto hub = make_hub(*keys);
+  Device device{.hub = make_hub(*keys), .early = {}};
+  net::Hub* hub = device.hub.get();
   Introduction other;
   if (!read_all(from_child[0], &other, sizeof other)) die("the other process did not start");
   const DeviceKey listed[] = {other.key};
@@ -195,7 +215,7 @@ int main(int argc, char** argv) {
   char ready = 0;
   if (!read_all(from_child[0], &ready, 1)) die("the other process ended");
   const int tcp = tcp_connect(other.tcp_port);
-  connect(*hub, other.key, {"127.0.0.1", other.control_port, other.data_port});
+  connect(device, other.key, {"127.0.0.1", other.control_port, other.data_port});
 
   for (const std::size_t size : kSizes) {
     std::vector<double> encrypted_us, bare_us;
@@ -209,8 +229,8 @@ int main(int argc, char** argv) {
         for (int i = 0; i < kBlock / 2; ++i) {
           const auto start = Clock::now();
           if (encrypted) {
-            send(*hub, other.key, std::move(message));
-            auto answer = receive(*hub);
+            send(device, other.key, std::move(message));
+            auto answer = receive(device);
             if (!answer) die("the other process ended");
             message = *std::move(answer);
           } else {

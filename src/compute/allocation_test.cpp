@@ -30,7 +30,8 @@ void* counted(std::size_t bytes, std::size_t alignment) {
 
 }  // namespace
 
-// The other forms of new and delete call these, except that sanitizers bring their own forms that do not throw.
+// The other forms of new and delete call these, except that sanitizers bring their own forms that do not
+// throw.
 void* operator new(std::size_t bytes) {
   return counted(bytes);
 }

@@ -239,8 +239,7 @@ TEST_P(HubContract, AfterAReconnectNothingOfTheOldLinkIsDelivered) {
     }
     a->disconnect(b->key());
     ASSERT_TRUE(a->connect(b->key(), local(*b), kPatience));
-    // b is not polled before the new link is up.
-    wait_for<PeerUpEvent>(*a, {});
+    wait_for<PeerUpEvent>(*a, {b.get()});
     Bytes control = text("new"), data = text("new");
     ASSERT_EQ(a->send(b->key(), Lane::kControl, control), SendStatus::kSent);
     ASSERT_EQ(a->send(b->key(), Lane::kData, data), SendStatus::kSent);

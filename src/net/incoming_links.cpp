@@ -12,10 +12,6 @@ std::string_view lane_name(Lane lane) {
   return lane == Lane::kControl ? "control" : "data";
 }
 
-Bytes copy(std::span<const std::uint8_t> bytes) {
-  return Bytes(bytes.begin(), bytes.end());
-}
-
 }  // namespace
 
 IncomingLinks::Connection& IncomingLinks::find_or_add(Lane lane, const std::string& id, const DeviceKey& from,
@@ -23,7 +19,7 @@ IncomingLinks::Connection& IncomingLinks::find_or_add(Lane lane, const std::stri
   Connections& connections = connections_[static_cast<int>(lane)];
   const auto found = connections.find(id);
   if (found != connections.end()) return found->second;
-  return connections.emplace(id, Connection{.from = from, .link = {}, .tag = tag, .held = {}}).first->second;
+  return connections.emplace(id, Connection{.from = from, .link = {}, .tag = tag}).first->second;
 }
 
 void IncomingLinks::refuse(Lane lane, const std::string& id, const DeviceKey& from,
@@ -69,17 +65,10 @@ IncomingLinks::Outcome IncomingLinks::receive(Lane lane, const std::string& id, 
         return violate(lane, id, connection,
                        std::format("sent {} bytes in one message, at most {} are allowed", payload.size(),
                                    limits_.max_bytes[static_cast<int>(lane)]));
-      if (!connection.held_back) return Outcome{.action = Action::kDeliver, .released = {}, .violation = {}};
-      if (connection.held.size() == limits_.max_held ||
-          connection.held_bytes + payload.size() > limits_.max_held_bytes)
-        return violate(lane, id, connection, "sent much data before its control lane was open");
-      connection.held_bytes += payload.size();
-      connection.held.push_back(copy(payload));
-      return {};
+      return Outcome{.action = Action::kDeliver, .violation = {}};
     case FrameKind::kFlush:
       if (!payload.empty()) return violate(lane, id, connection, "sent a flush frame with contents");
-      return Outcome{
-          .action = Action::kAnswerFlush, .sequence = header->sequence, .released = {}, .violation = {}};
+      return Outcome{.action = Action::kAnswerFlush, .sequence = header->sequence, .violation = {}};
     case FrameKind::kFlushed:
     case FrameKind::kClosed:
       break;
@@ -103,31 +92,19 @@ IncomingLinks::Outcome IncomingLinks::open(Lane lane, const std::string& id, con
     if (other_id != id && !other.closed && other.from == from && other.link == *link)
       return violate(lane, id, connection,
                      std::format("opened the {} lane of one link twice", lane_name(lane)));
-  if (lane == Lane::kControl) return open_control(from, *link);
-  if (peer.current == link) return {};
-  // One at a time: a peer cannot make this device hold the data of many links that never come.
-  close_if(from, {ErrorCode::kPeerGone, "a newer link of the same device replaced this one"},
-           [](const Connection& other) { return other.held_back; });
-  connection.held_back = true;
+  if (lane == Lane::kControl)
+    open_control(from, *link);
+  else if (peer.current != link)
+    return violate(lane, id, connection, "opened a data lane before the control lane of its link");
   return {};
 }
 
-IncomingLinks::Outcome IncomingLinks::open_control(const DeviceKey& from, LinkId link) {
+void IncomingLinks::open_control(const DeviceKey& from, LinkId link) {
   Peer& peer = peers_[from];
   if (peer.current) retire(peer, *peer.current);
   peer.current = link;
-  // Every other link of this key is over, except one that is newer still and waits for its own control lane.
   close_if(from, {ErrorCode::kPeerGone, "a newer link of the same device replaced this one"},
-           [&](const Connection& other) {
-             return other.link != link && !(other.held_back && !is_stale(peer, other.link));
-           });
-  Outcome outcome;
-  for (auto& [id, data] : connections_[static_cast<int>(Lane::kData)]) {
-    if (data.closed || data.from != from || data.link != link || !data.held_back) continue;
-    data.held_back = false;
-    outcome.released = std::exchange(data.held, {});
-  }
-  return outcome;
+           [&](const Connection& other) { return other.link != link; });
 }
 
 void IncomingLinks::close_key(const DeviceKey& key, const ClosedReason& reason) {
@@ -158,7 +135,6 @@ IncomingLinks::Outcome IncomingLinks::violate(Lane lane, const std::string& id, 
 void IncomingLinks::close(Lane lane, const std::string& id, Connection& connection,
                           const ClosedReason& reason) {
   connection.closed = true;
-  connection.held.clear();
   closings_.push_back({lane, id, reason, connection.tag});
   closed_.emplace_back(lane, id);
   // A closed connection is remembered so that what it still sends is dropped in silence; the oldest is

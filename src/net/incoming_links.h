@@ -1,10 +1,10 @@
-// IncomingLinks: decides what each frame that arrives at a hub means: deliver, hold back, answer, drop, or
+// IncomingLinks: decides what each frame that arrives at a hub means: deliver, answer, drop, or
 // close.
 //
 // Keeps, per connection, the proven key and the next sequence number, and per key the link that is current. A
 // newer link of a key supersedes the older one: from then on nothing of the older one is delivered, on either
-// lane. Data that arrives before the control lane of its link has opened is held back (a bounded number of
-// messages), because only the control lane says which link is the newest.
+// lane. Only the control lane says which link is the newest, so a data lane may open only when the control
+// lane of its link has; the sender waits for that to be confirmed.
 //
 // No sockets, clocks or threads: the same object is driven by tests frame by frame.
 #pragma once
@@ -28,17 +28,13 @@ class IncomingLinks {
  public:
   struct Limits {
     std::size_t max_bytes[2] = {64 * 1024, 256 * 1024 * 1024};  // per lane, without the frame header
-    std::size_t max_held = 8;                                   // messages held back per key
-    std::size_t max_held_bytes = 64 * 1024 * 1024;              // and their size
     std::size_t max_closed = 256;                               // remembered closed connections
   };
 
   enum class Action : std::uint8_t { kNothing, kDeliver, kAnswerFlush };
   struct Outcome {
     Action action = Action::kNothing;
-    std::uint64_t sequence = 0;  // kAnswerFlush: everything up to this frame was received
-    std::vector<Bytes>
-        released;  // data messages that were held back, in order; deliver them before anything new
+    std::uint64_t sequence = 0;      // kAnswerFlush: everything up to this frame was received
     std::optional<Error> violation;  // the peer broke the rules; its link is closed
   };
   // A connection that the hub must close, telling the peer why.
@@ -75,11 +71,8 @@ class IncomingLinks {
     DeviceKey from;
     LinkId link;
     std::uint64_t next_sequence = 0;
-    bool held_back = false;  // data lane whose control lane has not opened
     bool closed = false;
     int tag = 0;
-    std::vector<Bytes> held;
-    std::size_t held_bytes = 0;
   };
   struct Peer {
     std::optional<LinkId> current;
@@ -90,7 +83,7 @@ class IncomingLinks {
   Connection& find_or_add(Lane lane, const std::string& id, const DeviceKey& from, int tag);
   Outcome open(Lane lane, const std::string& id, const DeviceKey& from,
                std::span<const std::uint8_t> payload);
-  Outcome open_control(const DeviceKey& from, LinkId link);
+  void open_control(const DeviceKey& from, LinkId link);
   Outcome violate(Lane lane, const std::string& id, Connection& connection, std::string what);
   void close(Lane lane, const std::string& id, Connection& connection, const ClosedReason& reason);
   // Closes all connections of `key` for which `applies(connection)`.

@@ -54,8 +54,7 @@ class Incoming : public ::testing::Test {
   }
 
   const DeviceKey kPeer = key(1);
-  IncomingLinks links_{
-      IncomingLinks::Limits{.max_bytes = {100, 1000}, .max_held = 3, .max_held_bytes = 500, .max_closed = 4}};
+  IncomingLinks links_{IncomingLinks::Limits{.max_bytes = {100, 1000}, .max_closed = 4}};
 };
 
 TEST_F(Incoming, DeliversInSequence) {
@@ -132,29 +131,10 @@ TEST_F(Incoming, TheLargestAllowedMessagePasses) {
   EXPECT_TRUE(message(Lane::kData, "b", 2, Bytes(1001)).violation);
 }
 
-TEST_F(Incoming, DataBeforeItsControlLaneIsHeldBackAndThenReleasedInOrder) {
-  (void)open(Lane::kData, "b", {7, 1});
-  for (std::uint64_t i = 1; i <= 3; ++i)
-    EXPECT_EQ(message(Lane::kData, "b", i, {static_cast<std::uint8_t>(i)}).action, Action::kNothing);
-  const auto outcome = open(Lane::kControl, "a", {7, 1});
-  EXPECT_EQ(outcome.released, (std::vector<Bytes>{{1}, {2}, {3}}));
-  EXPECT_EQ(message(Lane::kData, "b", 4).action, Action::kDeliver);
-  EXPECT_EQ(closed(), "");
-}
-
-TEST_F(Incoming, HoldingBackIsBounded) {
-  (void)open(Lane::kData, "b", {7, 1});
-  for (std::uint64_t i = 1; i <= 3; ++i) (void)message(Lane::kData, "b", i);
-  expect_violation(message(Lane::kData, "b", 4), "before its control lane");
-}
-
-TEST_F(Incoming, HoldingBackIsBoundedInBytesAndToOneLinkPerKey) {
-  (void)open(Lane::kData, "a", {7, 1});
-  EXPECT_FALSE(message(Lane::kData, "a", 1, Bytes(500)).violation);
-  (void)open(Lane::kData, "b", {7, 2});
-  EXPECT_EQ(closed(), "d:a ");
-  EXPECT_FALSE(message(Lane::kData, "b", 1, Bytes(500)).violation);
-  expect_violation(message(Lane::kData, "b", 2), "before its control lane");
+TEST_F(Incoming, ADataLaneOpensAfterTheControlLaneOfItsLink) {
+  expect_violation(open(Lane::kData, "b", {7, 1}), "before the control lane of its link");
+  EXPECT_EQ(closed(), "d:b ");
+  EXPECT_EQ(message(Lane::kData, "b", 1).action, Action::kNothing) << "closed: dropped in silence";
 }
 
 TEST_F(Incoming, ANewerLinkSupersedesBothLanesOfTheOlder) {
@@ -184,15 +164,11 @@ TEST_F(Incoming, ARestartedPeerHasAnotherInstanceWhateverItsCounter) {
   EXPECT_EQ(closed(), "d:late ");
 }
 
-TEST_F(Incoming, DataOfANewerLinkWaitsWhileTheOlderIsStillCurrent) {
+TEST_F(Incoming, TheDataLaneOfANewerLinkThatIsNotCurrentEndsBoth) {
   (void)open(Lane::kControl, "a", {7, 1});
   (void)open(Lane::kData, "b", {7, 1});
-  (void)open(Lane::kData, "newdata", {7, 2});
-  EXPECT_EQ(message(Lane::kData, "newdata", 1, {9}).action, Action::kNothing);
-  EXPECT_EQ(message(Lane::kData, "b", 1).action, Action::kDeliver);
-  const auto outcome = open(Lane::kControl, "newcontrol", {7, 2});
-  EXPECT_EQ(outcome.released, (std::vector<Bytes>{{9}}));
-  EXPECT_EQ(closed(), "c:a d:b ");
+  expect_violation(open(Lane::kData, "newdata", {7, 2}), "before the control lane of its link");
+  EXPECT_EQ(closed(), "d:newdata c:a d:b ");
 }
 
 TEST_F(Incoming, OpeningALaneOfOneLinkTwiceIsForged) {

@@ -73,13 +73,21 @@ void OutgoingLink::service_lane(Lane which, OneLane& lane, Clock::time_point now
   if (lane.socket_watch.ready) read_answers(which, lane);
   if (error_ || lane.state == State::kWaiting) return;
   if (lane.monitor_watch.ready) read_monitor(which, lane, now);
-  if (error_ || lane.state != State::kHandshaken) return;
+  if (!error_) open_lane(which, lane);
+}
+
+void OutgoingLink::open_lane(Lane which, OneLane& lane) {
   // The handshake is done in the transport's thread; the socket takes messages a moment later.
-  if (lane.can_write) {
+  const bool may_open = which == Lane::kControl || lanes_[0].state == State::kUp;
+  if (lane.state == State::kHandshaken && lane.can_write && may_open) {
     std::uint8_t payload[kLinkIdBytes];
     write_link_id(id_, payload);
-    if (send_frame(lane, FrameKind::kOpen, payload)) lane.state = State::kUp;
+    if (!send_frame(lane, FrameKind::kOpen, payload)) return;
+    lane.state = which == Lane::kControl ? State::kOpening : State::kUp;
   }
+  if (lane.state != State::kOpening) return;
+  if (lane.flush_sequence == 0 && !ask_flush(lane)) return;
+  if (lane.flushed >= lane.flush_sequence) lane.state = State::kUp;
 }
 
 void OutgoingLink::start_attempt(Lane which, OneLane& lane) {
@@ -174,7 +182,7 @@ void OutgoingLink::take_answer(Lane which, OneLane& lane, ZmqMessage& message) {
 }
 
 void OutgoingLink::lane_failed(OneLane& lane, Clock::time_point now) {
-  const bool opened = lane.state == State::kUp;
+  const bool opened = lane.state == State::kUp || lane.state == State::kOpening;
   if (lane.established || (opened && lanes_[0].established)) {
     end(ErrorCode::kPeerGone,
         std::format("lost device {} at {}: {}", peer_.short_hex(), where(lane), last_failure_.message));
@@ -242,7 +250,10 @@ bool OutgoingLink::take_writable() {
 
 bool OutgoingLink::send_flush(Lane which) {
   OneLane& lane = lanes_[static_cast<int>(which)];
-  if (!lane.established) return true;
+  return !lane.established || ask_flush(lane);
+}
+
+bool OutgoingLink::ask_flush(OneLane& lane) {
   if (!send_frame(lane, FrameKind::kFlush, {})) return false;
   lane.flush_sequence = lane.next_sequence - 1;
   return true;

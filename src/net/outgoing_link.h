@@ -80,7 +80,9 @@ class OutgoingLink {
   [[nodiscard]] bool is_flushed(Lane lane) const;
 
  private:
-  enum class State : std::uint8_t { kAbsent, kWaiting, kConnecting, kHandshaken, kUp };
+  // kOpening: the control lane's opening frame is sent, the receiver has not confirmed it. The data lane
+  // waits for that confirmation and then needs none of its own.
+  enum class State : std::uint8_t { kAbsent, kWaiting, kConnecting, kHandshaken, kOpening, kUp };
 
   struct OneLane {
     State state = State::kAbsent;
@@ -102,12 +104,14 @@ class OutgoingLink {
   void prepare(OneLane& lane, std::vector<std::string> endpoints);
   void start_attempt(Lane which, OneLane& lane);
   void service_lane(Lane which, OneLane& lane, Clock::time_point now);
+  void open_lane(Lane which, OneLane& lane);
   void read_monitor(Lane which, OneLane& lane, Clock::time_point now);
   void read_answers(Lane which, OneLane& lane);
   void take_answer(Lane which, OneLane& lane, ZmqMessage& message);
   void lane_failed(OneLane& lane, Clock::time_point now);
   void restart(Clock::time_point now);
   void close(OneLane& lane);
+  bool ask_flush(OneLane& lane);
   bool send_frame(OneLane& lane, FrameKind kind, std::span<const std::uint8_t> payload);
   void end(ErrorCode code, std::string text);
   [[nodiscard]] std::string where(const OneLane& lane) const;

@@ -326,8 +326,6 @@ bool ZmqHub::receive_one(Lane lane) {
     return true;
   }
   auto outcome = incoming_.receive(lane, connection, *from, parts, frame.bytes(), descriptor);
-  for (Bytes& bytes : outcome.released)
-    inbox_[index(Lane::kData)].push_back({*from, Lane::kData, std::move(bytes)});
   switch (outcome.action) {
     case IncomingLinks::Action::kDeliver: {
       const auto payload = frame.bytes().subspan(kFrameHeaderBytes);

@@ -1,32 +1,42 @@
-"""Real processes on loopback: the same text as one device, and what happens when a device dies, hangs or lies."""
+"""Real processes: the same text as one device, and what happens when a device dies, hangs, lies or is cut off."""
 
+import contextlib
+import fcntl
+import glob
 import os
+import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import unittest
 
+import netns
 from ring import HEARTH, MODEL, OTHER_MODEL, PATIENCE, Process, Ring, alone
 
 QUESTION = ("-p", "Tell me a story about a fox and a lamp.")
 # An answer that goes on until somebody ends it: the context is the only limit.
-ENDLESS = (*QUESTION, "--ignore-eos", "-n", "900", "--repeat-penalty", "1.1")
+ENDLESS_FLAGS = ("--ignore-eos", "-n", "900", "--repeat-penalty", "1.1")
+ENDLESS = (*QUESTION, *ENDLESS_FLAGS)
 
 EXIT_USAGE, EXIT_MODEL, EXIT_RING, EXIT_INTERRUPTED = 2, 3, 5, 130
 
+# Seconds within which every other side knows: a closed connection, and a peer that falls silent. Below the earliest a
+# mere pause would count as death.
+CLOSED = (0, 5)
+SILENT = (4, 10)
 
-def descendants(pid):
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
-    return [int(child) for child in children]
 
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+def processes_with(setting):
+    """Living processes that have this NAME=VALUE in their environment."""
+    found = []
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+            with open(path, "rb") as environ:
+                if setting.encode() in environ.read().split(b"\0"):
+                    found.append(int(path.split("/")[2]))
+    return found
 
 
 def wait_until(condition, what):
@@ -67,67 +77,121 @@ class SameText(unittest.TestCase):
                 self.assertEqual(head.out.text(), expected)
 
 
-class Death(unittest.TestCase):
-    def running(self, ring):
+class Fault(unittest.TestCase):
+    """What is promised whenever a device is lost."""
+
+    def running(self, ring, **options):
         """A head in the middle of a long answer."""
-        head = ring.run(*ENDLESS)
-        head.err.wait_for("ring of")
+        head = ring.run(*ENDLESS, **options)
+        head.out.wait_for_text(".")
         return head
 
-    def usable(self, ring, addresses):
-        head = ring.run("-p", "Who are you?", addresses=addresses)
+    def device(self, ring, index):
+        """How messages name a device; 0 is the head."""
+        if index == 0:
+            return r"\bhead \([\d.]+:\d+\)"
+        return re.escape(f"w{index} ({ring.addresses[index - 1].split('@')[1]})")
+
+    def one_report(self, who, process, device, since, within):
+        """One line says which device is lost, in time. Call it when the process has nothing more to say."""
+        lines = [line for line in process.err.since(since)
+                 if re.search(device, line[1]) and not re.search(": debug: |said goodbye", line[1])]
+        self.assertEqual(len(lines), 1, f"{who} on {device}:\n{process.err.text()}")
+        took = lines[0][0] - since
+        print(f"{who} knew after {took:.2f} s: {lines[0][1]}")
+        self.assertGreaterEqual(took, within[0], f"{who}: a false alarm")
+        self.assertLessEqual(took, within[1], f"{who}: too late")
+
+    def head_ends(self, head, device, since, within=(0, PATIENCE)):
+        """Exit code and one message, nothing else."""
+        self.assertEqual(head.wait(), EXIT_RING, head.err.text())
+        self.one_report("the head", head, device, since, within)
+        self.assertEqual(len(head.err.since(since)), 1, head.err.text())
+
+    def worker_waits(self, worker, since, within=(0, PATIENCE)):
+        """It has freed the plan and waits for a head."""
+        worker.err.wait_for(r"epoch \d+ is freed", after=since)
+        at, _ = worker.err.wait_for("waiting for a head", after=since)
+        self.assertLessEqual(at - since, within[1], worker.err.text())
+
+    def others_know(self, ring, head, lost, since, within):
+        """Every side but the lost one reports it; 0 is the head."""
+        device = self.device(ring, lost)
+        if lost != 0:
+            self.head_ends(head, device, since, within)
+        for index, worker in enumerate(ring.workers, 1):
+            if index != lost:
+                self.worker_waits(worker, since, within)
+                self.one_report(f"w{index}", worker, device, since, within)
+
+    def usable(self, ring, addresses, **options):
+        """A new head gets the answer of one device."""
+        head = ring.run(*QUESTION, addresses=addresses, **options)
         self.assertEqual(head.wait(), 0, head.err.text())
-        self.assertIn("Ember", head.out.text())
+        self.assertEqual(head.out.text(), alone(*QUESTION)[1])
 
+    def usable_without(self, ring, lost):
+        self.usable(ring, [address for index, address in enumerate(ring.addresses, 1) if index != lost])
+
+
+class Death(Fault):
     def test_killed_worker(self):
-        with Ring(3) as ring:
-            head = self.running(ring)
-            killed = time.monotonic()
-            ring.workers[1].signal(signal.SIGKILL)
-            code = head.wait()
-            print(f"head knew after {time.monotonic() - killed:.2f} s")
-            self.assertEqual(code, EXIT_RING, head.err.text())
-            self.assertIn("w2", head.err.text().splitlines()[-1])
-            for worker in (ring.workers[0], ring.workers[2]):
-                worker.err.wait_for("waiting for a head", after=killed)
-            self.usable(ring, [ring.addresses[0], ring.addresses[2]])
-
-    def test_stopped_worker(self):
-        with Ring(3) as ring:
-            head = self.running(ring)
-            stopped = time.monotonic()
-            ring.workers[1].signal(signal.SIGSTOP)
-            code = head.wait()
-            print(f"head knew after {time.monotonic() - stopped:.2f} s")
-            self.assertEqual(code, EXIT_RING, head.err.text())
-            self.assertIn("w2", head.err.text().splitlines()[-1])
-            ring.workers[1].signal(signal.SIGCONT)
-            for worker in ring.workers:
-                worker.err.wait_for("waiting for a head", after=stopped)
-            self.usable(ring, ring.addresses)
+        for lost in (1, 2, 3):
+            with self.subTest(worker=lost), Ring(3) as ring:
+                head = self.running(ring)
+                killed = time.monotonic()
+                ring.workers[lost - 1].signal(signal.SIGKILL)
+                self.others_know(ring, head, lost, killed, CLOSED)
+                self.usable_without(ring, lost)
 
     def test_killed_head(self):
         with Ring(3) as ring:
             head = self.running(ring)
             killed = time.monotonic()
             head.signal(signal.SIGKILL)
-            head.wait()
-            for worker in ring.workers:
-                at, _ = worker.err.wait_for("waiting for a head", after=killed)
-                print(f"a worker knew after {at - killed:.2f} s")
+            self.others_know(ring, head, 0, killed, CLOSED)
+            self.usable(ring, ring.addresses[:2])
             self.usable(ring, ring.addresses)
 
+    def test_stopped_worker(self):
+        # One ring for each place, all at the same time: the silence takes its seconds only once.
+        with contextlib.ExitStack() as stack:
+            rings = {lost: stack.enter_context(Ring(3)) for lost in (1, 2, 3)}
+            stopped = {}
+            for lost, ring in rings.items():
+                head = self.running(ring)
+                stopped[lost] = (head, time.monotonic())
+                ring.workers[lost - 1].signal(signal.SIGSTOP)
+            for lost, ring in rings.items():
+                head, since = stopped[lost]
+                self.others_know(ring, head, lost, since, SILENT)
+            for lost, ring in rings.items():
+                self.usable_without(ring, lost)
+                continued = time.monotonic()
+                ring.workers[lost - 1].signal(signal.SIGCONT)
+                self.worker_waits(ring.workers[lost - 1], continued)
+                self.usable(ring, ring.addresses)
+
     def test_stopped_head(self):
-        with Ring(2) as ring:
+        with Ring(3) as ring:
             head = self.running(ring)
             stopped = time.monotonic()
             head.signal(signal.SIGSTOP)
-            for worker in ring.workers:
-                at, _ = worker.err.wait_for("waiting for a head", after=stopped)
-                print(f"a worker knew after {at - stopped:.2f} s")
+            self.others_know(ring, head, 0, stopped, SILENT)
+            self.usable(ring, ring.addresses[:2])
+            continued = time.monotonic()
             head.signal(signal.SIGCONT)
-            self.assertEqual(head.wait(), EXIT_RING, head.err.text())
+            self.head_ends(head, r"\bw[123] \(127\.0\.0\.1:\d+\)", continued)
             self.usable(ring, ring.addresses)
+
+    def test_interrupted_worker(self):
+        with Ring(3) as ring:
+            head = self.running(ring)
+            interrupted = time.monotonic()
+            ring.workers[1].signal(signal.SIGINT)
+            self.others_know(ring, head, 2, interrupted, CLOSED)
+            self.assertEqual(ring.workers[1].wait(), 0, ring.workers[1].err.text())
+            self.usable_without(ring, 2)
 
     def test_interrupted_head(self):
         with Ring(2) as ring:
@@ -136,19 +200,114 @@ class Death(unittest.TestCase):
             head.signal(signal.SIGINT)
             self.assertEqual(head.wait(), EXIT_INTERRUPTED, head.err.text())
             for worker in ring.workers:
-                worker.err.wait_for("waiting for a head", after=interrupted)
+                self.worker_waits(worker, interrupted)
+                self.assertNotRegex("\n".join(line for _, line in worker.err.since(interrupted)), "error|warning")
             self.usable(ring, ring.addresses)
 
     def test_busy_machine_is_no_alarm(self):
-        hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
+        hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
         try:
             with Ring(3) as ring:
-                head = ring.run(*QUESTION, "--ignore-eos", "-n", "200")
+                head = ring.run(*QUESTION, "--ignore-eos", "-n", "900")
                 self.assertEqual(head.wait(2 * PATIENCE), 0, head.err.text())
         finally:
             for hog in hogs:
                 hog.kill()
                 hog.wait()
+
+
+class Link(Fault):
+    """The head and w1 in one network, w2 in another; between them a cable that is pulled during an answer."""
+
+    def setUp(self):
+        if reason := netns.why_not():
+            print(f"Skipped\n{reason}")
+            self.skipTest(reason)
+
+    def pulled(self, end):
+        with netns.Cable() as cable, Ring(0) as ring:
+            ring.add_worker("w1", listen=cable.NEAR_ADDRESS, inside=cable.near)
+            far = ring.add_worker("w2", listen=cable.FAR_ADDRESS, inside=cable.far)
+            head = self.running(ring, inside=cable.near)
+            pulled = time.monotonic()
+            end(cable).set_up("cable", False)
+            for index in (0, 1):  # what the far side is cut off from
+                far.err.wait_for(self.device(ring, index), after=pulled)
+            self.others_know(ring, head, 2, pulled, SILENT)
+            self.worker_waits(far, pulled, SILENT)
+            self.one_report("w2", far, self.device(ring, 0), pulled, SILENT)
+            end(cable).set_up("cable", True)
+            self.usable(ring, ring.addresses, inside=cable.near)
+
+    def test_down_at_the_head(self):
+        self.pulled(lambda cable: cable.near)
+
+    def test_down_at_the_worker(self):
+        self.pulled(lambda cable: cable.far)
+
+
+class Interrupt(unittest.TestCase):
+    """Ctrl-C without a ring: the first one ends the answer, the second one the program."""
+
+    ALONE = ("run", "-m", MODEL, "-t", "1", "--temp", "0", "-c", "1024", "-v")
+
+    @contextlib.contextmanager
+    def process(self, *arguments, **options):
+        process = Process(*self.ALONE, *arguments, **options)
+        try:
+            yield process
+        finally:
+            process.end()
+
+    def interrupt(self, process):
+        """Sends SIGINT and waits until it has reached the program, so that the next one counts for itself."""
+        process.signal(signal.SIGINT)
+
+        def is_pending():
+            with open(f"/proc/{process.pid}/status") as status:
+                pending = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)", status.read(), re.MULTILINE)
+            return any(int(mask, 16) >> (signal.SIGINT - 1) & 1 for mask in pending)
+
+        wait_until(lambda: not is_pending(), "the delivery of SIGINT")
+
+    def test_ends_an_answer(self):
+        with self.process(*ENDLESS) as process:
+            process.out.wait_for_text(".")
+            process.signal(signal.SIGINT)
+            self.assertEqual(process.wait(), EXIT_INTERRUPTED, process.err.text())
+            self.assertNotIn("error", process.err.text())
+
+    def test_second_one_ends_the_program(self):
+        # Nobody reads the text and the pipe is full: the program cannot finish on its own after the first one.
+        reader, writer = os.pipe()
+        try:
+            os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)))
+            with self.process(*ENDLESS, stdout=writer) as process:
+                process.err.wait_for("ring of 1 device")
+                self.interrupt(process)
+                self.assertIsNone(process.popen.poll(), "the full pipe did not hold the program")
+                process.signal(signal.SIGINT)
+                self.assertEqual(process.wait(), EXIT_INTERRUPTED)
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def test_ends_an_answer_of_a_chat(self):
+        keyboard, terminal = os.openpty()
+        try:
+            with self.process(*ENDLESS_FLAGS, stdin=terminal) as process:
+                for n_prompts in (1, 2):
+                    process.err.wait_for_text("> .*" * n_prompts)
+                    before = len(process.out.text())
+                    os.write(keyboard, b"Tell me a story.\n")
+                    process.out.wait_for_text(f".{{{before + 2}}}")
+                    process.signal(signal.SIGINT)
+                process.err.wait_for_text("> .*" * 3)
+                os.write(keyboard, b"\n")
+                self.assertEqual(process.wait(), 0, process.err.text())
+        finally:
+            os.close(keyboard)
+            os.close(terminal)
 
 
 class Trust(unittest.TestCase):
@@ -201,29 +360,37 @@ class Trust(unittest.TestCase):
 class Demo(unittest.TestCase):
     def test_text_equals_one_device(self):
         demo = Process("demo")
-        self.assertEqual(demo.wait(), 0, demo.err.text())
-        self.assertIn("The ring's text equals one device's.", demo.out.text())
-        self.assertIn("Molly", demo.out.text())
-        demo.end()
-
-    def children_end(self, number):
-        demo = Process("demo", "-n", "100000", "-v")
         try:
-            demo.err.wait_for("worker|waiting|head")
-            wait_until(lambda: len(descendants(demo.pid)) == 3, "three workers")
-            children = descendants(demo.pid)
-            demo.signal(number)
-            demo.wait()
-            for child in children:
-                wait_until(lambda child=child: not is_running(child), f"the end of child {child}")
+            self.assertEqual(demo.wait(), 0, demo.err.text())
+            self.assertIn("The ring's text equals one device's.", demo.out.text())
+            self.assertIn("Molly", demo.out.text())
         finally:
             demo.end()
 
-    def test_children_end_with_an_interrupted_demo(self):
-        self.children_end(signal.SIGINT)
+    @contextlib.contextmanager
+    def ended_by(self, number):
+        """A demo that is ended during its answer; yields its exit code and its own folder for temporary files."""
+        with tempfile.TemporaryDirectory(prefix="hearth-test-") as folder:
+            demo = Process("demo", "-n", "900", environment={"TMPDIR": folder})
+            try:
+                demo.out.wait_for_text(r"> [^\n]*\n\n.")
+                self.assertEqual(len(processes_with(f"TMPDIR={folder}")), 4)
+                demo.signal(number)
+                code = demo.wait()
+                wait_until(lambda: not processes_with(f"TMPDIR={folder}"), "the end of every process of the demo")
+                yield code, folder
+            finally:
+                demo.end()
 
-    def test_children_end_with_a_killed_demo(self):
-        self.children_end(signal.SIGKILL)
+    def test_nothing_is_left_by_an_interrupted_demo(self):
+        with self.ended_by(signal.SIGINT) as (code, folder):
+            self.assertEqual(code, EXIT_INTERRUPTED)
+            self.assertEqual(os.listdir(folder), [])
+
+    def test_nothing_is_left_by_a_killed_demo(self):
+        with self.ended_by(signal.SIGKILL) as (code, folder):
+            self.assertEqual(code, -signal.SIGKILL)
+            self.assertEqual([name for _, _, names in os.walk(folder) for name in names], [])
 
 
 class Usage(unittest.TestCase):

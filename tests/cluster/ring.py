@@ -1,5 +1,7 @@
 """Real hearth processes for tests: workers and heads with keys of their own, on loopback, always cleaned up."""
 
+import contextlib
+import functools
 import os
 import re
 import signal
@@ -18,50 +20,74 @@ PATIENCE = 60.0
 
 
 class Output:
-    """The lines that a process writes to one stream, collected by a thread."""
+    """What a process writes to one stream, collected by a thread that notes when each line was complete."""
 
     def __init__(self, stream):
+        self._stream = stream
         self._lines = []
+        self._rest = b""
         self._changed = threading.Condition()
         self._ended = False
-        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def _read(self, stream):
-        for line in stream:
+    def _read(self):
+        while True:
+            piece = os.read(self._stream.fileno(), 1 << 16)
+            now = time.monotonic()
             with self._changed:
-                self._lines.append((time.monotonic(), line.decode(errors="replace").rstrip("\n")))
+                *lines, self._rest = (self._rest + piece).split(b"\n")
+                self._lines += [(now, line.decode(errors="replace")) for line in lines]
+                self._ended = not piece
                 self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+                if self._ended:
+                    return
 
-    def wait_for(self, pattern, after=0.0, patience=PATIENCE):
-        """The first line since `after` that matches; fails the test when none comes."""
+    def _wait(self, look, what, patience):
         deadline = time.monotonic() + patience
         with self._changed:
             while True:
-                for at, line in self._lines:
-                    if at >= after and re.search(pattern, line):
-                        return at, line
+                if (found := look()) is not None:
+                    return found
                 left = deadline - time.monotonic()
                 if self._ended or left <= 0:
-                    raise AssertionError(f"no line matched {pattern!r} in:\n{self.text()}")
+                    raise AssertionError(f"{what} in:\n{self.text()}")
                 self._changed.wait(left)
+
+    def wait_for(self, pattern, after=0.0, patience=PATIENCE):
+        """Time and text of the first line since `after` that matches; fails the test when none comes."""
+        return self._wait(lambda: next((line for line in self.since(after) if re.search(pattern, line[1])), None),
+                          f"no line matched {pattern!r}", patience)
+
+    def wait_for_text(self, pattern, patience=PATIENCE):
+        """Waits for a match anywhere in what was written, also in a line that is not complete."""
+        self._wait(lambda: re.search(pattern, self.text(), re.DOTALL), f"nothing matched {pattern!r}", patience)
+
+    def since(self, after):
+        """(time, text) of the complete lines since then."""
+        with self._changed:
+            return [line for line in self._lines if line[0] >= after]
 
     def text(self):
         with self._changed:
-            return "\n".join(line for _, line in self._lines)
+            return "\n".join([line for _, line in self._lines] + [self._rest.decode(errors="replace")]).removesuffix("\n")
 
     def join(self):
         self._thread.join(PATIENCE)
 
+    def close(self):
+        self.join()
+        self._stream.close()
+
 
 class Process:
-    def __init__(self, *arguments, stdin=subprocess.DEVNULL):
-        self.popen = subprocess.Popen([HEARTH, *arguments], stdin=stdin, stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, start_new_session=True)
-        self.out = Output(self.popen.stdout)
+    """`inside`: a network namespace to live in. `stdout`: a descriptor that somebody else reads."""
+
+    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, inside=None, environment=None):
+        with inside or contextlib.nullcontext():
+            self.popen = subprocess.Popen([HEARTH, *arguments], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
+                                          start_new_session=True, env={**os.environ, **(environment or {})})
+        self.out = Output(self.popen.stdout) if self.popen.stdout else None
         self.err = Output(self.popen.stderr)
 
     @property
@@ -74,8 +100,8 @@ class Process:
     def wait(self, patience=PATIENCE):
         """Exit code; the output is complete afterwards."""
         code = self.popen.wait(patience)
-        self.out.join()
-        self.err.join()
+        for output in filter(None, (self.out, self.err)):
+            output.join()
         return code
 
     def end(self):
@@ -83,8 +109,8 @@ class Process:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGKILL)
             self.popen.wait(PATIENCE)
-        for stream in (self.popen.stdout, self.popen.stderr):
-            stream.close()
+        for output in filter(None, (self.out, self.err)):
+            output.close()
 
 
 class Ring:
@@ -96,13 +122,22 @@ class Ring:
         self.model = model
         self.head_key = self.path("head.key")
         self.head_public = self.keygen(self.head_key)
-        self.workers = [self.worker(f"w{i + 1}") for i in range(n_workers)]
-        self.addresses = [w.out.wait_for("@")[1] for w in self.workers]
+        self.workers = []
+        self.addresses = []
+        try:
+            for i in range(n_workers):
+                self.add_worker(f"w{i + 1}")
+        except BaseException:
+            self.end()
+            raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
         for process in self._processes:
             process.end()
         self._folder.cleanup()
@@ -120,22 +155,26 @@ class Ring:
         self._processes.append(process)
         return process
 
-    def worker(self, name, model=None, allow=None):
+    def add_worker(self, name, listen="127.0.0.1", **options):
+        """Starts a worker and waits until it can be reached."""
         key = self.path(f"{name}.key")
-        if not os.path.exists(key):
-            self.keygen(key)
-        return self.start("worker", "-m", model or self.model, "--key", key, "--allow", allow or self.head_public,
-                          "--name", name, "-t", "1", "-v")
+        self.keygen(key)
+        worker = self.start("worker", "-m", self.model, "--key", key, "--allow", self.head_public, "--name", name,
+                            "--listen", listen, "-t", "1", "-v", **options)
+        self.workers.append(worker)
+        self.addresses.append(worker.out.wait_for("@")[1])
+        return worker
 
-    def run(self, *arguments, addresses=None, key=None, model=None):
+    def run(self, *arguments, addresses=None, key=None, model=None, **options):
         """Starts a head over all workers, greedy, one thread."""
         workers = []
         for address in addresses if addresses is not None else self.addresses:
             workers += ["--worker", address]
         return self.start("run", "-m", model or self.model, "--key", key or self.head_key, "-t", "1", "--temp", "0",
-                          "-c", "1024", "-v", *workers, *arguments)
+                          "-c", "1024", "-v", *workers, *arguments, **options)
 
 
+@functools.cache
 def alone(*arguments, model=MODEL):
     """What one device says: exit code, text, messages."""
     done = subprocess.run([HEARTH, "run", "-m", model, "-t", "1", "--temp", "0", "-c", "1024", *arguments],

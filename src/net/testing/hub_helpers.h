@@ -95,7 +95,7 @@ inline void link(Hub& a, Hub& b) {
   b.allow(keys);
   const auto started = a.connect(b.key(), local(b), kPatience);
   ASSERT_TRUE(started) << started.error().message;
-  EXPECT_EQ(wait_for<PeerUpEvent>(a, {}).peer, b.key());
+  EXPECT_EQ(wait_for<PeerUpEvent>(a, {&b}).peer, b.key());
 }
 inline void link_back(Hub& b, Hub& a) {
   link(b, a);
