@@ -15,7 +15,7 @@ Result<std::unique_ptr<HearthSide>> HearthSide::create(const std::string& model_
   for (std::uint32_t il = 0; il < n_layer; ++il) segments.push_back(model::SegmentId::of_layer(il));
   HEARTH_TRY(side->weights_,
              residency::ResidentSource::load(*side->model_, segments, side->backend_->device(),
-                                             {.repack = options.repack, .progress = {}}));
+                                             {.repack = options.repack, .progress = {}, .cancelled = {}}));
   HEARTH_TRY(side->scratch_, compute::Scratch::create(*side->backend_, *side->model_,
                                                       {.n_cells = compute::pad_cells(options.n_ctx),
                                                        .n_ubatch = options.n_ubatch,

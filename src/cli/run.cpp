@@ -131,10 +131,13 @@ void add_run(CLI::App& app, int& exit) {
   flags->model.add(*verb);
   verb->add_option("-p,--prompt", flags->prompt,
                    "the prompt (default: a pipe on standard input, else a chat)");
-  verb->add_option("-f,--file", flags->file, "file with the prompt");
+  verb->add_option("-f,--file", flags->file, "file with the prompt")
+      ->check(CLI::ExistingFile)
+      ->excludes("--prompt");
   verb->add_option("--system", flags->system, "system message");
   verb->add_flag("--raw", flags->raw,
-                 "continue the prompt's text as it is, without the model's chat template");
+                 "continue the prompt's text as it is, without the model's chat template")
+      ->excludes("--system");
   flags->sampling.add(*verb);
   flags->ring.add(*verb);
   verb->footer(

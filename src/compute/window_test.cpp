@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "base/test_dir.h"
+#include "support/damaged_copy.h"
 #include "support/one_device.h"
 #include "support/test_models.h"
 
@@ -173,27 +174,6 @@ TEST(Window, GoesOnWithImportedCells) {
   }
 }
 
-// A copy of the model with one value of one tensor replaced.
-std::filesystem::path damaged(const TestDir& folder, const std::filesystem::path& path,
-                              const std::string& tensor_name, float value) {
-  const auto model = value_of(model::ModelFile::open(path));
-  const gguf::Tensor* tensor = model.file().find_tensor(tensor_name);
-  HEARTH_CHECK(tensor != nullptr);
-  const auto copy = folder.path() / "damaged.gguf";
-  std::filesystem::copy_file(path, copy, std::filesystem::copy_options::overwrite_existing);
-  std::fstream file(copy, std::ios::binary | std::ios::in | std::ios::out);
-  file.seekp(static_cast<std::streamoff>(tensor->offset));
-  if (tensor->type == gguf::TensorType::kF32) {
-    file.write(reinterpret_cast<const char*>(&value), sizeof value);
-  } else {
-    // F16, and the first value of a Q8_0 block is its f16 scale.
-    const ggml_fp16_t half = ggml_fp32_to_fp16(value);
-    file.write(reinterpret_cast<const char*>(&half), sizeof half);
-  }
-  HEARTH_CHECK(file.good());
-  return copy;
-}
-
 // What the damage does to the layer's output counts: in a quantized FFN the rounding of activations to 8 bits
 // can swallow a NaN of ffn_up before it gets that far.
 TEST(Window, NamesTheLayerWhoseWeightsAreDamaged) {
@@ -211,7 +191,8 @@ TEST(Window, NamesTheLayerWhoseWeightsAreDamaged) {
         Case{"F16", "blk.2.ffn_up.weight", kInf, 2}, Case{"F16", "blk.5.attn_v.weight", kInf, 5},
         Case{"Q8_0", "blk.7.ffn_down.weight", kNan, 7}, Case{"Q8_0", "blk.4.attn_output.weight", kInf, 4}}) {
     SCOPED_TRACE(c.tensor);
-    const OneDevice device(damaged(folder, test_model(small_spec("llama", c.type)), c.tensor, c.value));
+    const OneDevice device(testing::damaged_copy(test_model(small_spec("llama", c.type)),
+                                                 folder.path() / "damaged.gguf", c.tensor, c.value));
     const auto low = device.window({0, 2}), high = device.window({2, 8});
     const auto batch = OneDevice::batch(0, 4);
     const auto rows = device.run({low.get()}, batch, device.tokens(0, 4));

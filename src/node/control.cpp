@@ -141,9 +141,12 @@ void Control<Session>::act(const engine::Action& action) {
                    if constexpr (std::is_same_v<Session, engine::HeadSession>)
                      observer_.active(activate.epoch, session_.reports(activate.epoch));
                  },
-                 [&](const engine::FreeEpoch& free) { to_engine(FreePlan{free.epoch}); },
+                 [&](const engine::FreeEpoch& free) {
+                   recalls_.add_epoch(free.epoch);
+                   to_engine(FreePlan{free.epoch});
+                 },
                  [&](const engine::CancelBatches& cancel) {
-                   to_engine(CancelCompute{cancel.epoch, cancel.first_batch, cancel.last_batch});
+                   recalls_.add_batches({cancel.epoch, cancel.first_batch, cancel.last_batch});
                  },
                  [&](const engine::AllWelcome&) {
                    if constexpr (std::is_same_v<Session, engine::HeadSession>)

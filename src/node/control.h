@@ -23,6 +23,7 @@
 #include "net/hub.h"
 #include "node/engine_input.h"
 #include "node/executor.h"
+#include "node/recalls.h"
 #include "wire/codec.h"
 
 namespace hearth::node {
@@ -64,13 +65,14 @@ struct ControlObserver {
 template <class Session>
 class Control {
  public:
-  // `engine` outlives this object. `in_flight` counts batches on their way (head).
-  Control(Session session, std::unique_ptr<net::Hub> hub, Channel<EngineInput>& engine,
+  // `engine` and what follows outlive this object. `in_flight` counts batches on their way (head).
+  Control(Session session, std::unique_ptr<net::Hub> hub, Channel<EngineInput>& engine, Recalls& recalls,
           const ExecutorCounters& counters, const std::atomic<std::uint32_t>& in_flight,
           ControlObserver observer)
       : session_(std::move(session)),
         hub_(std::move(hub)),
         engine_(engine),
+        recalls_(recalls),
         counters_(counters),
         in_flight_(in_flight),
         observer_(std::move(observer)),
@@ -107,6 +109,7 @@ class Control {
   Session session_;
   std::unique_ptr<net::Hub> hub_;
   Channel<EngineInput>& engine_;
+  Recalls& recalls_;
   const ExecutorCounters& counters_;
   const std::atomic<std::uint32_t>& in_flight_;
   ControlObserver observer_;

@@ -22,10 +22,6 @@ struct LoadPlan {
 struct FreePlan {
   std::uint32_t epoch;
 };
-struct CancelCompute {
-  std::uint32_t epoch;
-  std::uint64_t first_batch, last_batch;
-};
 struct FrameArrived {
   DeviceKey from;
   std::vector<std::uint8_t> bytes;
@@ -43,7 +39,7 @@ struct StopRequest {
   std::shared_ptr<Request> request;
 };
 
-using EngineInput = std::variant<LoadPlan, FreePlan, CancelCompute, FrameArrived, EpochActive, RingFailed,
-                                 Submit, StopRequest>;
+using EngineInput =
+    std::variant<LoadPlan, FreePlan, FrameArrived, EpochActive, RingFailed, Submit, StopRequest>;
 
 }  // namespace hearth::node

@@ -1,10 +1,30 @@
 #include "node/engine_loop.h"
 
+#include <new>
 #include <type_traits>
 
-namespace hearth::node {
+#include "wire/codec.h"
 
-void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* generator,
+namespace hearth::node {
+namespace {
+
+// What `work` gives; running out of memory ends the epoch, not the program.
+template <class Work>
+auto with_memory(std::uint32_t epoch, Work work) -> decltype(work()) {
+  const Error none_left = {ErrorCode::kOutOfMemory, "this device has no memory left"};
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    if constexpr (std::is_same_v<decltype(work()), Executor::Outcome>)
+      return std::unexpected(Executor::Failure{epoch, none_left});
+    else
+      return std::unexpected(none_left);
+  }
+}
+
+}  // namespace
+
+void run_engine(Channel<EngineInput>& inputs, Recalls& recalls, Executor& executor, Generator* generator,
                 const EngineLoopHooks& hooks, std::uint64_t memory_limit) {
   const auto check = [&](const Executor::Outcome& outcome) {
     if (outcome) return;
@@ -21,18 +41,25 @@ void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* gen
           [&](auto& in) {
             using In = std::decay_t<decltype(in)>;
             if constexpr (std::is_same_v<In, LoadPlan>) {
-              auto report = executor.load(in.plan, in.device,
-                                          {.repack = in.plan.repack,
-                                           .anonymous_limit = memory_limit,
-                                           .progress = hooks.load_progress});
-              hooks.loaded(in.plan.epoch, std::move(report));
+              const std::uint32_t epoch = in.plan.epoch;
+              hooks.loaded(epoch, with_memory(epoch, [&] {
+                             return executor.load(in.plan, in.device,
+                                                  {.repack = in.plan.repack,
+                                                   .anonymous_limit = memory_limit,
+                                                   .progress = hooks.load_progress,
+                                                   .cancelled = [&] { return recalls.has(epoch); }});
+                           }));
             } else if constexpr (std::is_same_v<In, FreePlan>) {
               executor.free(in.epoch);
+              recalls.forget(in.epoch);
               if (hooks.freed) hooks.freed(in.epoch);
-            } else if constexpr (std::is_same_v<In, CancelCompute>) {
-              executor.cancel(in.epoch, in.first_batch, in.last_batch);
             } else if constexpr (std::is_same_v<In, FrameArrived>) {
-              check(executor.on_frame(in.from, in.bytes));
+              for (const Recalls::Batches& batches : recalls.take_batches())
+                executor.cancel(batches.epoch, batches.first, batches.last);
+              const auto head = wire::peek_batch_frame(in.bytes);
+              if (head && recalls.has(head->epoch)) return;
+              check(
+                  with_memory(head ? head->epoch : 0, [&] { return executor.on_frame(in.from, in.bytes); }));
             } else if constexpr (std::is_same_v<In, EpochActive>) {
               if (generator != nullptr) generator->activate(in.epoch);
             } else if constexpr (std::is_same_v<In, RingFailed>) {

@@ -10,6 +10,7 @@
 #include "node/engine_input.h"
 #include "node/executor.h"
 #include "node/generator.h"
+#include "node/recalls.h"
 
 namespace hearth::node {
 
@@ -21,8 +22,8 @@ struct EngineLoopHooks {
 };
 
 // Runs on the calling thread. `generator` is null on a worker. `memory_limit`: anonymous memory an epoch may
-// take.
-void run_engine(Channel<EngineInput>& inputs, Executor& executor, Generator* generator,
+// take, in bytes.
+void run_engine(Channel<EngineInput>& inputs, Recalls& recalls, Executor& executor, Generator* generator,
                 const EngineLoopHooks& hooks, std::uint64_t memory_limit);
 
 }  // namespace hearth::node

@@ -31,6 +31,15 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_;
 };
 
+// Takes `bytes` off what is left, or says what they were for and what would help.
+Result<> take(std::uint64_t& left, std::uint64_t bytes, std::string_view what, std::string_view advice) {
+  if (bytes > left)
+    return fail(ErrorCode::kOutOfMemory, "{} takes {}, there are {}; {}", what, format_bytes(bytes),
+                format_bytes(left), advice);
+  left -= bytes;
+  return {};
+}
+
 }  // namespace
 
 struct Executor::Epoch {
@@ -84,32 +93,34 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     kv_bytes +=
         compute::KvStorage::bytes(model_.params(), step.layer_end - step.layer_begin, plan.kv_type, n_cells);
   }
-  if (options.anonymous_limit != 0 && kv_bytes > options.anonymous_limit)
-    return fail(ErrorCode::kOutOfMemory,
-                "the KV cache of {} layers with {} cells takes {}, there are {}; ask for a smaller context "
-                "(-c) or give this device "
-                "fewer layers",
-                segments.size(), n_cells, format_bytes(kv_bytes), format_bytes(options.anonymous_limit));
-  residency::LoadOptions weight_options = options;
-  weight_options.repack = plan.repack;
-  if (options.anonymous_limit != 0) weight_options.anonymous_limit = options.anonymous_limit - kv_bytes;
-  const bool is_head = device == 0;
-  if (is_head) {
-    segments.push_back(model::SegmentId::embedding());
-    segments.push_back(model::SegmentId::output());
-  }
-  HEARTH_TRY(epoch->weights,
-             residency::ResidentSource::load(model_, segments, backend_.device(), weight_options));
-  engine::LoadReport report = {
-      .weight_bytes = epoch->weights->resident_bytes(), .kv_bytes = kv_bytes, .compute_bytes = 0};
-  const bool has_layers = segments.size() > (is_head ? 2U : 0U);
-  if (has_layers) {
+  std::uint64_t left = options.anonymous_limit;
+  const std::size_t n_layers = segments.size();
+  HEARTH_TRY_VOID(take(left, kv_bytes,
+                       std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
+                       "ask for a smaller context (-c) or give this device fewer layers"));
+  engine::LoadReport report = {.weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = 0};
+  if (n_layers > 0) {
     HEARTH_TRY(epoch->scratch,
                compute::Scratch::create(
                    backend_, model_,
                    {.n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention}));
     report.compute_bytes += epoch->scratch->bytes();
+    HEARTH_TRY_VOID(take(left, epoch->scratch->bytes(),
+                         std::format("computing {} tokens at once", plan.n_ubatch),
+                         "ask for smaller batches (-ub)"));
   }
+  const bool is_head = device == 0;
+  if (is_head) {
+    segments.push_back(model::SegmentId::embedding());
+    segments.push_back(model::SegmentId::output());
+  }
+  residency::LoadOptions weight_options = options;
+  weight_options.repack = plan.repack;
+  weight_options.anonymous_limit = left;
+  HEARTH_TRY(epoch->weights,
+             residency::ResidentSource::load(model_, segments, backend_.device(), weight_options));
+  report.weight_bytes = epoch->weights->resident_bytes();
+  left -= std::min(left, epoch->weights->cost().repacked_bytes);
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
@@ -122,6 +133,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     HEARTH_TRY(epoch->head, compute::Head::create(backend_, model_, *epoch->weights, plan.n_ubatch,
                                                   std::min(max_outputs_, plan.n_ubatch)));
     report.compute_bytes += epoch->head->bytes();
+    HEARTH_TRY_VOID(take(left, epoch->head->bytes(), "the output head", "ask for smaller batches (-ub)"));
   }
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;

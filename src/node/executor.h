@@ -56,7 +56,8 @@ class Executor {
            ExecutorSink sink);
   ~Executor();
 
-  // kOutOfMemory, kIo, kInvalidFile: nothing of the epoch is kept then.
+  // options.anonymous_limit is for all that is taken: KV cells, buffers and repacked weights. kOutOfMemory,
+  // kIo, kInvalidFile, kCancelled: nothing of the epoch is kept then.
   [[nodiscard]] Result<engine::LoadReport> load(const wire::Prepare& plan, std::uint16_t device,
                                                 const residency::LoadOptions& options);
   void free(std::uint32_t epoch);

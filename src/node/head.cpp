@@ -76,6 +76,7 @@ struct HeadNode::Impl {
   std::uint32_t n_ctx = 0;
   Channel<Progress> progress{64};
   Channel<EngineInput> inputs{4096};
+  Recalls recalls;
   std::unique_ptr<Control<engine::HeadSession>> control;
   std::thread engine;
 };
@@ -214,8 +215,8 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
       },
       node.in_flight);
   node.control = std::make_unique<Control<engine::HeadSession>>(
-      engine::HeadSession(session_options), std::move(hub), node.inputs, node.executor->counters(),
-      node.in_flight,
+      engine::HeadSession(session_options), std::move(hub), node.inputs, node.recalls,
+      node.executor->counters(), node.in_flight,
       ControlObserver{
           .all_welcome =
               [&node](const std::vector<engine::WorkerInfo>& workers) { node.progress.send(Met{workers}); },
@@ -231,7 +232,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
               },
           .log = options.log});
   node.engine = std::thread([&node, &load_progress = options.load_progress, memory] {
-    run_engine(node.inputs, *node.executor, node.generator.get(),
+    run_engine(node.inputs, node.recalls, *node.executor, node.generator.get(),
                {.loaded =
                     [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
                       node.control->post(EpochLoaded{epoch, std::move(report)});

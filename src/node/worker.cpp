@@ -30,6 +30,7 @@ struct WorkerNode::Impl {
   std::unique_ptr<Executor> executor;
   std::atomic<std::uint32_t> in_flight{0};
   Channel<EngineInput> inputs{4096};
+  Recalls recalls;
   std::unique_ptr<Control<engine::WorkerSession>> control;
   std::thread engine;
 };
@@ -77,11 +78,11 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
               },
           .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }});
   node.control = std::make_unique<Control<engine::WorkerSession>>(
-      std::move(session), std::move(hub), node.inputs, node.executor->counters(), node.in_flight,
-      ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});
+      std::move(session), std::move(hub), node.inputs, node.recalls, node.executor->counters(),
+      node.in_flight, ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});
   node.engine = std::thread([&node, memory] {
     run_engine(
-        node.inputs, *node.executor, nullptr,
+        node.inputs, node.recalls, *node.executor, nullptr,
         {.loaded =
              [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
                node.control->post(EpochLoaded{epoch, std::move(report)});

@@ -229,6 +229,12 @@ Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string
       next += size;
     }
   }
+  for (std::size_t m = 0; m < windows.size(); ++m)
+    if (windows[m] > 0 && plan.steps_of(static_cast<std::uint16_t>(m)).empty())
+      return fail(ErrorCode::kInvalidArgument,
+                  "the {} layers of the model are used up before {} gets any of its window of {}; narrow the "
+                  "windows before it, or give it 0",
+                  n_layer, devices[m], windows[m]);
   HEARTH_TRY_VOID(validate(plan));
   return plan;
 }

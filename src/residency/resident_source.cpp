@@ -128,7 +128,7 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
                    [](const Repack& a, const Repack& b) { return a.type < b.type; });
   std::uint64_t total = 0, done = 0;
   for (const Repack& repack : repacks) total += repack.source->bytes;
-  if (options.anonymous_limit != 0 && total > options.anonymous_limit)
+  if (total > options.anonymous_limit)
     return fail(ErrorCode::kOutOfMemory,
                 "repacked weights take {}, there are {}; give this device fewer layers, or use --no-repack",
                 format_bytes(total), format_bytes(options.anonymous_limit));
@@ -146,6 +146,9 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     auto* address = static_cast<std::uint8_t*>(ggml_backend_buffer_get_base(buffer.get()));
     for (; first < last; ++first) {
       const Repack& repack = repacks[first];
+      if (options.cancelled && options.cancelled())
+        return fail(ErrorCode::kCancelled, "loading was ended at {} of {}", format_bytes(done),
+                    format_bytes(total));
       if (ggml_backend_tensor_alloc(buffer.get(), repack.tensor, address) != GGML_STATUS_SUCCESS)
         return fail(ErrorCode::kOutOfMemory, "cannot place tensor '{}' in memory", repack.source->name);
       ggml_backend_tensor_set(repack.tensor, repack.place->data, 0, repack.source->bytes);

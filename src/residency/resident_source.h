@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,11 +21,12 @@ namespace hearth::residency {
 
 struct LoadOptions {
   bool repack = true;
-  // Most memory that may be taken for repacked weights; 0: not limited. Beyond it: kOutOfMemory, nothing is
-  // taken.
-  std::uint64_t anonymous_limit = 0;
+  // Most memory that may be taken for repacked weights. Beyond it: kOutOfMemory, nothing is taken.
+  std::uint64_t anonymous_limit = std::numeric_limits<std::uint64_t>::max();
   // Called after each tensor that had to be copied.
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;
+  // Asked before each of these tensors; true ends the load with kCancelled.
+  std::function<bool()> cancelled;
 };
 
 // What loading would take, computed from the file's header alone.

@@ -48,7 +48,8 @@ struct Loaded {
     source = value_of(ResidentSource::load(
         model, all_segments(model), backend->device(),
         {.repack = repack,
-         .progress = [this](std::uint64_t done, std::uint64_t total) { steps.emplace_back(done, total); }}));
+         .progress = [this](std::uint64_t done, std::uint64_t total) { steps.emplace_back(done, total); },
+         .cancelled = {}}));
   }
   ModelFile model;
   std::unique_ptr<compute::Backend> backend;
@@ -130,8 +131,8 @@ TEST(ResidentSource, HoldsOnlyTheSegmentsAskedFor) {
   const auto model = value_of(ModelFile::open(test_model(small_spec("llama", "Q8_0"))));
   const auto backend = value_of(compute::Backend::cpu(1));
   const std::vector<SegmentId> two = {SegmentId::of_layer(2), SegmentId::of_layer(5)};
-  const auto source =
-      value_of(ResidentSource::load(model, two, backend->device(), {.repack = false, .progress = {}}));
+  const auto source = value_of(ResidentSource::load(model, two, backend->device(),
+                                                    {.repack = false, .progress = {}, .cancelled = {}}));
   EXPECT_EQ(source->resident_bytes(), model.segment_bytes(two[0]) + model.segment_bytes(two[1]));
   EXPECT_TRUE(source->acquire(two[1]));
   EXPECT_DEATH((void)source->acquire(SegmentId::of_layer(3)), "not loaded");
@@ -144,8 +145,9 @@ TEST(ResidentSource, KeepsToTheLimitOfItsMemory) {
   const std::uint64_t bytes = loaded.source->cost().repacked_bytes;
   if (bytes == 0) GTEST_SKIP() << "this CPU has no other layout for Q4_0";
   const auto load = [&](std::uint64_t limit, bool repack) {
-    return ResidentSource::load(loaded.model, all_segments(loaded.model), loaded.backend->device(),
-                                {.repack = repack, .anonymous_limit = limit, .progress = {}});
+    return ResidentSource::load(
+        loaded.model, all_segments(loaded.model), loaded.backend->device(),
+        {.repack = repack, .anonymous_limit = limit, .progress = {}, .cancelled = {}});
   };
   EXPECT_TRUE(load(bytes, true));
   EXPECT_TRUE(load(1, false)) << "plain weights take none";
@@ -173,8 +175,8 @@ TEST(ResidentSource, AFileThatIsGoneIsAnError) {
   const auto model = value_of(ModelFile::open(path));
   std::filesystem::remove(path);
   const auto backend = value_of(compute::Backend::cpu(1));
-  const auto source =
-      ResidentSource::load(model, all_segments(model), backend->device(), {.repack = true, .progress = {}});
+  const auto source = ResidentSource::load(model, all_segments(model), backend->device(),
+                                           {.repack = true, .progress = {}, .cancelled = {}});
   ASSERT_FALSE(source);
   EXPECT_NE(source.error().message.find(path.string()), std::string::npos) << source.error().message;
 }
@@ -187,8 +189,8 @@ TEST(ResidentSource, AFileThatShrankIsAnError) {
   const auto model = value_of(ModelFile::open(path));
   std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
   const auto backend = value_of(compute::Backend::cpu(1));
-  const auto source =
-      ResidentSource::load(model, all_segments(model), backend->device(), {.repack = false, .progress = {}});
+  const auto source = ResidentSource::load(model, all_segments(model), backend->device(),
+                                           {.repack = false, .progress = {}, .cancelled = {}});
   ASSERT_FALSE(source);
   EXPECT_EQ(source.error().code, ErrorCode::kInvalidFile);
 }
@@ -216,7 +218,7 @@ TEST(ResidentSource, ANormThatIsNoNumberIsAnError) {
          {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
       write(bad);
       const auto source = ResidentSource::load(model, all_segments(model), backend->device(),
-                                               {.repack = true, .progress = {}});
+                                               {.repack = true, .progress = {}, .cancelled = {}});
       ASSERT_FALSE(source);
       EXPECT_EQ(source.error().code, ErrorCode::kInvalidFile);
       EXPECT_NE(source.error().message.find("value 5 of tensor '" + name + "'"), std::string::npos)
@@ -224,7 +226,7 @@ TEST(ResidentSource, ANormThatIsNoNumberIsAnError) {
     }
     write(old);
     EXPECT_TRUE(ResidentSource::load(model, all_segments(model), backend->device(),
-                                     {.repack = true, .progress = {}}));
+                                     {.repack = true, .progress = {}, .cancelled = {}}));
   }
 }
 

@@ -38,8 +38,9 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
 
   std::vector<model::SegmentId> segments = {model::SegmentId::embedding(), model::SegmentId::output()};
   for (std::uint32_t il = 0; il < n_layer; ++il) segments.push_back(model::SegmentId::of_layer(il));
-  HEARTH_TRY(impl->resident, residency::ResidentSource::load(*impl->model, segments, impl->backend->device(),
-                                                             {.repack = options.repack, .progress = {}}));
+  HEARTH_TRY(impl->resident,
+             residency::ResidentSource::load(*impl->model, segments, impl->backend->device(),
+                                             {.repack = options.repack, .progress = {}, .cancelled = {}}));
   residency::WeightSource* source = impl->resident.get();
   if (options.moving_weights) {
     impl->moving = std::make_unique<MovingSource>(*impl->resident, *impl->model);

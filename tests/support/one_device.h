@@ -35,8 +35,8 @@ class OneDevice {
     std::vector<model::SegmentId> segments = {model::SegmentId::embedding(), model::SegmentId::output()};
     for (std::uint32_t il = 0; il < model->params().n_layer; ++il)
       segments.push_back(model::SegmentId::of_layer(il));
-    weights = value_of(residency::ResidentSource::load(*model, segments, backend->device(),
-                                                       {.repack = options.repack, .progress = {}}));
+    weights = value_of(residency::ResidentSource::load(
+        *model, segments, backend->device(), {.repack = options.repack, .progress = {}, .cancelled = {}}));
     scratch = value_of(compute::Scratch::create(*backend, *model,
                                                 {.n_cells = options.n_cells,
                                                  .n_ubatch = options.n_ubatch,

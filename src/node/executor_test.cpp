@@ -1,0 +1,363 @@
+// Executors of several devices, wired by hand on one thread: every frame can be looked at, held back or
+// forged.
+#include "node/executor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <format>
+#include <limits>
+#include <optional>
+
+#include <gtest/gtest.h>
+
+#include "base/test_dir.h"
+#include "engine/plan_rules.h"
+#include "support/damaged_copy.h"
+#include "support/test_models.h"
+#include "support/value_of.h"
+
+namespace hearth::node {
+namespace {
+
+using testing::value_of;
+
+constexpr std::uint32_t kEpoch = 7;
+
+DeviceKey key_of(std::uint16_t device) {
+  DeviceKey key;
+  key.bytes.fill(static_cast<std::uint8_t>(0x40 + device));
+  return key;
+}
+
+wire::Prepare make_plan(const model::ModelFile& model, std::uint32_t epoch, std::uint16_t n_devices,
+                        const std::vector<wire::StepSpec>& steps) {
+  wire::Prepare plan{
+      .epoch = epoch, .n_layer = model.params().n_layer, .n_ctx = 64, .n_ubatch = 16, .steps = steps};
+  for (std::uint16_t i = 0; i < n_devices; ++i)
+    plan.members.push_back({.name = i == 0 ? "head" : std::format("worker{}", i),
+                            .key = key_of(i),
+                            .address = {.host = "127.0.0.1", .control_port = 1, .data_port = 2}});
+  EXPECT_TRUE(engine::validate_prepare(plan));
+  return plan;
+}
+
+struct Posted {
+  std::uint16_t from, to;
+  std::vector<std::uint8_t> frame;
+};
+
+class HandRing : public ::testing::Test {
+ protected:
+  static constexpr std::uint16_t kDevices = 3;
+
+  HandRing()
+      : model_(value_of(model::ModelFile::open(testing::test_model(testing::small_spec("llama", "Q4_0"))))),
+        backend_(value_of(compute::Backend::cpu(1))) {
+    for (std::uint16_t i = 0; i < kDevices; ++i)
+      executors_.push_back(std::make_unique<Executor>(
+          model_, *backend_, 16,
+          ExecutorSink{.send =
+                           [this, i](const DeviceKey& to, std::vector<std::uint8_t> frame) {
+                             posted_.push_back({i, device_with(to), std::move(frame)});
+                           },
+                       .finished =
+                           [this](const FinishedBatch& batch) {
+                             finished_.push_back({batch.epoch,
+                                                  batch.batch,
+                                                  batch.operations_only,
+                                                  {batch.logits.begin(), batch.logits.end()}});
+                           }}));
+  }
+
+  struct Finished {
+    std::uint32_t epoch;
+    std::uint64_t batch;
+    bool operations_only;
+    std::vector<float> logits;
+  };
+
+  static std::uint16_t device_with(const DeviceKey& key) {
+    for (std::uint16_t i = 0; i < kDevices; ++i)
+      if (key == key_of(i)) return i;
+    ADD_FAILURE() << "a frame for nobody";
+    return 0;
+  }
+
+  // Device 0, 1, 2 and again, one round of 2, 1, 3 layers and one of the last two.
+  [[nodiscard]] wire::Prepare two_rounds(std::uint32_t epoch = kEpoch) const {
+    return make_plan(model_, epoch, kDevices, {{0, 0, 2}, {1, 2, 3}, {2, 3, 6}, {0, 6, 7}, {1, 7, 8}});
+  }
+
+  void load(const wire::Prepare& plan) {
+    for (std::uint16_t i = 0; i < plan.members.size(); ++i) value_of(executors_[i]->load(plan, i, {}));
+  }
+
+  // Tokens `first`, `first` + 37, … of sequence `seq` at the next positions; only the last row is wanted.
+  struct Text {
+    std::uint32_t seq = 0;
+    std::uint32_t first_cell = 0;
+    std::int32_t position = 0;
+  };
+  engine::OutgoingBatch batch(std::uint64_t id, Text& text, std::int32_t first, std::int32_t n) const {
+    engine::OutgoingBatch out;
+    out.batch.id = id;
+    for (std::int32_t i = 0; i < n; ++i, ++text.position) {
+      out.batch.tokens.push_back({.position = text.position,
+                                  .cell = text.first_cell + static_cast<std::uint32_t>(text.position),
+                                  .sequences = wire::SequenceSet::of(text.seq),
+                                  .output = i + 1 == n});
+      out.tokens.push_back((first + 37 * i) % static_cast<std::int32_t>(model_.params().n_vocab));
+    }
+    return out;
+  }
+
+  Executor::Outcome deliver(const Posted& posted) {
+    return executors_[posted.to]->on_frame(key_of(posted.from), posted.frame);
+  }
+  // Until nothing is on its way; frames between two devices stay in order.
+  void pass_everything() {
+    while (!posted_.empty()) {
+      const Posted next = std::move(posted_.front());
+      posted_.pop_front();
+      const auto done = deliver(next);
+      ASSERT_TRUE(done) << done.error().error.message;
+    }
+  }
+  void start(std::uint32_t epoch, const engine::OutgoingBatch& outgoing) {
+    const auto done = executors_[0]->start(epoch, outgoing);
+    ASSERT_TRUE(done) << done.error().error.message;
+  }
+  // The logits of a text of three batches in an epoch of its own.
+  std::vector<std::vector<float>> alone(std::uint32_t epoch, std::int32_t first) {
+    load(two_rounds(epoch));
+    finished_.clear();
+    Text text;
+    start(epoch, batch(1, text, first, 9));
+    start(epoch, batch(2, text, first + 1, 16));
+    start(epoch, batch(3, text, first + 2, 1));
+    pass_everything();
+    for (const auto& executor : executors_) executor->free(epoch);
+    std::vector<std::vector<float>> rows;
+    for (Finished& done : finished_) rows.push_back(std::move(done.logits));
+    finished_.clear();
+    return rows;
+  }
+
+  // Batch 1 has come to the point where the last device hands it to the head.
+  Posted at_the_end() {
+    Text text;
+    start(kEpoch, batch(1, text, 11, 5));
+    while (true) {
+      Posted next = std::move(posted_.front());
+      posted_.pop_front();
+      if (value_of(wire::peek_batch_frame(next.frame)).step == 5) return next;
+      EXPECT_TRUE(deliver(next));
+    }
+  }
+  [[nodiscard]] wire::BatchFrame decoded(const Posted& posted) const {
+    return value_of(wire::decode_batch_frame(
+        posted.frame, {.n_ctx = 64, .n_ubatch = 16, .n_embd = model_.params().n_embd, .n_steps = 5}));
+  }
+  static Posted with(Posted posted, const wire::BatchFrame& frame) {
+    posted.frame.clear();
+    wire::encode(frame, posted.frame);
+    return posted;
+  }
+  void expect_failure(const Executor::Outcome& outcome, ErrorCode code,
+                      const std::vector<std::string>& parts) {
+    ASSERT_FALSE(outcome);
+    EXPECT_EQ(outcome.error().epoch, kEpoch);
+    EXPECT_EQ(outcome.error().error.code, code) << outcome.error().error.message;
+    for (const std::string& part : parts)
+      EXPECT_TRUE(outcome.error().error.message.contains(part))
+          << outcome.error().error.message << " misses " << part;
+    EXPECT_TRUE(finished_.empty());
+  }
+
+  model::ModelFile model_;
+  std::unique_ptr<compute::Backend> backend_;
+  std::vector<std::unique_ptr<Executor>> executors_;
+  std::deque<Posted> posted_;
+  std::vector<Finished> finished_;
+};
+
+TEST_F(HandRing, TwoEpochsAtOnceDoNotTouchEachOther) {
+  const auto expected_old = alone(1, 100), expected_new = alone(2, 500);
+  ASSERT_EQ(expected_old.size(), 3U);
+  ASSERT_NE(expected_old, expected_new);
+
+  load(two_rounds(3));
+  load(make_plan(model_, 4, kDevices, {{2, 0, 5}, {1, 5, 8}}));  // another split of the same layers
+  Text old_text, new_text;
+  start(3, batch(1, old_text, 100, 9));
+  start(4, batch(1, new_text, 500, 9));
+  start(3, batch(2, old_text, 101, 16));
+  start(4, batch(2, new_text, 501, 16));
+  pass_everything();
+  // The old plan ends in the middle of its text; the new one goes on.
+  for (const auto& executor : executors_) executor->free(3);
+  start(4, batch(3, new_text, 502, 1));
+  pass_everything();
+
+  std::vector<std::vector<float>> old_rows, new_rows;
+  for (const Finished& done : finished_) (done.epoch == 3 ? old_rows : new_rows).push_back(done.logits);
+  EXPECT_EQ(old_rows, (std::vector<std::vector<float>>{expected_old[0], expected_old[1]}));
+  EXPECT_EQ(new_rows, expected_new);
+}
+
+TEST_F(HandRing, FramesOfAnEpochThatIsFreeAreDropped) {
+  load(two_rounds());
+  const Posted late = at_the_end();
+  for (const auto& executor : executors_) executor->free(kEpoch);
+  EXPECT_TRUE(deliver(late));
+  EXPECT_TRUE(finished_.empty());
+  EXPECT_FALSE(executors_[0]->holds(kEpoch));
+}
+
+TEST_F(HandRing, ACancelledBatchLeavesTheOthersAsTheyWere) {
+  const auto expected = alone(1, 100);
+  load(two_rounds());
+  Text text, unwanted{.seq = 1, .first_cell = 40};
+  start(kEpoch, batch(1, text, 100, 9));
+  start(kEpoch, batch(2, unwanted, 300, 12));
+  for (const auto& executor : executors_) executor->cancel(kEpoch, 2, 2);
+  start(kEpoch, batch(3, text, 101, 16));
+  start(kEpoch, batch(4, text, 102, 1));
+  pass_everything();
+  ASSERT_EQ(finished_.size(), 4U);
+  EXPECT_TRUE(finished_[1].operations_only);
+  EXPECT_TRUE(finished_[1].logits.empty());
+  EXPECT_EQ(finished_[0].logits, expected[0]);
+  EXPECT_EQ(finished_[2].logits, expected[1]);
+  EXPECT_EQ(finished_[3].logits, expected[2]);
+}
+
+// The last device is believed only as far as it returns what was sent.
+TEST_F(HandRing, ALastDeviceThatDropsAnOutputIsFoundOut) {
+  load(two_rounds());
+  const Posted honest = at_the_end();
+  wire::BatchFrame frame = decoded(honest);
+  frame.batch.tokens.back().output = false;
+  frame.hidden.clear();
+  expect_failure(deliver(with(honest, frame)), ErrorCode::kProtocol,
+                 {"'worker1'", "batch 1", "5 tokens and 0 outputs", "5 and 1"});
+}
+
+TEST_F(HandRing, ALastDeviceThatDropsATokenIsFoundOut) {
+  load(two_rounds());
+  const Posted honest = at_the_end();
+  wire::BatchFrame frame = decoded(honest);
+  frame.batch.tokens.erase(frame.batch.tokens.begin());
+  expect_failure(deliver(with(honest, frame)), ErrorCode::kProtocol, {"'worker1'", "4 tokens and 1 outputs"});
+}
+
+TEST_F(HandRing, ALastDeviceThatComputesNothingIsFoundOut) {
+  load(two_rounds());
+  const Posted honest = at_the_end();
+  wire::BatchFrame frame = decoded(honest);
+  frame.batch.operations_only = true;
+  frame.hidden.clear();
+  expect_failure(deliver(with(honest, frame)), ErrorCode::kProtocol, {"'worker1'", "nobody cancelled"});
+}
+
+TEST_F(HandRing, ALastDeviceThatInventsABatchIsFoundOut) {
+  load(two_rounds());
+  const Posted honest = at_the_end();
+  ASSERT_TRUE(deliver(honest));
+  finished_.clear();
+  wire::BatchFrame frame = decoded(honest);
+  frame.batch.id = 2;
+  expect_failure(deliver(with(honest, frame)), ErrorCode::kProtocol,
+                 {"'worker1'", "batch 2", "not on its way"});
+}
+
+TEST_F(HandRing, AReplayedFrameEndsTheEpoch) {
+  load(two_rounds());
+  const Posted honest = at_the_end();
+  ASSERT_TRUE(deliver(honest));
+  finished_.clear();
+  expect_failure(deliver(honest), ErrorCode::kProtocol, {"worker1", "batch"});
+}
+
+TEST_F(HandRing, AFrameFromOutsideThePlanEndsTheEpoch) {
+  load(two_rounds());
+  const Posted honest = at_the_end();
+  const auto outcome = executors_[0]->on_frame(key_of(9), honest.frame);
+  expect_failure(outcome, ErrorCode::kUnauthorized, {key_of(9).short_hex(), "no member"});
+}
+
+TEST_F(HandRing, RowsThatAreNoNumbersNameTheDeviceThatSentThem) {
+  load(two_rounds());
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Text text;
+    posted_.clear();
+    start(kEpoch, batch(1, text, 11, 5));
+    ASSERT_EQ(posted_.front().to, 1);
+    wire::BatchFrame frame = decoded(posted_.front());
+    ASSERT_EQ(frame.encoding, wire::HiddenEncoding::kF32);
+    std::memcpy(frame.hidden.data() + 4 * 17, &bad, sizeof bad);
+    expect_failure(deliver(with(posted_.front(), frame)), ErrorCode::kNumeric, {"'worker1'"});
+    for (const auto& executor : executors_) executor->free(kEpoch);
+    load(two_rounds());
+  }
+}
+
+TEST_F(HandRing, ALayerThatGivesNoNumbersIsNamedWithItsDevice) {
+  const TestDir folder;
+  const auto damaged = value_of(model::ModelFile::open(testing::damaged_copy(
+      testing::test_model(testing::small_spec("llama", "F16")), folder.path() / "damaged.gguf",
+      "blk.2.ffn_down.weight", std::numeric_limits<float>::quiet_NaN())));
+  Executor faulty(damaged, *backend_, 16, ExecutorSink{.send = {}, .finished = {}});
+  value_of(faulty.load(two_rounds(), 1, {}));
+  value_of(executors_[0]->load(two_rounds(), 0, {}));
+  Text text;
+  start(kEpoch, batch(1, text, 11, 5));
+  expect_failure(faulty.on_frame(key_of(0), posted_.front().frame), ErrorCode::kNumeric,
+                 {"device 'worker1'", "layer 2 gave a NaN or Inf"});
+}
+
+// --- Memory
+
+TEST_F(HandRing, ALoadKeepsToTheMemoryItMayTake) {
+  const wire::Prepare plan = two_rounds();
+  const auto free =
+      value_of(executors_[1]->load(plan, 1, {.repack = false, .progress = {}, .cancelled = {}}));
+  executors_[1]->free(kEpoch);
+  const std::uint64_t taken = free.kv_bytes + free.compute_bytes;  // plain weights are pages of the file
+  ASSERT_GT(free.kv_bytes, 0U);
+  ASSERT_GT(free.compute_bytes, 0U);
+  wire::Prepare plain = plan;
+  plain.repack = false;
+  const auto with_limit = [&](std::uint64_t limit) {
+    return executors_[1]->load(plain, 1,
+                               {.repack = false, .anonymous_limit = limit, .progress = {}, .cancelled = {}});
+  };
+  const auto no_cells = with_limit(free.kv_bytes - 1);
+  ASSERT_FALSE(no_cells);
+  EXPECT_EQ(no_cells.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_TRUE(no_cells.error().message.contains("KV cache")) << no_cells.error().message;
+  EXPECT_TRUE(no_cells.error().message.contains("-c")) << no_cells.error().message;
+  for (const std::uint64_t limit : {free.kv_bytes, taken - 1}) {
+    const auto no_buffers = with_limit(limit);
+    ASSERT_FALSE(no_buffers) << limit;
+    EXPECT_EQ(no_buffers.error().code, ErrorCode::kOutOfMemory);
+    EXPECT_TRUE(no_buffers.error().message.contains("-ub")) << no_buffers.error().message;
+    EXPECT_FALSE(executors_[1]->holds(kEpoch));
+  }
+  EXPECT_TRUE(with_limit(taken));
+}
+
+TEST_F(HandRing, ALoadCanBeEndedWhileItRuns) {
+  int asked = 0;
+  const auto report =
+      executors_[1]->load(two_rounds(), 1, {.progress = {}, .cancelled = [&] { return ++asked == 3; }});
+  if (asked == 0) GTEST_SKIP() << "this CPU has no other layout for Q4_0: nothing is copied";
+  ASSERT_FALSE(report);
+  EXPECT_EQ(report.error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(asked, 3);
+  EXPECT_FALSE(executors_[1]->holds(kEpoch));
+}
+
+}  // namespace
+}  // namespace hearth::node
