@@ -10,7 +10,6 @@
 # whole. Runners hold a shared lock on the root they use; an exclusive one is needed to delete it.
 
 readonly debian_suite=forky
-readonly default_mirror=http://mirror.example/debian
 readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/hearth
 readonly resolve_max_age_min=1440 # versions are asked for again once a day
 readonly root_needs_mb=2500
@@ -98,7 +97,10 @@ host_install() {
   return 1
 }
 
-# The mirror this machine already uses for Debian, else Debian's public one.
+# Debian's public mirror, as mmdebstrap knows it.
+default_mirror() { grep -oE -m1 'https?://[a-z.]+/debian\b' "$(command -v mmdebstrap)" | head -n 1 || true; }
+
+# The mirror this machine already uses for Debian, else the public one.
 host_mirror() {
   local uri=
   if [[ -n ${HEARTH_MIRROR:-} ]]; then
@@ -109,7 +111,7 @@ host_mirror() {
     uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
       awk '$3 == "main" && $2 !~ /security/ && $1 ~ /^(http|https|ftp|file):.*\/debian\/?$/ {print $1; exit}') || true
   fi
-  uri=${uri:-$default_mirror}
+  uri=${uri:-$(default_mirror)}
   echo "${uri%/}"
 }
 
@@ -130,7 +132,9 @@ resolve_versions() {
     # mmdebstrap will check the date whatever this machine's configuration says: learn here what it meets.
     -o Acquire::Check-Date=true)
   resolved_versions=
-  for mirror in "$(host_mirror)" "$default_mirror"; do
+  local public
+  public=$(default_mirror)
+  for mirror in "$(host_mirror)" "$public"; do
     echo "deb [signed-by=$keyring] $mirror $debian_suite main" >"$state/sources.list"
     if apt_update "${options[@]}"; then
       resolved_mirror=$mirror
@@ -142,8 +146,8 @@ resolve_versions() {
       return 0
     fi
     rm -rf "$state/lists"
-    [[ $mirror != "$default_mirror" && -z ${HEARTH_MIRROR:-} ]] || return 1
-    say "no $debian_suite at $mirror; trying $default_mirror"
+    [[ -n $public && $mirror != "$public" && -z ${HEARTH_MIRROR:-} ]] || return 1
+    say "no $debian_suite at $mirror; trying $public"
     mkdir -p "$state/lists/partial"
   done
 }

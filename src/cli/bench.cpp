@@ -77,7 +77,7 @@ int run(const Flags& flags) {
                                 {"head_compute_s", static_cast<double>(h.counters().compute_ns) * 1e-9},
                                 {"weight_bytes_per_token", bytes},
                                 {"weight_bytes_per_s", static_cast<double>(bytes) / tpot}};
-    std::printf("%s\n", j.dump(2).c_str());
+    std::printf("%s\n", j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
     return kOk;
   }
   std::printf("prefill %u tokens: %.1f ms, %.1f tokens/s\n", flags.n_prompt, ttft * 1e3,

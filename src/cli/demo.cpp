@@ -59,7 +59,6 @@ Result<Answer> ask(node::HeadNode& head, const Flags& flags, bool print) {
 }
 
 struct Ring {
-  TemporaryFolder folder;
   std::vector<Child> children;
   std::unique_ptr<node::HeadNode> head;
 };
@@ -77,24 +76,21 @@ node::HeadNodeOptions head_options(const Flags& flags) {
 
 // Starts the workers as processes of their own, with keys of their own, and leads them.
 Result<Ring> start_ring(const Flags& flags) {
-  HEARTH_TRY(auto folder, TemporaryFolder::create("hearth-demo-"));
-  Ring ring{.folder = std::move(folder), .children = {}, .head = nullptr};
+  Ring ring;
   HEARTH_TRY(auto key, net::KeyPair::generate());
   node::HeadNodeOptions options = head_options(flags);
   options.rounds = flags.rounds;
-  std::vector<std::filesystem::path> key_files;
   for (std::uint32_t i = 1; i < flags.devices; ++i) {
     const std::string name = std::format("worker-{}", i);
-    const std::string key_file = (ring.folder.path() / (name + ".key")).string();
     HEARTH_TRY(const auto worker_key, net::KeyPair::generate());
-    HEARTH_TRY_VOID(worker_key.save(key_file));
-    key_files.push_back(key_file);
+    // Closed here before the next worker starts: each inherits its own key only.
+    HEARTH_TRY(const auto key_file, net::UnnamedKeyFile::make(worker_key));
     std::vector<std::string> arguments = {own_program().string(),
                                           "worker",
                                           "-m",
                                           flags.model,
                                           "--key",
-                                          key_file,
+                                          key_file.path(),
                                           "--allow",
                                           key.public_key().hex(),
                                           "--name",
@@ -110,9 +106,6 @@ Result<Ring> start_ring(const Flags& flags) {
   }
   for (std::size_t i = 0; i < ring.children.size(); ++i) {
     auto line = ring.children[i].read_line(kWorkerStart);
-    // The worker has read its key; nothing secret stays behind even if this program is killed.
-    std::error_code ignored;
-    std::filesystem::remove(key_files[i], ignored);
     if (!line) return fail(line.error().code, "a worker of the demo did not start: {}", line.error().message);
     HEARTH_TRY(auto address, parse_worker(*line));
     options.workers.push_back(std::move(address));

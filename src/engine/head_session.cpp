@@ -339,7 +339,7 @@ Error HeadSession::ring_error(const Progress& own, std::uint32_t batches_in_flig
 
 Actions HeadSession::retire(std::uint32_t number, const std::string& reason, TimePoint) {
   Actions out;
-  if (epochs_.contains(number)) end_epoch(number, reason, out);
+  if (epochs_.contains(number)) end_epoch(number, wire::Retire{number, reason}, reason, out);
   return out;
 }
 
@@ -364,14 +364,20 @@ Actions HeadSession::shutdown(const std::string& reason, TimePoint) {
   return out;
 }
 
-void HeadSession::end_epoch(std::uint32_t number, const std::string& reason, Actions& out) {
+void HeadSession::end_epoch(std::uint32_t number, const wire::ControlMessage& last_word,
+                            const std::string& reason, Actions& out) {
   const auto node = epochs_.extract(number);
-  send_to_members(node.mapped(), wire::Retire{number, reason}, out);
+  send_to_members(node.mapped(), last_word, out);
   out.push_back(FreeEpoch{number, reason});
 }
 
+void HeadSession::break_epoch(std::uint32_t number, const Error& error, Actions& out) {
+  end_epoch(number, wire::Failed{.epoch = number, .code = error.code, .message = error.message},
+            error.message, out);
+}
+
 void HeadSession::fail_epoch(std::uint32_t number, const Error& error, Actions& out) {
-  end_epoch(number, error.message, out);
+  break_epoch(number, error, out);
   out.push_back(EpochFailed{number, error});
 }
 
@@ -382,7 +388,7 @@ void HeadSession::fail_all_epochs(const Error& error, Actions& out) {
 void HeadSession::fail_session(const Error& error, Actions& out) {
   if (!is_running()) return;
   state_ = State::kFailed;
-  while (!epochs_.empty()) end_epoch(epochs_.begin()->first, error.message, out);
+  while (!epochs_.empty()) break_epoch(epochs_.begin()->first, error, out);
   out.push_back(SessionFailed{error});
 }
 

@@ -138,7 +138,9 @@ class HeadSession {
   void report_missing(Actions& out);
   [[nodiscard]] std::uint64_t total_done(const Progress& own) const;
   [[nodiscard]] Error ring_error(const Progress& own, std::uint32_t batches_in_flight) const;
-  void end_epoch(std::uint32_t number, const std::string& reason, Actions& out);
+  void end_epoch(std::uint32_t number, const wire::ControlMessage& last_word, const std::string& reason,
+                 Actions& out);
+  void break_epoch(std::uint32_t number, const Error& error, Actions& out);
   void fail_epoch(std::uint32_t number, const Error& error, Actions& out);
   void fail_all_epochs(const Error& error, Actions& out);
   void fail_session(const Error& error, Actions& out);

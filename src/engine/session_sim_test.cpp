@@ -434,7 +434,7 @@ class World {
       }
       case Fault::kHostileHead: {
         const std::vector<wire::ControlMessage> forbidden{wire::Activate{99}, wire::Ready{1}, wire::Welcome{},
-                                                          wire::Cancel{99, 1, 9}, wire::Failed{1}};
+                                                          wire::Cancel{99, 1, 9}, wire::Failed{99}};
         deliver(0, victim_,
                 forbidden[static_cast<std::size_t>(pick(0, static_cast<int>(forbidden.size()) - 1))]);
         break;

@@ -384,10 +384,23 @@ TEST_F(Worker, TellsTheHeadWhatFailed) {
   EXPECT_THAT(session.on_loaded(2, LoadReport{}, now), IsEmpty());
 }
 
+TEST_F(Worker, SaysAloudWhatFailedElsewhere) {
+  join();
+  prepare(1);
+  receive(0, wire::Failed{1, ErrorCode::kPeerGone, "worker2 is lost"});
+  EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
+  ASSERT_EQ(all<Log>(actions).size(), 1u);
+  EXPECT_EQ(all<Log>(actions)[0].level, LogLevel::kError);
+  EXPECT_THAT(all<Log>(actions)[0].text, HasSubstr("worker2 is lost"));
+  EXPECT_THAT(sent<wire::Failed>(actions), IsEmpty()) << "the head knows";
+  receive(0, wire::Failed{1, ErrorCode::kPeerGone, "again"});
+  EXPECT_THAT(actions, IsEmpty());
+}
+
 TEST_F(Worker, LeavesAHeadThatBreaksTheRules) {
   const std::vector<wire::ControlMessage> forbidden{
       wire::Activate{1}, wire::Activate{7}, wire::Retire{7, ""}, wire::Cancel{7, 1, 1},
-      wire::Ready{},     wire::Welcome{},   wire::Failed{}};
+      wire::Ready{},     wire::Welcome{},   wire::Failed{7}};
   for (const auto& message : forbidden) {
     join();
     prepare(1);
@@ -680,7 +693,7 @@ TEST_F(Head, ReplacesAPlanWhileTheOldOneDrains) {
   EXPECT_EQ(session.last_epoch(), 3u);
 }
 
-TEST_F(Head, AFailedEpochIsRetiredEverywhereAndReportedOnce) {
+TEST_F(Head, AFailedEpochEndsEverywhereAndIsReportedOnce) {
   meet_all();
   activate();
   receive(2, wire::Failed{1, ErrorCode::kNumeric, "NaN in layer 4"});
@@ -688,7 +701,8 @@ TEST_F(Head, AFailedEpochIsRetiredEverywhereAndReportedOnce) {
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_EQ(failed[0].error.code, ErrorCode::kNumeric);
   EXPECT_EQ(failed[0].error.message, "worker2 (10.0.0.3:7002): NaN in layer 4");
-  EXPECT_EQ(sent<wire::Retire>(actions).size(), 2u);
+  ASSERT_EQ(sent<wire::Failed>(actions).size(), 2u);
+  EXPECT_EQ(sent<wire::Failed>(actions)[0].second.message, "worker2 (10.0.0.3:7002): NaN in layer 4");
   EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
   receive(1, wire::Failed{1, ErrorCode::kPeerGone, "the same from another side"});
   EXPECT_THAT(actions, IsEmpty());
@@ -715,7 +729,7 @@ TEST_F(Head, ALostWorkerEndsTheSessionWithOneError) {
     if (how == 3) receive(2, wire::Activate{1});
     EXPECT_THAT(failure(), HasSubstr("worker2 (10.0.0.3:7002)")) << how;
     EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
-    EXPECT_EQ(sent<wire::Retire>(actions).size(), how == 0 ? 1u : 2u);
+    EXPECT_EQ(sent<wire::Failed>(actions).size(), how == 0 ? 1u : 2u);
     EXPECT_EQ(session.state(), HeadSession::State::kFailed);
     gone(1);
     EXPECT_THAT(actions, IsEmpty());

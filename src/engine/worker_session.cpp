@@ -251,6 +251,13 @@ void WorkerSession::on_head(const wire::Retire& retire, TimePoint, Actions& out)
   free_epoch(retire.epoch, retire.reason, out);
 }
 
+void WorkerSession::on_head(const wire::Failed& failed, TimePoint, Actions& out) {
+  if (failed.epoch > last_epoch_) return break_rules(*head_, failed, out);
+  if (!epochs_.contains(failed.epoch)) return;
+  log(out, LogLevel::kError, "epoch {} is over: {}", failed.epoch, failed.message);
+  free_epoch(failed.epoch, failed.message, out);
+}
+
 void WorkerSession::on_head(const wire::Cancel& cancel, TimePoint, Actions& out) {
   if (cancel.epoch > last_epoch_ || cancel.first_batch > cancel.last_batch)
     return break_rules(*head_, cancel, out);

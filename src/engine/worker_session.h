@@ -87,6 +87,7 @@ class WorkerSession {
   void on_head(const wire::Prepare& plan, TimePoint now, Actions& out);
   void on_head(const wire::Activate& activate, TimePoint now, Actions& out);
   void on_head(const wire::Retire& retire, TimePoint now, Actions& out);
+  void on_head(const wire::Failed& failed, TimePoint now, Actions& out);
   void on_head(const wire::Cancel& cancel, TimePoint now, Actions& out);
   void on_head(const wire::Heartbeat&, TimePoint, Actions&) {}
   void on_head(const wire::Refuse& refuse, TimePoint now, Actions& out);

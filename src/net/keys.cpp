@@ -1,10 +1,12 @@
 #include "net/keys.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -85,6 +87,15 @@ std::unexpected<Error> exists_already(const std::filesystem::path& path) {
       "key file {} exists already and is not overwritten; choose another path, or delete it to give this "
       "device a new identity",
       path.string());
+}
+
+WipedText file_text(const KeyPair& pair) {
+  DeviceKey raw;
+  std::ranges::copy(pair.secret(), raw.bytes.begin());
+  const WipedText secret{raw.hex()};
+  wipe(raw.bytes.data(), raw.bytes.size());
+  return WipedText{
+      std::format("{}\npublic {}\nsecret {}\n", kFirstLine, pair.public_key().hex(), secret.text)};
 }
 
 }  // namespace
@@ -200,8 +211,7 @@ Result<KeyPair> KeyPair::load(const std::filesystem::path& path) {
 }
 
 Result<> KeyPair::save(const std::filesystem::path& path) const {
-  const WipedText secret{DeviceKey{secret_}.hex()};
-  const WipedText text{std::format("{}\npublic {}\nsecret {}\n", kFirstLine, public_.hex(), secret.text)};
+  const WipedText text = file_text(*this);
 
   // Written beside its place and linked there: link() fails when the name is taken, so neither a half-written
   // file nor an overwritten identity can result.
@@ -237,6 +247,26 @@ Result<> KeyPair::save(const std::filesystem::path& path) const {
   if (const Fd directory(::open(folder.c_str(), O_RDONLY | O_CLOEXEC)); directory.get() >= 0)
     ::fsync(directory.get());
   return {};
+}
+
+Result<UnnamedKeyFile> UnnamedKeyFile::make(const KeyPair& pair) {
+  UnnamedKeyFile file(::memfd_create("hearth-key", 0));  // inherited
+  if (file.descriptor_ < 0 || ::fchmod(file.descriptor_, 0600) != 0)
+    return fail(ErrorCode::kIo, "cannot make a key file in memory: {}", system_reason(errno));
+  const WipedText text = file_text(pair);
+  HEARTH_TRY_VOID(write_all(file.descriptor_, text.text, file.path()));
+  return file;
+}
+
+UnnamedKeyFile::UnnamedKeyFile(UnnamedKeyFile&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+UnnamedKeyFile::~UnnamedKeyFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+std::filesystem::path UnnamedKeyFile::path() const {
+  return std::format("/proc/self/fd/{}", descriptor_);
 }
 
 std::string z85_encode(std::span<const std::uint8_t, 32> raw) {

@@ -32,7 +32,7 @@ class KeyPair {
   [[nodiscard]] static Result<KeyPair> load(const std::filesystem::path& path);
   // Writes a new key file, mode 0600, complete or not at all. kInvalidArgument when `path` exists: an
   // identity is never overwritten.
-  Result<> save(const std::filesystem::path& path) const;
+  [[nodiscard]] Result<> save(const std::filesystem::path& path) const;
 
   [[nodiscard]] const DeviceKey& public_key() const { return public_; }
   [[nodiscard]] std::span<const std::uint8_t, 32> secret() const { return secret_; }
@@ -50,6 +50,24 @@ class KeyPair {
 
   DeviceKey public_;
   Raw secret_{};
+};
+
+// A key file in memory, without a name: for child processes, which inherit it and read it under path(). Gone
+// when the last process that has it open ends, however it ends.
+class UnnamedKeyFile {
+ public:
+  // kIo when the system gives no memory for it.
+  [[nodiscard]] static Result<UnnamedKeyFile> make(const KeyPair& pair);
+  UnnamedKeyFile(UnnamedKeyFile&& other) noexcept;
+  UnnamedKeyFile(const UnnamedKeyFile&) = delete;
+  UnnamedKeyFile& operator=(const UnnamedKeyFile&) = delete;
+  ~UnnamedKeyFile();
+
+  [[nodiscard]] std::filesystem::path path() const;
+
+ private:
+  explicit UnnamedKeyFile(int descriptor) : descriptor_(descriptor) {}
+  int descriptor_;
 };
 
 // 40 characters of ZeroMQ's base-85 text.

@@ -189,5 +189,22 @@ TEST_F(KeyFile, LoadRefusesEveryBrokenText) {
   EXPECT_EQ(KeyPair::load(write("hearth-key 2\nwhatever\n")).error().code, ErrorCode::kVersionMismatch);
 }
 
+TEST(Keys, AnUnnamedKeyFileHoldsThePairUntilItIsClosed) {
+  const auto pair = KeyPair::generate().value();
+  std::string path;
+  {
+    auto made = UnnamedKeyFile::make(pair);
+    ASSERT_TRUE(made) << made.error().message;
+    const UnnamedKeyFile file = *std::move(made);
+    path = file.path().string();
+    for (int reader = 0; reader < 2; ++reader) {
+      const auto loaded = KeyPair::load(path);
+      ASSERT_TRUE(loaded) << loaded.error().message;
+      EXPECT_EQ(loaded->public_key(), pair.public_key());
+    }
+  }
+  EXPECT_FALSE(KeyPair::load(path));
+}
+
 }  // namespace
 }  // namespace hearth::net

@@ -111,7 +111,7 @@ struct Heartbeat {
   std::uint64_t steps_done = 0;
   friend bool operator==(const Heartbeat&, const Heartbeat&) = default;
 };
-// member -> head: this epoch cannot go on.
+// member -> head: this epoch cannot go on. head -> worker: free it, a member failed.
 struct Failed {
   std::uint32_t epoch = 0;
   ErrorCode code = ErrorCode::kIo;

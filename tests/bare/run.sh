@@ -29,7 +29,8 @@ mkdir -p "$folder"
 remove_roots() { [[ -n ${BARE_KEEP:-} ]] || rm -rf --one-file-system "$folder"; }
 trap remove_roots EXIT
 
-mirror=${HEARTH_MIRROR:-http://mirror.example/debian}
+# mmdebstrap's own choice if none is named.
+mirror=(${HEARTH_MIRROR:+"$HEARTH_MIRROR"})
 git clone --quiet --bare "$checkout" "$folder/origin.git"
 failed=0
 results=
@@ -40,7 +41,7 @@ for suite in ${BARE_SUITES:-bookworm forky}; do
   # The date of the mirror's release file is not what is tested here.
   unshare --mount mmdebstrap --quiet --mode=root --variant=minbase --include=git,bash,apt,ca-certificates \
     --aptopt='Acquire::Check-Valid-Until "false"' \
-    --customize-hook='rm "$1/etc/apt/apt.conf.d/99mmdebstrap"' "$suite" "$root" "$mirror"
+    --customize-hook='rm "$1/etc/apt/apt.conf.d/99mmdebstrap"' "$suite" "$root" "${mirror[@]}"
   mkdir -p "$root/root/origin.git" "$root/root/.cache"
   cp -a "$folder/origin.git/." "$root/root/origin.git/"
   in_root=(unshare --mount "$0" --inside "$root")
