@@ -6,6 +6,9 @@
 #include <optional>
 #include <string>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 namespace hearth {
 namespace {
 
@@ -78,6 +81,13 @@ std::uint64_t available_memory() {
     }
   }
   return available == ~std::uint64_t{0} ? 0 : available;
+}
+
+void prefer_huge_pages(void* begin, std::size_t size) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto from = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
+  const auto to = (reinterpret_cast<std::uintptr_t>(begin) + size) / page * page;
+  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
 }
 
 }  // namespace hearth

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/os_file.h"
+#include "base/os_memory.h"
 #include "base/units.h"
 #include "residency/ggml_tensors.h"
 
@@ -144,6 +145,7 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
                   model.file().paths()[0].string());
     ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     auto* address = static_cast<std::uint8_t*>(ggml_backend_buffer_get_base(buffer.get()));
+    prefer_huge_pages(address, bytes);
     for (; first < last; ++first) {
       const Repack& repack = repacks[first];
       if (options.cancelled && options.cancelled())
