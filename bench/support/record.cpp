@@ -91,7 +91,9 @@ Result<std::string> file_hash(const std::filesystem::path& path) {
 
 std::string command_line(const std::vector<std::string>& arguments) {
   std::string text;
-  for (const std::string& argument : arguments) {
+  for (std::string argument : arguments) {
+    // Where the program is says nothing about the measurement.
+    if (text.empty()) argument = std::filesystem::path(argument).filename().string();
     if (!text.empty()) text += ' ';
     const bool plain =
         !argument.empty() &&

@@ -8,7 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/os_process.h"
+#include "base/test_dir.h"
 #include "support/cpu_load.h"
 #include "support/interleave.h"
 #include "support/memory_bandwidth.h"
@@ -176,9 +176,8 @@ TEST(Record, CommandLineIsQuotedForAShell) {
 }
 
 TEST(Record, AppendsLines) {
-  const auto folder = TemporaryFolder::create("hearth-record");
-  ASSERT_TRUE(folder) << folder.error().message;
-  const std::filesystem::path file = folder->path() / "deep" / "r.jsonl";
+  const TestDir folder;
+  const std::filesystem::path file = folder.path() / "deep" / "r.jsonl";
   ASSERT_TRUE(append_line(file, {{"a", 1}}));
   ASSERT_TRUE(append_line(file, {{"b", "x\ny"}}));
   std::ifstream in(file);
@@ -192,14 +191,13 @@ TEST(Record, AppendsLines) {
 
 // The digest of "abc" in the test vectors of BLAKE3's authors.
 TEST(Record, HashesFiles) {
-  const auto folder = TemporaryFolder::create("hearth-record");
-  ASSERT_TRUE(folder);
-  const std::filesystem::path file = folder->path() / "abc";
+  const TestDir folder;
+  const std::filesystem::path file = folder.path() / "abc";
   std::ofstream(file) << "abc";
   const auto hash = file_hash(file);
   ASSERT_TRUE(hash);
   EXPECT_EQ(*hash, "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85");
-  EXPECT_FALSE(file_hash(folder->path() / "none"));
+  EXPECT_FALSE(file_hash(folder.path() / "none"));
 }
 
 TEST(Record, MachineAndEnvironment) {

@@ -172,32 +172,12 @@ std::string host_name() {
 bool stdin_is_terminal() {
   return isatty(STDIN_FILENO) == 1;
 }
-bool stdout_is_terminal() {
-  return isatty(STDOUT_FILENO) == 1;
-}
 bool stderr_is_terminal() {
   return isatty(STDERR_FILENO) == 1;
 }
 
 void ignore_broken_pipes() {
   signal(SIGPIPE, SIG_IGN);
-}
-
-Result<TemporaryFolder> TemporaryFolder::create(const std::string& prefix) {
-  std::error_code error;
-  std::filesystem::path base = std::filesystem::temp_directory_path(error);
-  if (error) base = "/tmp";
-  std::string name = (base / (prefix + "XXXXXX")).string();
-  if (mkdtemp(name.data()) == nullptr)
-    return fail(ErrorCode::kIo, "cannot make a folder in {}: {}", base.string(), std::strerror(errno));
-  return TemporaryFolder(name);
-}
-
-TemporaryFolder::TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
 }
 
 void require_environment(const char* name, const char* value, char** arguments) {

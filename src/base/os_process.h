@@ -55,27 +55,10 @@ void wait_for_interrupt();
 [[nodiscard]] std::string host_name();
 
 [[nodiscard]] bool stdin_is_terminal();
-[[nodiscard]] bool stdout_is_terminal();
 [[nodiscard]] bool stderr_is_terminal();
 
 // Writes to a closed pipe give an error instead of ending the program.
 void ignore_broken_pipes();
-
-// A new private folder (mode 0700) under the system's folder for temporary files, removed with all it holds
-// on destruction.
-class TemporaryFolder {
- public:
-  [[nodiscard]] static Result<TemporaryFolder> create(const std::string& prefix);
-  TemporaryFolder(TemporaryFolder&& other) noexcept;
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder();
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  explicit TemporaryFolder(std::filesystem::path path) : path_(std::move(path)) {}
-  std::filesystem::path path_;
-};
 
 // Sets `name` to `value` and starts the program anew with the same arguments when the environment lacks
 // `name`; libraries that read their settings before main() need it. Returns only when nothing had to be done

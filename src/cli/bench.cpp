@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <format>
 #include <memory>
 #include <vector>
 
@@ -31,6 +32,13 @@ double median(std::vector<double> values) {
 int run(const Flags& flags) {
   auto options = flags.ring.head_options(flags.model);
   if (!options) return report(options.error());
+  // The last token generated is not put into the ring again.
+  if (std::uint64_t{flags.n_prompt} + flags.n_generate > std::uint64_t{flags.ring.n_ctx} + 1)
+    return report(
+        {ErrorCode::kInvalidArgument,
+         std::format(
+             "{} prompt tokens and {} generated ones do not fit a context of {}; ask for a larger one (-c)",
+             flags.n_prompt, flags.n_generate, flags.ring.n_ctx)});
   auto key = flags.ring.key();
   if (!key) return report(key.error());
   count_interrupts();

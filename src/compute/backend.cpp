@@ -3,6 +3,7 @@
 #include <format>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
@@ -33,6 +34,7 @@ struct Backend::Impl {
   ggml_backend_t backend = nullptr;
   ggml_threadpool* pool = nullptr;
   std::uint32_t n_threads = 1;
+  std::function<bool()> abort;
 
   ~Impl() {
     if (backend != nullptr) ggml_backend_free(backend);
@@ -70,6 +72,17 @@ Result<std::unique_ptr<Backend>> Backend::cpu(std::uint32_t n_threads) {
     if (impl->pool != nullptr) set_pool(impl->backend, impl->pool);
   }
   return std::unique_ptr<Backend>(new Backend(std::move(impl)));
+}
+
+void Backend::abort_when(std::function<bool()> condition) {
+  auto* set_callback = cpu_function<void(ggml_backend_t, ggml_abort_callback, void*)>(
+      impl_->device, "ggml_backend_set_abort_callback");
+  if (set_callback == nullptr) return;
+  impl_->abort = std::move(condition);
+  if (impl_->abort)
+    set_callback(impl_->backend, [](void* data) { return static_cast<Impl*>(data)->abort(); }, impl_.get());
+  else
+    set_callback(impl_->backend, nullptr, nullptr);
 }
 
 Result<> Backend::compute(ggml_cgraph* graph) {

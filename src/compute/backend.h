@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -23,8 +24,11 @@ class Backend {
   [[nodiscard]] static Result<std::unique_ptr<Backend>> cpu(std::uint32_t n_threads);
   ~Backend();
 
-  // Runs every node; kOutOfMemory or kInvalidArgument as ggml's status says.
+  // Runs every node; kOutOfMemory or kUnsupported as ggml's status says, kCancelled when abort_when() says
+  // so.
   [[nodiscard]] Result<> compute(ggml_cgraph* graph);
+  // Asked between two nodes, by the thread that called compute(); true ends the graph there. Empty: never.
+  void abort_when(std::function<bool()> condition);
 
   [[nodiscard]] ggml_backend_device* device() const;
   [[nodiscard]] ggml_backend_buffer_type* buffer_type() const;
@@ -38,7 +42,7 @@ class Backend {
   std::unique_ptr<Impl> impl_;
 };
 
-// Physical cores this process may run on, at least 1: the default number of threads.
+// Cores of this machine, at least 1: the default number of threads.
 [[nodiscard]] std::uint32_t default_threads();
 
 }  // namespace hearth::compute

@@ -189,7 +189,7 @@ TEST_F(HostileHub, AnHttpRequestIsClosed) {
   RawTcp tcp(port(Lane::kControl));
   tcp.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_TRUE(tcp.closed_within(kPatience, [&] { poll(); }));
-  EXPECT_TRUE(wait_for_refusal("no hearth link"));
+  EXPECT_TRUE(wait_for_refusal("without a word"));
   expect_nothing_delivered();
 }
 
@@ -302,6 +302,25 @@ TEST_F(HostileHub, ABrokenRuleEndsTheLinkToThatPeer) {
   EXPECT_EQ(gone.peer, friend_keys_.public_key());
   EXPECT_EQ(gone.reason.code, ErrorCode::kProtocol);
   EXPECT_TRUE(gone.reason.message.contains("frame 7 where frame 1")) << gone.reason.message;
+}
+
+TEST_F(HostileHub, ARuleBrokenDuringAFlushEndsTheLinkAndTheFlush) {
+  auto other = make_test_hub(friend_keys_);
+  allow(*other, {hub_->key()});
+  ASSERT_TRUE(hub_->connect(other->key(), local(*other), kPatience));
+  (void)wait_for<PeerUpEvent>(*hub_, {other.get()});
+  auto client = friendly_client();
+  client->send_open();
+  client->send_frame(FrameKind::kMessage, 7);
+  // Only flush() reads here, and it waits in vain: the other hub does not answer.
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  Bytes message;
+  do {
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+    hub_->flush(other->key(), std::chrono::milliseconds(20));
+    message = text("x");
+  } while (hub_->send(other->key(), Lane::kControl, message) != SendStatus::kPeerGone);
+  EXPECT_EQ(wait_for<PeerGoneEvent>(*hub_, {}).reason.code, ErrorCode::kProtocol);
 }
 
 TEST_F(HostileHub, ConnectionsAreLimited) {

@@ -246,7 +246,9 @@ void ZmqHub::flush(const DeviceKey& peer, std::chrono::milliseconds timeout) {
     for (const Lane lane : {Lane::kControl, Lane::kData}) {
       if (!asked[index(lane)]) asked[index(lane)] = link->second->send_flush(lane);
       done = done && asked[index(lane)] && link->second->is_flushed(lane);
-      // The peer may be waiting in its flush() for our confirmation.
+    }
+    // The peer may be waiting in its flush() for our confirmation. What it sends may end the link.
+    for (const Lane lane : {Lane::kControl, Lane::kData}) {
       Listener& listener = listeners_[index(lane)];
       while (listener.socket_watch.ready && inbox_[index(lane)].size() < kMaxInbox)
         if (!receive_one(lane)) break;
@@ -363,7 +365,7 @@ void ZmqHub::service(Clock::time_point now) {
     // libzmq drops what is no ZMTP without a word.
     if (!listener.socket_watch.ready)
       for (auto& [descriptor, address] : std::exchange(listener.never_heard, {}))
-        report_refusal(now, std::move(address), "sent what is no hearth link");
+        report_refusal(now, std::move(address), "closed without a word that a device of a ring would say");
     if (listener.monitor_watch.ready) service_listener(lane, now);
   }
   while (!closings_.empty() && closings_.front().at <= now) {

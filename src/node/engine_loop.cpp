@@ -15,7 +15,7 @@ auto with_memory(std::uint32_t epoch, Work work) -> decltype(work()) {
   try {
     return work();
   } catch (const std::bad_alloc&) {
-    if constexpr (std::is_same_v<decltype(work()), Executor::Outcome>)
+    if constexpr (std::is_same_v<typename decltype(work())::error_type, Executor::Failure>)
       return std::unexpected(Executor::Failure{epoch, none_left});
     else
       return std::unexpected(none_left);
@@ -29,13 +29,18 @@ void run_engine(Channel<EngineInput>& inputs, Recalls& recalls, Executor& execut
   const auto check = [&](const Executor::Outcome& outcome) {
     if (outcome) return;
     executor.free(outcome.error().epoch);
+    // Whoever took it back knows why.
+    if (recalls.has(outcome.error().epoch)) return;
     if (generator != nullptr) generator->fail_all(outcome.error().error);
     hooks.broken(outcome.error().epoch, outcome.error().error);
   };
+  executor.abort_when([&recalls](std::uint32_t epoch) { return recalls.has(epoch); });
   bool more = false;
   while (true) {
     auto input = more ? inputs.try_receive() : inputs.receive();
     if (!input && (!more || inputs.closed())) return;
+    for (const Recalls::Batches& batches : recalls.take_batches())
+      executor.cancel(batches.epoch, batches.first, batches.last);
     if (input)
       std::visit(
           [&](auto& in) {
@@ -54,8 +59,6 @@ void run_engine(Channel<EngineInput>& inputs, Recalls& recalls, Executor& execut
               recalls.forget(in.epoch);
               if (hooks.freed) hooks.freed(in.epoch);
             } else if constexpr (std::is_same_v<In, FrameArrived>) {
-              for (const Recalls::Batches& batches : recalls.take_batches())
-                executor.cancel(batches.epoch, batches.first, batches.last);
               const auto head = wire::peek_batch_frame(in.bytes);
               if (head && recalls.has(head->epoch)) return;
               check(
@@ -65,14 +68,19 @@ void run_engine(Channel<EngineInput>& inputs, Recalls& recalls, Executor& execut
             } else if constexpr (std::is_same_v<In, RingFailed>) {
               if (generator != nullptr) generator->fail_all(in.error);
             } else if constexpr (std::is_same_v<In, Submit>) {
-              if (generator != nullptr) generator->submit(std::move(in.request));
+              if (generator == nullptr) return;
+              const auto taken = with_memory(0, [&]() -> Result<> {
+                generator->submit(in.request);
+                return {};
+              });
+              if (!taken) fail_request(*in.request, taken.error());
             } else if constexpr (std::is_same_v<In, StopRequest>) {
               if (generator != nullptr) generator->stop(in.request);
             }
           },
           *input);
     if (generator == nullptr) continue;
-    const auto pumped = generator->pump();
+    const auto pumped = with_memory(generator->epoch(), [&] { return generator->pump(); });
     more = pumped.value_or(false);
     if (!pumped) check(std::unexpected(pumped.error()));
   }

@@ -141,6 +141,12 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
 
 void Executor::free(std::uint32_t epoch) {
   epochs_.erase(epoch);
+  // Work that will never be finished must not look like work that is stuck. One thread: nothing else is open.
+  counters_.steps_done = counters_.steps_accepted.load();
+}
+
+void Executor::abort_when(std::function<bool(std::uint32_t epoch)> condition) {
+  backend_.abort_when([this, condition = std::move(condition)] { return condition(computing_); });
 }
 
 void Executor::cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint64_t last_batch) {
@@ -196,12 +202,11 @@ Executor::Outcome Executor::start(std::uint32_t id, const engine::OutgoingBatch&
 Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::uint16_t from,
                                     std::span<const std::int32_t> tokens) {
   const auto failed = [&](const Error& error) {
-    // Work that will never be finished must not look like work that is stuck.
-    counters_.steps_done = counters_.steps_accepted.load();
     return std::unexpected(Failure{epoch.plan.epoch, located(epoch, error)});
   };
   const auto n_tokens = static_cast<std::uint32_t>(frame.batch.tokens.size());
   const std::size_t n_embd = epoch.limits.n_embd;
+  computing_ = epoch.plan.epoch;
   std::span<const float> rows;
   bool in_memory = false;
 

@@ -75,6 +75,9 @@ class Executor {
   // Head: a new batch enters the ring.
   [[nodiscard]] Outcome start(std::uint32_t epoch, const engine::OutgoingBatch& batch);
 
+  // Asked while a step of `epoch` is computed; true ends it with kCancelled.
+  void abort_when(std::function<bool(std::uint32_t epoch)> condition);
+
   [[nodiscard]] bool holds(std::uint32_t epoch) const { return epochs_.contains(epoch); }
 
   [[nodiscard]] const ExecutorCounters& counters() const { return counters_; }
@@ -91,6 +94,7 @@ class Executor {
   std::uint32_t max_outputs_;
   ExecutorSink sink_;
   ExecutorCounters counters_;
+  std::uint32_t computing_ = 0;  // epoch of the frame at hand
   std::map<std::uint32_t, std::unique_ptr<Epoch>> epochs_;
 };
 

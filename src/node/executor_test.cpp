@@ -1,5 +1,5 @@
 // Executors of several devices, wired by hand on one thread: every frame can be looked at, held back or
-// forged.
+// forged. Claimed where logits are compared: exact.
 #include "node/executor.h"
 
 #include <algorithm>

@@ -15,6 +15,11 @@ engine::BatcherOptions batcher_options(const Generator::Options& options) {
 
 }  // namespace
 
+void fail_request(Request& request, const Error& error) {
+  request.events.send(FailedEvent{error});
+  request.events.close();
+}
+
 Generator::Generator(const model::Tokenizer& tokenizer, Executor& executor, const Options& options,
                      std::function<void(std::uint32_t, engine::BatchRange)> announce_cancel,
                      std::atomic<std::uint32_t>& in_flight)
@@ -34,10 +39,7 @@ void Generator::activate(std::uint32_t epoch) {
 }
 
 void Generator::submit(std::shared_ptr<Request> request) {
-  const auto refuse = [&](const Error& error) {
-    request->events.send(FailedEvent{error});
-    request->events.close();
-  };
+  const auto refuse = [&](const Error& error) { fail_request(*request, error); };
   if (failure_) return refuse(*failure_);
   if (epoch_ == 0) return refuse({ErrorCode::kPeerGone, "the ring is not running"});
   auto sampler = model::Sampler::create(tokenizer_, request->options.sampling);
@@ -74,10 +76,7 @@ void Generator::fail_all(const Error& error) {
   failure_ = error;
   epoch_ = 0;
   in_flight_ = 0;
-  for (auto& [seq, request] : std::exchange(running_, {})) {
-    request->events.send(FailedEvent{error});
-    request->events.close();
-  }
+  for (auto& [seq, request] : std::exchange(running_, {})) fail_request(*request, error);
 }
 
 void Generator::on_finished(const FinishedBatch& batch) {

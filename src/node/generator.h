@@ -71,6 +71,9 @@ struct Request {
   std::chrono::steady_clock::time_point submitted, first_token;
 };
 
+// Ends it with `error`; nothing happens when it has ended. Any thread.
+void fail_request(Request& request, const Error& error);
+
 class Generator {
  public:
   struct Options {
@@ -88,6 +91,8 @@ class Generator {
   void submit(std::shared_ptr<Request> request);
   void stop(const std::shared_ptr<Request>& request);
   void on_finished(const FinishedBatch& batch);
+  // The epoch that requests run in; 0: none.
+  [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
   // Ends every request with `error`; later ones fail the same way until the next activate().
   void fail_all(const Error& error);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <format>
+#include <mutex>
 #include <random>
 #include <utility>
 
@@ -63,6 +64,8 @@ struct HeadNode::Impl {
   }
 
   Result<Progress> wait(const std::function<bool()>& interrupted);
+  // The ring is gone: on the control thread, because the engine may be in the middle of a long step.
+  void fail_requests(const Error& error);
   Result<plan::Plan> make_plan(const HeadNodeOptions& options, const std::vector<engine::WorkerInfo>& workers,
                                std::uint64_t own_memory) const;
 
@@ -75,6 +78,9 @@ struct HeadNode::Impl {
   std::atomic<std::uint32_t> in_flight{0};
   std::uint32_t n_ctx = 0;
   Channel<Progress> progress{64};
+  std::mutex requests_mutex;
+  std::vector<std::weak_ptr<Request>> requests;  // that may not have ended
+  std::optional<Error> failure;
   Channel<EngineInput> inputs{4096};
   Recalls recalls;
   std::unique_ptr<Control<engine::HeadSession>> control;
@@ -94,6 +100,13 @@ const RingReport& HeadNode::ring() const {
 }
 const ExecutorCounters& HeadNode::counters() const {
   return impl_->executor->counters();
+}
+
+void HeadNode::Impl::fail_requests(const Error& error) {
+  const std::lock_guard lock(requests_mutex);
+  failure = error;
+  for (const auto& weak : std::exchange(requests, {}))
+    if (const auto request = weak.lock()) fail_request(*request, error);
 }
 
 Result<Progress> HeadNode::Impl::wait(const std::function<bool()>& interrupted) {
@@ -227,8 +240,8 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
           .failed =
               [&node](const Error& error) {
                 Progress news = Broken{error};
-                (void)node.progress.try_send(
-                    news);  // nobody waits after the start; requests are told by the engine
+                (void)node.progress.try_send(news);  // nobody waits after the start
+                node.fail_requests(error);
               },
           .log = options.log});
   node.engine = std::thread([&node, &load_progress = options.load_progress, memory] {
@@ -267,6 +280,15 @@ Result<std::shared_ptr<Request>> HeadNode::submit(std::vector<model::Token> prom
   auto request = std::make_shared<Request>();
   request->prompt = std::move(prompt);
   request->options = options;
+  {
+    const std::lock_guard lock(impl_->requests_mutex);
+    if (impl_->failure) {
+      fail_request(*request, *impl_->failure);
+      return request;
+    }
+    std::erase_if(impl_->requests, [](const auto& weak) { return weak.expired(); });
+    impl_->requests.push_back(request);
+  }
   impl_->inputs.send(Submit{request});
   return request;
 }

@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "base/os_process.h"
+#include "base/test_dir.h"
 #include "node/head.h"
 #include "oracle/player.h"
 #include "support/test_models.h"
@@ -30,11 +31,8 @@ DeviceKey parse_key(const std::string& line) {
 class Workers {
  public:
   Workers(const std::string& model, const DeviceKey& head) {
-    auto folder = TemporaryFolder::create("hearth-ring-test-");
-    if (!folder) throw std::runtime_error(folder.error().message);
-    folder_ = std::make_unique<TemporaryFolder>(std::move(*folder));
     for (int i = 1; i <= 3; ++i) {
-      const std::string key_file = (folder_->path() / std::format("{}.key", i)).string();
+      const std::string key_file = (folder_.path() / std::format("{}.key", i)).string();
       const auto saved = net::KeyPair::generate().value().save(key_file);
       if (!saved) throw std::runtime_error(saved.error().message);
       auto child = Child::spawn({HEARTH_PROGRAM, "worker", "-m", model, "--key", key_file, "--allow",
@@ -52,7 +50,7 @@ class Workers {
   [[nodiscard]] const std::vector<node::WorkerAddress>& addresses() const { return addresses_; }
 
  private:
-  std::unique_ptr<TemporaryFolder> folder_;
+  TestDir folder_;
   std::vector<Child> children_;
   std::vector<node::WorkerAddress> addresses_;
 };
@@ -69,6 +67,7 @@ node::HeadNodeOptions head_options(const std::string& model, const Workers& work
   options.epoch.n_ctx = 512;
   options.epoch.n_ubatch = kChunk;
   options.windows = cut.windows;
+  if (!cut.windows.empty()) options.workers.resize(cut.windows.size() - 1);
   options.rounds = cut.rounds;
   options.log = [](engine::LogLevel, const std::string&) {};
   return options;
@@ -114,7 +113,8 @@ TEST_P(ProcessRing, GivesTheBitsOfLibllama) {
 
   auto key = net::KeyPair::generate().value();
   const Workers workers(path.string(), key.public_key());
-  for (const Cut& cut : {Cut{{2, 2, 2, 2}, 1}, Cut{{1, 4, 1, 2}, 1}, Cut{{1, 1, 1, 1}, 2}, Cut{{}, 1}}) {
+  for (const Cut& cut : {Cut{{8}, 1}, Cut{{4, 4}, 1}, Cut{{2, 2, 2, 2}, 1}, Cut{{1, 4, 1, 2}, 1},
+                         Cut{{1, 1, 1, 1}, 2}, Cut{{}, 1}}) {
     SCOPED_TRACE(std::format("{} windows of the head first {}, {} rounds", GetParam(),
                              cut.windows.empty() ? 0 : cut.windows[0], cut.rounds));
     auto head = node::HeadNode::start(head_options(path.string(), workers, cut), key.clone());

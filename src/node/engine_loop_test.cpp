@@ -1,0 +1,188 @@
+// The engine thread's loop on a filled channel, and what overtakes it.
+#include "node/engine_loop.h"
+
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "support/test_models.h"
+#include "support/value_of.h"
+
+namespace hearth::node {
+namespace {
+
+using testing::value_of;
+
+DeviceKey key_of(std::uint8_t n) {
+  DeviceKey key;
+  key.bytes.fill(n);
+  return key;
+}
+
+// A worker between the head, which has no layers, and the head again.
+class Loop : public ::testing::Test {
+ protected:
+  Loop()
+      : model_(value_of(model::ModelFile::open(testing::test_model(testing::small_spec("llama", "Q4_0"))))),
+        backend_(value_of(compute::Backend::cpu(1))),
+        executor_(model_, *backend_, 1,
+                  ExecutorSink{
+                      .send = [this](const DeviceKey&,
+                                     std::vector<std::uint8_t> frame) { sent_.push_back(std::move(frame)); },
+                      .finished = {}}) {
+    hooks_ = {
+        .loaded = [this](
+                      std::uint32_t epoch,
+                      Result<engine::LoadReport> report) { loaded_.emplace_back(epoch, std::move(report)); },
+        .broken = [this](std::uint32_t epoch, Error error) { broken_.emplace_back(epoch, std::move(error)); },
+        .load_progress =
+            [this](std::uint64_t, std::uint64_t) {
+              if (on_progress_) on_progress_();
+            },
+        .freed = [this](std::uint32_t epoch) { freed_.push_back(epoch); }};
+  }
+
+  [[nodiscard]] wire::Prepare plan(std::uint32_t epoch) const {
+    wire::Prepare plan{.epoch = epoch,
+                       .n_layer = model_.params().n_layer,
+                       .n_ctx = 64,
+                       .n_ubatch = 16,
+                       .steps = {{1, 0, model_.params().n_layer}}};
+    plan.members = {{.name = "head", .key = key_of(1), .address = {"127.0.0.1", 1, 2}},
+                    {.name = "worker", .key = key_of(2), .address = {"127.0.0.1", 3, 4}}};
+    return plan;
+  }
+  // Batch `id` of one token at position id - 1.
+  [[nodiscard]] FrameArrived frame(std::uint32_t epoch, std::uint64_t id, float value = 0.5F) const {
+    wire::BatchFrame frame{.epoch = epoch, .batch = {.id = id}, .n_embd = model_.params().n_embd};
+    frame.batch.tokens = {{.position = static_cast<std::int32_t>(id) - 1,
+                           .cell = static_cast<std::uint32_t>(id) - 1,
+                           .sequences = wire::SequenceSet::of(0),
+                           .output = true}};
+    const std::vector<float> row(model_.params().n_embd, value);
+    EXPECT_TRUE(wire::encode_hidden(frame.encoding, row, frame.n_embd, frame.hidden));
+    std::vector<std::uint8_t> bytes;
+    wire::encode(frame, bytes);
+    return {key_of(1), std::move(bytes)};
+  }
+  // Everything that is queued, then the end.
+  void run() {
+    inputs_.close();
+    run_engine(inputs_, recalls_, executor_, nullptr, hooks_, 1ULL << 40);
+  }
+  [[nodiscard]] bool operations_only(std::size_t sent) const {
+    const auto n_steps = std::uint16_t{1};
+    return value_of(wire::decode_batch_frame(
+                        sent_[sent],
+                        {.n_ctx = 64, .n_ubatch = 16, .n_embd = model_.params().n_embd, .n_steps = n_steps}))
+        .batch.operations_only;
+  }
+
+  model::ModelFile model_;
+  std::unique_ptr<compute::Backend> backend_;
+  std::vector<std::vector<std::uint8_t>> sent_;
+  std::vector<std::pair<std::uint32_t, Result<engine::LoadReport>>> loaded_;
+  std::vector<std::pair<std::uint32_t, Error>> broken_;
+  std::vector<std::uint32_t> freed_;
+  std::function<void()> on_progress_;
+  Recalls recalls_;
+  Channel<EngineInput> inputs_{64};
+  EngineLoopHooks hooks_;
+  Executor executor_;
+};
+
+TEST_F(Loop, ComputesWhatComesInOrder) {
+  inputs_.send(LoadPlan{plan(5), 1});
+  for (std::uint64_t id = 1; id <= 3; ++id) inputs_.send(frame(5, id));
+  inputs_.send(FreePlan{5});
+  run();
+  ASSERT_EQ(loaded_.size(), 1U);
+  EXPECT_TRUE(loaded_[0].second);
+  ASSERT_EQ(sent_.size(), 3U);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(value_of(wire::peek_batch_frame(sent_[i])).batch, i + 1);
+    EXPECT_FALSE(operations_only(i));
+  }
+  EXPECT_EQ(freed_, std::vector<std::uint32_t>{5});
+  EXPECT_TRUE(broken_.empty());
+}
+
+TEST_F(Loop, ACancelOvertakesTheFramesThatWait) {
+  inputs_.send(LoadPlan{plan(5), 1});
+  for (std::uint64_t id = 1; id <= 4; ++id) inputs_.send(frame(5, id));
+  // Said after the frames were queued, and before the engine sees the first of them.
+  hooks_.loaded = [this](std::uint32_t, const Result<engine::LoadReport>&) {
+    recalls_.add_batches({5, 2, 3});
+  };
+  run();
+  ASSERT_EQ(sent_.size(), 4U) << "a cancelled batch still passes";
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(operations_only(i), i == 1 || i == 2) << i;
+}
+
+TEST_F(Loop, TheEndOfAnEpochOvertakesItsFrames) {
+  inputs_.send(LoadPlan{plan(5), 1});
+  for (std::uint64_t id = 1; id <= 3; ++id) inputs_.send(frame(5, id));
+  inputs_.send(FreePlan{5});
+  inputs_.send(LoadPlan{plan(5), 1});  // the same number again, by a head that was started anew
+  inputs_.send(frame(5, 1));
+  int loads = 0;
+  hooks_.loaded = [&](std::uint32_t, const Result<engine::LoadReport>& report) {
+    EXPECT_TRUE(report);
+    if (++loads == 1) recalls_.add_epoch(5);
+  };
+  run();
+  EXPECT_EQ(loads, 2);
+  EXPECT_EQ(sent_.size(), 1U) << "of the second life alone";
+  EXPECT_TRUE(broken_.empty()) << "dropped frames are no error";
+}
+
+TEST_F(Loop, TheEndOfAnEpochEndsItsLoad) {
+  inputs_.send(LoadPlan{plan(5), 1});
+  inputs_.send(FreePlan{5});
+  int steps = 0;
+  on_progress_ = [&] {
+    if (++steps == 2) recalls_.add_epoch(5);
+  };
+  run();
+  if (steps == 0) GTEST_SKIP() << "this CPU has no other layout for Q4_0: nothing is copied";
+  EXPECT_EQ(steps, 2);
+  ASSERT_EQ(loaded_.size(), 1U);
+  ASSERT_FALSE(loaded_[0].second);
+  EXPECT_EQ(loaded_[0].second.error().code, ErrorCode::kCancelled);
+  EXPECT_FALSE(executor_.holds(5));
+  EXPECT_FALSE(recalls_.has(5));
+}
+
+TEST_F(Loop, AStepOfAnEpochThatIsOverEndsBetweenTwoNodes) {
+  // The graph itself asks; without a recall it runs to its end.
+  int asked = 0;
+  value_of(executor_.load(plan(5), 1, {}));
+  executor_.abort_when([&](std::uint32_t epoch) {
+    EXPECT_EQ(epoch, 5U);
+    return ++asked == 7;
+  });
+  const FrameArrived first = frame(5, 1);
+  const auto outcome = executor_.on_frame(first.from, first.bytes);
+  ASSERT_FALSE(outcome);
+  EXPECT_EQ(outcome.error().error.code, ErrorCode::kCancelled) << outcome.error().error.message;
+  EXPECT_EQ(asked, 7);
+  EXPECT_TRUE(sent_.empty());
+  executor_.free(5);
+  const ExecutorCounters& counters = executor_.counters();
+  EXPECT_EQ(counters.steps_done, counters.steps_accepted) << "nothing looks stuck afterwards";
+}
+
+TEST_F(Loop, AFailureEndsItsEpochAndSaysWhy) {
+  inputs_.send(LoadPlan{plan(5), 1});
+  inputs_.send(frame(5, 2));  // where batch 1 is expected
+  inputs_.send(frame(5, 1));
+  run();
+  ASSERT_EQ(broken_.size(), 1U);
+  EXPECT_EQ(broken_[0].first, 5U);
+  EXPECT_EQ(broken_[0].second.code, ErrorCode::kProtocol);
+  EXPECT_TRUE(sent_.empty());
+  EXPECT_FALSE(executor_.holds(5));
+}
+
+}  // namespace
+}  // namespace hearth::node
