@@ -341,10 +341,10 @@ TEST_F(HostileHub, AFloodOfStrangersIsReportedAFewTimesOnly) {
     tcp.send("rubbish that is long enough to be no greeting at all");
     EXPECT_TRUE(tcp.closed_within(kPatience, [&] { poll(); }));
   }
+  EXPECT_TRUE(poll_until([&] { return !refusals_.empty(); }));
   const auto seconds =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - start).count() + 2;
   EXPECT_LE(refusals_.size(), static_cast<std::size_t>(2 * seconds));
-  EXPECT_GE(refusals_.size(), 1U);
 }
 
 // The key check itself.
