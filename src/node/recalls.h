@@ -25,6 +25,7 @@ class Recalls {
   void add_epoch(std::uint32_t epoch) {
     const std::lock_guard lock(mutex_);
     epochs_.insert(epoch);
+    has_epochs_ = true;
   }
   void add_batches(const Batches& batches) {
     const std::lock_guard lock(mutex_);
@@ -32,7 +33,9 @@ class Recalls {
     has_batches_ = true;
   }
 
+  // Cheap while there is none: computing asks between any two nodes of a graph.
   [[nodiscard]] bool has(std::uint32_t epoch) const {
+    if (!has_epochs_) return false;
     const std::lock_guard lock(mutex_);
     return epochs_.contains(epoch);
   }
@@ -45,13 +48,14 @@ class Recalls {
   void forget(std::uint32_t epoch) {
     const std::lock_guard lock(mutex_);
     epochs_.erase(epoch);
+    has_epochs_ = !epochs_.empty();
   }
 
  private:
   mutable std::mutex mutex_;
   std::set<std::uint32_t> epochs_;
   std::vector<Batches> batches_;
-  std::atomic<bool> has_batches_{false};
+  std::atomic<bool> has_epochs_{false}, has_batches_{false};
 };
 
 }  // namespace hearth::node
