@@ -104,8 +104,8 @@ Result<Ring> start_ring(const Flags& flags) {
     HEARTH_TRY(Child child, Child::spawn(arguments));
     ring.children.push_back(std::move(child));
   }
-  for (std::size_t i = 0; i < ring.children.size(); ++i) {
-    auto line = ring.children[i].read_line(kWorkerStart);
+  for (Child& child : ring.children) {
+    auto line = child.read_line(kWorkerStart);
     if (!line) return fail(line.error().code, "a worker of the demo did not start: {}", line.error().message);
     HEARTH_TRY(auto address, parse_worker(*line));
     options.workers.push_back(std::move(address));

@@ -70,6 +70,14 @@ class HostileHub : public ::testing::Test {
     while (std::chrono::steady_clock::now() < deadline) poll();
     EXPECT_TRUE(messages_.empty());
   }
+  // A listed device that hub_ has a link to.
+  std::unique_ptr<Hub> linked_friend() {
+    auto other = make_test_hub(friend_keys_);
+    allow(*other, {hub_->key()});
+    EXPECT_TRUE(hub_->connect(other->key(), local(*other), kPatience));
+    (void)wait_for<PeerUpEvent>(*hub_, {other.get()});
+    return other;
+  }
   // Whatever happened before: a listed device can still link and be heard.
   void expect_still_serving() {
     auto other = make_test_hub(friend_keys_);
@@ -291,10 +299,7 @@ TEST_F(HostileHub, AListedClientThatBreaksTheRulesAndIgnoresTheAnswerIsCutOff) {
 }
 
 TEST_F(HostileHub, ABrokenRuleEndsTheLinkToThatPeer) {
-  auto other = make_test_hub(friend_keys_);
-  allow(*other, {hub_->key()});
-  ASSERT_TRUE(hub_->connect(other->key(), local(*other), kPatience));
-  (void)wait_for<PeerUpEvent>(*hub_, {other.get()});
+  const auto other = linked_friend();
   auto client = friendly_client();
   client->send_open();
   client->send_frame(FrameKind::kMessage, 7);
@@ -305,10 +310,7 @@ TEST_F(HostileHub, ABrokenRuleEndsTheLinkToThatPeer) {
 }
 
 TEST_F(HostileHub, ARuleBrokenDuringAFlushEndsTheLinkAndTheFlush) {
-  auto other = make_test_hub(friend_keys_);
-  allow(*other, {hub_->key()});
-  ASSERT_TRUE(hub_->connect(other->key(), local(*other), kPatience));
-  (void)wait_for<PeerUpEvent>(*hub_, {other.get()});
+  const auto other = linked_friend();
   auto client = friendly_client();
   client->send_open();
   client->send_frame(FrameKind::kMessage, 7);
