@@ -59,7 +59,9 @@ void connect(Device& device, const DeviceKey& peer, const wire::Address& address
       device.early.push_back(std::move(message->bytes));
       continue;
     }
-    if (!event || std::holds_alternative<net::PeerGoneEvent>(*event)) die("no link to the other process");
+    if (!event || std::holds_alternative<net::PeerGoneEvent>(*event))
+      die("no link to the other process: " +
+          (event ? std::get<net::PeerGoneEvent>(*event).reason.message : "nothing came"));
   }
 }
 

@@ -1,4 +1,5 @@
-// What strangers and broken peers can send to a ZeroMQ hub, and what it does about each.
+// What strangers and broken peers can send to the control lane of a hub over TCP, and what it does about
+// each. The data lane's strangers are in data_hostile_test.cpp.
 #include <algorithm>
 #include <memory>
 #include <random>
@@ -32,11 +33,9 @@ class HostileHub : public ::testing::Test {
     allow(*hub_, {friend_keys_.public_key()});
   }
 
-  [[nodiscard]] std::uint16_t port(Lane lane) const {
-    return lane == Lane::kControl ? hub_->address().control_port : hub_->address().data_port;
-  }
-  [[nodiscard]] std::unique_ptr<RawClient> friendly_client(Lane lane = Lane::kControl) const {
-    return std::make_unique<RawClient>(port(lane), &hub_keys_.public_key(), &friend_keys_);
+  [[nodiscard]] std::uint16_t port() const { return hub_->address().control_port; }
+  [[nodiscard]] std::unique_ptr<RawClient> friendly_client() const {
+    return std::make_unique<RawClient>(port(), &hub_keys_.public_key(), &friend_keys_);
   }
 
   // Polls the hub once and keeps what it says.
@@ -98,20 +97,17 @@ class HostileHub : public ::testing::Test {
   std::vector<RefusedEvent> refusals_;
 };
 
-TEST_F(HostileHub, APlaintextPeerIsRefusedOnBothLanes) {
-  for (const Lane lane : {Lane::kControl, Lane::kData}) {
-    refusals_.clear();
-    RawClient client(port(lane), nullptr, nullptr);
-    client.send(text("hello"));
-    EXPECT_TRUE(client.sees(kHandshakeFailed, kPatience, [&] { poll(); }));
-    // Which of the two sides closes first is a race; both see that the mechanisms differ.
-    EXPECT_TRUE(poll_until([&] { return !refusals_.empty(); }));
-    EXPECT_TRUE(refusals_.back().reason.contains("offered no encryption") ||
-                refusals_.back().reason.contains("before it proved a key"))
-        << refusals_.back().reason;
-    // Unknown when the connection was gone before it could be asked.
-    EXPECT_TRUE(refusals_.back().address == "127.0.0.1" || refusals_.back().address.empty());
-  }
+TEST_F(HostileHub, APlaintextPeerIsRefused) {
+  RawClient client(port(), nullptr, nullptr);
+  client.send(text("hello"));
+  EXPECT_TRUE(client.sees(kHandshakeFailed, kPatience, [&] { poll(); }));
+  // Which of the two sides closes first is a race; both see that the mechanisms differ.
+  EXPECT_TRUE(poll_until([&] { return !refusals_.empty(); }));
+  EXPECT_TRUE(refusals_.back().reason.contains("offered no encryption") ||
+              refusals_.back().reason.contains("before it proved a key"))
+      << refusals_.back().reason;
+  // Unknown when the connection was gone before it could be asked.
+  EXPECT_TRUE(refusals_.back().address == "127.0.0.1" || refusals_.back().address.empty());
   expect_nothing_delivered();
   expect_still_serving();
 }
@@ -120,7 +116,7 @@ TEST_F(HostileHub, AGreetingWithoutEncryptionIsNamed) {
   // Not a libzmq client: it waits to be closed, so the hub's side of the story is certain.
   for (const char* mechanism : {"NULL", "PLAIN", "GSSAPI", "", "CURVEX"}) {
     refusals_.clear();
-    RawTcp tcp(port(Lane::kControl));
+    RawTcp tcp(port());
     tcp.send(greeting(mechanism));
     EXPECT_TRUE(tcp.closed_within(kPatience, [&] { poll(); })) << mechanism;
     EXPECT_TRUE(wait_for_refusal("offered no encryption"));
@@ -129,7 +125,7 @@ TEST_F(HostileHub, AGreetingWithoutEncryptionIsNamed) {
 
 TEST_F(HostileHub, EveryPlaintextSocketTypeIsRefused) {
   for (const int type : {ZMQ_REQ, ZMQ_ROUTER, ZMQ_PUB, ZMQ_SUB, ZMQ_PUSH, ZMQ_PULL, ZMQ_PAIR}) {
-    RawClient client(port(Lane::kControl), nullptr, nullptr, type);
+    RawClient client(port(), nullptr, nullptr, type);
     EXPECT_TRUE(client.sees(kHandshakeFailed, kPatience, [&] { poll(); })) << type;
   }
   expect_nothing_delivered();
@@ -141,14 +137,14 @@ TEST_F(HostileHub, ThePlainMechanismIsRefused) {
   socket.set(ZMQ_LINGER, 0);
   socket.set(ZMQ_PLAIN_USERNAME, std::string("root"));
   socket.set(ZMQ_PLAIN_PASSWORD, std::string("password"));
-  ASSERT_EQ(zmq_connect(socket.get(), std::format("tcp://127.0.0.1:{}", port(Lane::kControl)).c_str()), 0);
+  ASSERT_EQ(zmq_connect(socket.get(), std::format("tcp://127.0.0.1:{}", port()).c_str()), 0);
   EXPECT_TRUE(poll_until([&] { return !refusals_.empty(); }));
   expect_nothing_delivered();
 }
 
 TEST_F(HostileHub, AnUnknownKeyIsRefused) {
   const KeyPair stranger = new_keys();
-  RawClient client(port(Lane::kData), &hub_keys_.public_key(), &stranger);
+  RawClient client(port(), &hub_keys_.public_key(), &stranger);
   client.send_open();
   client.send_frame(FrameKind::kMessage, 1);
   EXPECT_TRUE(client.sees(ZMQ_EVENT_HANDSHAKE_FAILED_AUTH, kPatience, [&] { poll(); }));
@@ -159,7 +155,7 @@ TEST_F(HostileHub, AnUnknownKeyIsRefused) {
 
 TEST_F(HostileHub, AClientThatExpectsAnotherServerKeyIsRefused) {
   const KeyPair other = new_keys();
-  RawClient client(port(Lane::kControl), &other.public_key(), &friend_keys_);
+  RawClient client(port(), &other.public_key(), &friend_keys_);
   EXPECT_TRUE(wait_for_refusal("another key"));
   expect_nothing_delivered();
 }
@@ -173,7 +169,7 @@ TEST_F(HostileHub, APublicKeyWithoutItsSecretIsRefused) {
   socket.set(ZMQ_CURVE_SERVERKEY, hub_keys_.public_key().bytes);
   socket.set(ZMQ_CURVE_PUBLICKEY, friend_keys_.public_key().bytes);
   socket.set(ZMQ_CURVE_SECRETKEY, thief.secret());
-  ASSERT_EQ(zmq_connect(socket.get(), std::format("tcp://127.0.0.1:{}", port(Lane::kControl)).c_str()), 0);
+  ASSERT_EQ(zmq_connect(socket.get(), std::format("tcp://127.0.0.1:{}", port()).c_str()), 0);
   EXPECT_TRUE(poll_until([&] { return !refusals_.empty(); }));
   expect_nothing_delivered();
 }
@@ -181,7 +177,7 @@ TEST_F(HostileHub, APublicKeyWithoutItsSecretIsRefused) {
 TEST_F(HostileHub, RandomBytesAreClosed) {
   std::mt19937 random(1);
   for (int i = 0; i < 40; ++i) {
-    RawTcp tcp(port(i % 2 == 0 ? Lane::kControl : Lane::kData));
+    RawTcp tcp(port());
     std::string bytes(1 + random() % 5000, '\0');
     for (char& c : bytes) c = static_cast<char>(random());
     if (i % 4 == 1) bytes = greeting("CURVE") + bytes;
@@ -194,7 +190,7 @@ TEST_F(HostileHub, RandomBytesAreClosed) {
 }
 
 TEST_F(HostileHub, AnHttpRequestIsClosed) {
-  RawTcp tcp(port(Lane::kControl));
+  RawTcp tcp(port());
   tcp.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_TRUE(tcp.closed_within(kPatience, [&] { poll(); }));
   EXPECT_TRUE(wait_for_refusal("without a word"));
@@ -202,8 +198,8 @@ TEST_F(HostileHub, AnHttpRequestIsClosed) {
 }
 
 TEST_F(HostileHub, AConnectionThatSaysNothingIsClosedAfterTheHandshakeTime) {
-  RawTcp silent(port(Lane::kControl));
-  RawTcp halfway(port(Lane::kData));
+  RawTcp silent(port());
+  RawTcp halfway(port());
   halfway.send(greeting("CURVE"));
   EXPECT_TRUE(silent.closed_within(kPatience, [&] { poll(); }));
   EXPECT_TRUE(halfway.closed_within(kPatience, [&] { poll(); }));
@@ -220,7 +216,7 @@ TEST_F(HostileHub, AGreetingWithHugeLengthsIsClosedWithoutAllocating) {
   };
   for (const std::string& length : lengths) {
     for (const char flags : {'\x06', '\x02', '\x03', '\x07'}) {
-      RawTcp tcp(port(Lane::kControl));
+      RawTcp tcp(port());
       tcp.send(greeting("CURVE") + flags + length + std::string(1000, 'x'));
       EXPECT_TRUE(tcp.closed_within(kPatience, [&] { poll(); }));
     }
@@ -276,7 +272,7 @@ TEST_F(HostileHub, AMultiPartMessageClosesThePeer) {
 
 TEST_F(HostileHub, AListedClientThatKnowsNoFramesIsClosed) {
   for (const Bytes& bytes : {Bytes{}, Bytes(7), Bytes(8, 0xff), text("GET / HTTP/1.1")}) {
-    auto client = friendly_client(Lane::kData);
+    auto client = friendly_client();
     client->send(bytes);
     EXPECT_TRUE(client->sees(ZMQ_EVENT_DISCONNECTED, kPatience, [&] { poll(); }));
   }
@@ -327,7 +323,7 @@ TEST_F(HostileHub, ARuleBrokenDuringAFlushEndsTheLinkAndTheFlush) {
 
 TEST_F(HostileHub, ConnectionsAreLimited) {
   std::vector<std::unique_ptr<RawTcp>> crowd;
-  for (int i = 0; i < 40; ++i) crowd.push_back(std::make_unique<RawTcp>(port(Lane::kControl)));
+  for (int i = 0; i < 40; ++i) crowd.push_back(std::make_unique<RawTcp>(port()));
   EXPECT_TRUE(wait_for_refusal("too many connections"));
   crowd.clear();
   expect_still_serving();
@@ -339,7 +335,7 @@ TEST_F(HostileHub, AFloodOfStrangersIsReportedAFewTimesOnly) {
   hub_ = make_test_hub(hub_keys_, limits);
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < 100; ++i) {
-    RawTcp tcp(port(Lane::kControl));
+    RawTcp tcp(port());
     tcp.send("rubbish that is long enough to be no greeting at all");
     EXPECT_TRUE(tcp.closed_within(kPatience, [&] { poll(); }));
   }
@@ -353,7 +349,7 @@ TEST_F(HostileHub, AFloodOfStrangersIsReportedAFewTimesOnly) {
 
 TEST(KeyCheck, NothingBindsWithoutAHandler) {
   ZmqContext context;
-  const auto bound = bind_lane(context, Lane::kControl, new_keys(), "127.0.0.1", 0, {});
+  const auto bound = bind_control(context, new_keys(), "127.0.0.1", 0, {});
   ASSERT_FALSE(bound);
   EXPECT_EQ(bound.error().code, ErrorCode::kUnauthorized);
   EXPECT_TRUE(bound.error().message.contains("every key would be accepted")) << bound.error().message;
@@ -365,7 +361,7 @@ TEST(KeyCheck, NothingBindsAfterTheHandlerStopped) {
   ASSERT_TRUE(handler) << handler.error().message;
   EXPECT_TRUE(zap_self_test(context, kPatience));
   handler->reset();
-  const auto bound = bind_lane(context, Lane::kData, new_keys(), "127.0.0.1", 0, {});
+  const auto bound = bind_control(context, new_keys(), "127.0.0.1", 0, {});
   ASSERT_FALSE(bound);
   EXPECT_EQ(bound.error().code, ErrorCode::kUnauthorized);
 }
@@ -376,7 +372,7 @@ TEST(KeyCheck, ABoundSocketRefusesEveryKeyOnceTheHandlerStopped) {
   ASSERT_TRUE(handler);
   const KeyPair server = new_keys(), client_keys = new_keys();
   (*handler)->allow({client_keys.public_key()});
-  auto bound = bind_lane(context, Lane::kControl, server, "127.0.0.1", 0, {});
+  auto bound = bind_control(context, server, "127.0.0.1", 0, {});
   ASSERT_TRUE(bound) << bound.error().message;
   {
     RawClient accepted(bound->port, &server.public_key(), &client_keys);
@@ -544,11 +540,10 @@ TEST(Listening, AReceiverThatAnswersRubbishEndsTheLink) {
   const KeyPair server = new_keys();
   auto hub = make_test_hub(new_keys());
   (*handler)->allow({hub->key()});
-  auto control = bind_lane(context, Lane::kControl, server, "127.0.0.1", 0, {});
-  auto data = bind_lane(context, Lane::kData, server, "127.0.0.1", 0, {});
-  ASSERT_TRUE(control && data);
+  auto control = bind_control(context, server, "127.0.0.1", 0, {});
+  ASSERT_TRUE(control);
   for (const Bytes& answer : {Bytes{}, Bytes(8, 0xff), text("rubbish!"), Bytes{9, 0, 0, 0, 0, 0, 0, 3}}) {
-    ASSERT_TRUE(hub->connect(server.public_key(), {"127.0.0.1", control->port, data->port}, kPatience));
+    ASSERT_TRUE(hub->connect(server.public_key(), {"127.0.0.1", control->port, 1}, kPatience));
     ZmqMessage id;
     // The opening frame of this link; what follows an earlier one is passed over.
     for (const auto deadline = std::chrono::steady_clock::now() + kPatience;;) {

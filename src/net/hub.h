@@ -5,7 +5,10 @@
 // delivered later. Every message that poll() returns comes from a device whose key is on the allow-list;
 // `from` is proven by the handshake.
 //
-// Thread contract: one thread owns a Hub. Only wake() may be called from any thread.
+// Thread contract: one thread, *control*, owns a Hub. wake() and wake_receiver() may be called from any
+// thread. After separate_data() a second thread, *data*, sends and receives on the data lane: send(…, kData,
+// …) and receive() are its own then, and poll() gives it no data messages. So a frame goes from the thread
+// that computed it to the one that computes on it without a third between them.
 #pragma once
 
 #include <chrono>
@@ -90,6 +93,18 @@ class Hub {
 
   // Makes a waiting or the next poll() return WokenEvent. Any thread; several wakes may become one.
   virtual void wake() = 0;
+
+  // Before the data thread begins.
+  virtual void separate_data() = 0;
+  // The next data message, waiting without end; nothing after wake_receiver(), at once where it was called
+  // before.
+  [[nodiscard]] virtual std::optional<MessageEvent> receive() = 0;
+  // The same without waiting; a wake is left for receive().
+  [[nodiscard]] virtual std::optional<MessageEvent> try_receive() = 0;
+  // Any thread; several wakes may become one.
+  virtual void wake_receiver() = 0;
+  // Whose data messages came since the last call (control thread).
+  [[nodiscard]] virtual std::vector<DeviceKey> take_data_senders() = 0;
 };
 
 }  // namespace hearth::net

@@ -19,13 +19,29 @@ IncomingLinks::Connection& IncomingLinks::find_or_add(Lane lane, const std::stri
   Connections& connections = connections_[static_cast<int>(lane)];
   const auto found = connections.find(id);
   if (found != connections.end()) return found->second;
-  return connections.emplace(id, Connection{.from = from, .link = {}, .tag = tag}).first->second;
+  return connections.emplace(id, Connection{.from = from, .link = {}, .tag = tag, .data_secret = {}})
+      .first->second;
 }
 
 void IncomingLinks::refuse(Lane lane, const std::string& id, const DeviceKey& from,
                            const ClosedReason& reason, int tag) {
   if (Connection& connection = find_or_add(lane, id, from, tag); !connection.closed)
     close(lane, id, connection, reason);
+}
+
+std::optional<IncomingLinks::DataLane> IncomingLinks::awaited_data_lane(LinkId link) const {
+  for (const auto& [id, data] : connections_[static_cast<int>(Lane::kData)])
+    if (!data.closed && data.link == link) return std::nullopt;
+  for (const auto& [id, control] : connections_[static_cast<int>(Lane::kControl)])
+    if (!control.closed && control.link == link && control.data_secret)
+      return DataLane{.from = control.from, .secret = *control.data_secret};
+  return std::nullopt;
+}
+
+void IncomingLinks::forget(Lane lane, const std::string& connection) {
+  connections_[static_cast<int>(lane)].erase(connection);
+  std::erase_if(closed_,
+                [&](const auto& closed) { return closed.first == lane && closed.second == connection; });
 }
 
 std::set<DeviceKey> IncomingLinks::connected_keys() const {
@@ -69,6 +85,15 @@ IncomingLinks::Outcome IncomingLinks::receive(Lane lane, const std::string& id, 
     case FrameKind::kFlush:
       if (!payload.empty()) return violate(lane, id, connection, "sent a flush frame with contents");
       return Outcome{.action = Action::kAnswerFlush, .sequence = header->sequence, .violation = {}};
+    case FrameKind::kDataKey: {
+      StreamSecret secret;
+      if (lane != Lane::kControl || payload.size() != secret.size() || connection.data_secret)
+        return violate(lane, id, connection,
+                       "sent the key of a data lane at the wrong place or of the wrong size");
+      std::ranges::copy(payload, secret.begin());
+      connection.data_secret = secret;
+      return {};
+    }
     case FrameKind::kFlushed:
     case FrameKind::kClosed:
       break;

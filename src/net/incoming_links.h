@@ -21,6 +21,7 @@
 #include "base/device_key.h"
 #include "net/hub.h"
 #include "net/link_frame.h"
+#include "net/sealed_stream.h"
 
 namespace hearth::net {
 
@@ -60,6 +61,16 @@ class IncomingLinks {
   // Closes every connection of `key` (it left the allow-list).
   void close_key(const DeviceKey& key, const ClosedReason& reason);
 
+  // Whose data lane may open now, and the secret it is sealed with: that of a link which is current, has told
+  // its secret on the control lane, and has no data lane yet.
+  struct DataLane {
+    DeviceKey from;
+    StreamSecret secret;
+  };
+  [[nodiscard]] std::optional<DataLane> awaited_data_lane(LinkId link) const;
+  // A connection has ended: its link may open that lane no more, and nothing is remembered of it.
+  void forget(Lane lane, const std::string& connection);
+
   // Keys that have a connection which is not closed.
   [[nodiscard]] std::set<DeviceKey> connected_keys() const;
 
@@ -73,6 +84,7 @@ class IncomingLinks {
     std::uint64_t next_sequence = 0;
     bool closed = false;
     int tag = 0;
+    std::optional<StreamSecret> data_secret;  // control lane
   };
   struct Peer {
     std::optional<LinkId> current;

@@ -53,6 +53,9 @@ struct Endpoint {
   std::deque<Event> events;
   Refusals refusals;
   bool woken = false;
+  bool receiver_woken = false;
+  bool data_separate = false;
+  std::set<DeviceKey> data_senders;
   bool writable_again = false;
   std::condition_variable changed;
 
@@ -222,6 +225,37 @@ class InprocHub final : public Hub {
     self_.changed.notify_all();
   }
 
+  void separate_data() override {
+    const std::lock_guard lock(state_->mutex);
+    self_.data_separate = true;
+  }
+
+  [[nodiscard]] std::optional<MessageEvent> receive() override {
+    std::unique_lock lock(state_->mutex);
+    for (;;) {
+      if (auto message = take_data()) return message;
+      if (std::exchange(self_.receiver_woken, false)) return std::nullopt;
+      self_.changed.wait(lock);
+    }
+  }
+
+  [[nodiscard]] std::optional<MessageEvent> try_receive() override {
+    const std::lock_guard lock(state_->mutex);
+    return take_data();
+  }
+
+  void wake_receiver() override {
+    const std::lock_guard lock(state_->mutex);
+    self_.receiver_woken = true;
+    self_.changed.notify_all();
+  }
+
+  [[nodiscard]] std::vector<DeviceKey> take_data_senders() override {
+    const std::lock_guard lock(state_->mutex);
+    const auto senders = std::exchange(self_.data_senders, {});
+    return {senders.begin(), senders.end()};
+  }
+
  private:
   static std::uint16_t port_of(const Endpoint& endpoint) { return endpoint.address.control_port; }
 
@@ -234,7 +268,15 @@ class InprocHub final : public Hub {
       self_.events.pop_front();
       return event;
     }
-    return take_message(Lane::kData);
+    return self_.data_separate ? std::nullopt : take_message(Lane::kData);
+  }
+
+  std::optional<MessageEvent> take_data() {
+    auto event = take_message(Lane::kData);
+    if (!event) return std::nullopt;
+    auto message = std::get<MessageEvent>(*std::move(event));
+    self_.data_senders.insert(message.from);
+    return message;
   }
 
   std::optional<Event> take_message(Lane lane) {

@@ -26,7 +26,7 @@ std::optional<FrameHeader> read_header(std::span<const std::uint8_t> frame) {
   if (frame.size() < kFrameHeaderBytes) return std::nullopt;
   const std::uint64_t word = get_u64(frame.data());
   const auto kind = static_cast<std::uint8_t>(word >> 56);
-  if (kind > static_cast<std::uint8_t>(FrameKind::kClosed)) return std::nullopt;
+  if (kind > static_cast<std::uint8_t>(FrameKind::kDataKey)) return std::nullopt;
   return FrameHeader{static_cast<FrameKind>(kind), word & kMaxSequence};
 }
 

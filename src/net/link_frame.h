@@ -1,4 +1,4 @@
-// LinkFrame: the 8 bytes that a hub puts before every message on a ZeroMQ link. docs/reference/link.md is the
+// LinkFrame: the 8 bytes that a hub puts before every message on a link. docs/reference/link.md is the
 // format page.
 //
 // Little-endian 64-bit number: the kind in the top byte, the sequence number below it. Sequence numbers start
@@ -28,6 +28,7 @@ enum class FrameKind : std::uint8_t {
   kFlush = 2,    // sender -> receiver: answer with kFlushed once everything before was received
   kFlushed = 3,  // receiver -> sender: everything up to this sequence number was received
   kClosed = 4,   // receiver -> sender: this connection is refused; payload: code, reason
+  kDataKey = 5,  // sender -> receiver, control lane: the secret of this link's data lane
 };
 
 struct FrameHeader {

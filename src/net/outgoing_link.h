@@ -1,10 +1,10 @@
-// OutgoingLink: one connect() of a ZeroMQ hub: two DEALER sockets, one per lane, from the first attempt to
-// the end.
+// OutgoingLink: one connect() of a hub over TCP: a DEALER socket for the control lane, a DataStream for the
+// data lane, from the first attempt to the end.
 //
 // Until both lanes are up, attempts are repeated with growing pauses until the deadline. Once up, the first
 // break ends the link for good: sockets never reconnect, so nothing stale can be delivered later.
 //
-// Thread contract: belongs to the hub's thread.
+// Thread contract: guarded by the hub's lock.
 #pragma once
 
 #include <chrono>
@@ -15,6 +15,7 @@
 
 #include <poll.h>
 
+#include "net/data_stream.h"
 #include "net/hub.h"
 #include "net/link_frame.h"
 #include "net/zmq_socket.h"
@@ -28,6 +29,7 @@ using Clock = std::chrono::steady_clock;
 struct Watch {
   int descriptor = -1;
   bool ready = true;
+  short events = POLLIN;
 };
 struct WatchList {
   std::vector<pollfd> descriptors;
@@ -37,7 +39,7 @@ struct WatchList {
     watches.clear();
   }
   void add(Watch& watch) {
-    descriptors.push_back({watch.descriptor, POLLIN, 0});
+    descriptors.push_back({watch.descriptor, watch.events, 0});
     watches.push_back(&watch);
   }
 };
@@ -69,10 +71,11 @@ class OutgoingLink {
   [[nodiscard]] Clock::time_point next_timer() const;
   void watch(WatchList& list);
 
-  [[nodiscard]] bool is_up(Lane lane) const { return lanes_[static_cast<int>(lane)].established; }
   [[nodiscard]] SendStatus send(Lane lane, std::span<const std::uint8_t> message);
   // True once after a lane that refused a message can take one again.
   [[nodiscard]] bool take_writable();
+  // The data lane has more to write, or has failed: whoever waits for its descriptor must look again.
+  [[nodiscard]] bool data_needs_service() const;
 
   // Asks the receiver to confirm what was sent so far; false when the lane is full.
   [[nodiscard]] bool send_flush(Lane lane);
@@ -80,8 +83,8 @@ class OutgoingLink {
   [[nodiscard]] bool is_flushed(Lane lane) const;
 
  private:
-  // kOpening: the control lane's opening frame is sent, the receiver has not confirmed it. The data lane
-  // waits for that confirmation and then needs none of its own.
+  // kOpening: the lane's opening frame is on its way, the receiver has not confirmed it. The data lane begins
+  // when the control lane is up.
   enum class State : std::uint8_t { kAbsent, kWaiting, kConnecting, kHandshaken, kOpening, kUp };
 
   struct OneLane {
@@ -90,35 +93,45 @@ class OutgoingLink {
     std::vector<std::string> endpoints;
     std::size_t attempt = 0;
     Clock::time_point retry_at{};
-    ZmqSocket monitor;  // outlives socket
-    ZmqSocket socket;
-    Watch socket_watch;
-    Watch monitor_watch;
     bool wants_writable = false;  // send() was refused
-    bool can_write = false;       // when the socket was last read empty
+    bool can_write = false;       // there is room again
     std::uint64_t next_sequence = 0;
     std::uint64_t flush_sequence = 0;  // of the last flush frame
     std::uint64_t flushed = 0;         // confirmed
+    // The control lane's.
+    ZmqSocket monitor;  // outlives socket
+    ZmqSocket socket;
+    Watch monitor_watch;
+    // Of either: the ZeroMQ socket or the stream.
+    Watch socket_watch;
+    std::optional<DataStream> stream;
   };
 
+  [[nodiscard]] OneLane& control() { return lanes_[static_cast<int>(Lane::kControl)]; }
+  [[nodiscard]] OneLane& data() { return lanes_[static_cast<int>(Lane::kData)]; }
+  [[nodiscard]] const OneLane& data() const { return lanes_[static_cast<int>(Lane::kData)]; }
+
   void prepare(OneLane& lane, std::vector<std::string> endpoints);
-  void start_attempt(Lane which, OneLane& lane);
-  void service_lane(Lane which, OneLane& lane, Clock::time_point now);
-  void open_lane(Lane which, OneLane& lane);
-  void read_monitor(Lane which, OneLane& lane, Clock::time_point now);
-  void read_answers(Lane which, OneLane& lane);
-  void take_answer(Lane which, OneLane& lane, ZmqMessage& message);
+  void service_control(Clock::time_point now);
+  void service_data(Clock::time_point now);
+  void start_control();
+  void start_data(Clock::time_point now);
+  void open_control();
+  void read_monitor(Clock::time_point now);
+  void read_answers();
+  void take_answer(Lane which, std::span<const std::uint8_t> frame, bool whole);
   void lane_failed(OneLane& lane, Clock::time_point now);
   void restart(Clock::time_point now);
   void close(OneLane& lane);
-  bool ask_flush(OneLane& lane);
-  bool send_frame(OneLane& lane, FrameKind kind, std::span<const std::uint8_t> payload);
+  bool ask_flush(Lane which);
+  bool send_frame(Lane which, FrameKind kind, std::span<const std::uint8_t> payload);
   void end(ErrorCode code, std::string text);
   [[nodiscard]] std::string where(const OneLane& lane) const;
 
   Shared& shared_;
   DeviceKey peer_;
   LinkId id_;
+  StreamSecret data_secret_;
   OneLane lanes_[2];
   std::chrono::milliseconds timeout_;
   Clock::time_point deadline_;

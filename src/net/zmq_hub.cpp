@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <deque>
 #include <map>
+#include <mutex>
 #include <random>
 #include <set>
 #include <utility>
@@ -14,6 +15,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "net/data_listener.h"
 #include "net/incoming_links.h"
 #include "net/outgoing_link.h"
 #include "net/refusals.h"
@@ -28,6 +30,11 @@ namespace {
 constexpr std::chrono::milliseconds kCloseGrace{300};
 // Most messages that flush() takes in while it waits.
 constexpr std::size_t kMaxInbox = 1024;
+// While the data thread waits for frames itself, the control thread looks only this often whether it still
+// does: what arrives meanwhile is in the kernel's buffers.
+constexpr std::chrono::milliseconds kLookAfterReceiver{50};
+// Member of the data listener's ready set that is no connection.
+constexpr std::uint64_t kReceiverWake = 0;
 
 // Properties of a received message (libzmq names them in its draft header only).
 constexpr char kUserId[] = "User-Id";
@@ -82,9 +89,10 @@ std::uint64_t random_u64() {
 
 class ZmqHub final : public Hub {
  public:
-  ZmqHub(HubOptions options, WakePipe wake_pipe)
+  ZmqHub(HubOptions options, WakePipe wake_pipe, WakePipe receiver_pipe)
       : options_(std::move(options)),
         wake_pipe_(std::move(wake_pipe)),
+        receiver_pipe_(std::move(receiver_pipe)),
         shared_{context_, options_.keys, options_.limits, {random_u64(), 0}},
         incoming_(IncomingLinks::Limits{
             .max_bytes = {options_.limits.max_control_bytes, options_.limits.max_data_bytes}}),
@@ -105,14 +113,26 @@ class ZmqHub final : public Hub {
     woken_.store(true);
     wake_pipe_.signal();
   }
+  void separate_data() override { data_separate_ = true; }
+  [[nodiscard]] std::optional<MessageEvent> receive() override;
+  [[nodiscard]] std::optional<MessageEvent> try_receive() override {
+    const std::lock_guard lock(mutex_);
+    return take_data(ready_);
+  }
+  void wake_receiver() override {
+    const std::lock_guard lock(mutex_);
+    receiver_woken_ = true;
+    if (receiving_) receiver_pipe_.signal();
+  }
+  [[nodiscard]] std::vector<DeviceKey> take_data_senders() override;
 
  private:
   struct Connection {
     std::string address;
     bool heard = false;  // a frame came from it
   };
-  struct Listener {
-    BoundLane bound;
+  struct ControlListener {
+    BoundControl bound;
     Watch socket_watch;
     Watch monitor_watch;
     std::map<int, Connection> connections;  // by descriptor
@@ -127,29 +147,49 @@ class ZmqHub final : public Hub {
 
   std::optional<Event> take_event();
   std::optional<Event> take_message(Lane lane);
-  bool receive_one(Lane lane);
+  std::optional<MessageEvent> take_data(std::vector<std::uint64_t>& ready);
+  bool receive_one();
+  void receive_data(std::vector<std::uint64_t>& ready);
   void service(Clock::time_point now);
   void service_links(Clock::time_point now);
-  void service_listener(Lane lane, Clock::time_point now);
-  void connection_ended(Lane lane, int descriptor, Clock::time_point now);
+  void service_listener(Clock::time_point now);
+  void service_data(Clock::time_point now);
+  void connection_ended(int descriptor, Clock::time_point now);
   void close_refused_connections(Clock::time_point now);
-  bool answer(Lane lane, const std::string& connection, FrameHeader header, std::string_view payload);
+  bool answer(const std::string& connection, FrameHeader header, std::string_view payload);
   bool answer_closed(const IncomingLinks::Closing& closing);
   void violated(const DeviceKey& peer, std::string address, Error error);
   void report_refusal(Clock::time_point now, std::string address, std::string reason);
-  void wait_until(Clock::time_point deadline);
+  void wait_until(std::unique_lock<std::mutex>& lock, Clock::time_point deadline);
+  [[nodiscard]] bool has_room_for_data() const {
+    return inbox_[index(Lane::kData)].size() < static_cast<std::size_t>(options_.limits.data_high_water);
+  }
 
   HubOptions options_;
   wire::Address address_;
   WakePipe wake_pipe_;
   Watch wake_watch_;
   std::atomic<bool> woken_{false};
+  WakePipe receiver_pipe_;  // written to only while the data thread sleeps: it is in the ready set
+
+  // Guards all that follows; not held while a thread sleeps. The data thread only sends on and reads from the
+  // data lane: what else it meets it leaves to the control thread, in these lists.
+  std::mutex mutex_;
+  bool data_separate_ = false;
+  bool receiving_ = false;  // the data thread sleeps in receive()
+  bool receiver_woken_ = false;
+  std::vector<std::pair<DeviceKey, Error>> violations_;
+  std::set<DeviceKey> data_senders_;
+  std::vector<std::uint64_t> ready_;
   std::atomic<bool> refused_by_zap_{false};
 
   // Destroyed from the last to the first: links and listeners, then the handler, then the context.
   ZmqContext context_;
   std::unique_ptr<ZapHandler> zap_;
-  std::array<Listener, 2> listeners_;
+  ControlListener listener_;
+  std::unique_ptr<DataListener> data_;
+  Watch data_listening_watch_;
+  Watch data_ready_watch_;
   OutgoingLink::Shared shared_;
   std::map<DeviceKey, std::unique_ptr<OutgoingLink>> links_;
 
@@ -169,21 +209,31 @@ Result<> ZmqHub::open() {
                wake_pipe_.signal();
              }));
   wake_watch_ = {.descriptor = wake_pipe_.descriptor()};
-  const std::uint16_t ports[] = {options_.control_port, options_.data_port};
-  for (const Lane lane : {Lane::kControl, Lane::kData}) {
-    Listener& listener = listeners_[index(lane)];
-    HEARTH_TRY(listener.bound, bind_lane(context_, lane, options_.keys, options_.bind_host,
-                                         ports[index(lane)], options_.limits));
-    listener.socket_watch = {.descriptor = listener.bound.socket.descriptor()};
-    listener.monitor_watch = {.descriptor = listener.bound.monitor.descriptor()};
-  }
-  address_ = {.host = options_.advertised_host,
-              .control_port = listeners_[0].bound.port,
-              .data_port = listeners_[1].bound.port};
+  HEARTH_TRY(listener_.bound, bind_control(context_, options_.keys, options_.bind_host, options_.control_port,
+                                           options_.limits));
+  listener_.socket_watch = {.descriptor = listener_.bound.socket.descriptor()};
+  listener_.monitor_watch = {.descriptor = listener_.bound.monitor.descriptor()};
+  HEARTH_TRY(data_, DataListener::open(
+                        options_.bind_host, options_.data_port, options_.limits,
+                        [this](LinkId link) {
+                          auto lane = incoming_.awaited_data_lane(link);
+                          if (lane && !allowed_.contains(lane->from)) lane.reset();
+                          return lane;
+                        },
+                        [this](std::string address, std::string reason) {
+                          report_refusal(Clock::now(), std::move(address), std::move(reason));
+                        }));
+  data_listening_watch_ = {.descriptor = data_->descriptor()};
+  data_ready_watch_ = {.descriptor = data_->ready_set().descriptor()};
+  if (!data_->ready_set().add(receiver_pipe_.descriptor(), kReceiverWake))
+    return fail(ErrorCode::kIo, "cannot wait for data: the system has no room for another descriptor");
+  address_ = {
+      .host = options_.advertised_host, .control_port = listener_.bound.port, .data_port = data_->port()};
   return {};
 }
 
 void ZmqHub::allow(std::span<const DeviceKey> keys) {
+  const std::lock_guard lock(mutex_);
   allowed_ = std::set<DeviceKey>(keys.begin(), keys.end());
   zap_->allow(allowed_);
   for (const DeviceKey& peer : incoming_.connected_keys())
@@ -200,23 +250,26 @@ Result<> ZmqHub::connect(const DeviceKey& peer, const wire::Address& address,
     return fail(ErrorCode::kInvalidArgument, "the address of device {} has no control port",
                 peer.short_hex());
   HEARTH_TRY(const std::vector<std::string> hosts, resolve(address.host));
-  const auto endpoints = [&](std::uint16_t port) {
+  const std::lock_guard lock(mutex_);
+  const auto endpoints = [&](std::string_view scheme, std::uint16_t port) {
     std::vector<std::string> list;
     if (port == 0) return list;
-    for (const std::string& host : hosts) list.push_back(std::format("tcp://{}:{}", host, port));
+    for (const std::string& host : hosts) list.push_back(std::format("{}{}:{}", scheme, host, port));
     return list;
   };
   if (const auto existing = links_.find(peer); existing != links_.end()) {
-    if (address.data_port == 0 || !existing->second->add_data_lane(endpoints(address.data_port), timeout))
+    if (address.data_port == 0 || !existing->second->add_data_lane(endpoints("", address.data_port), timeout))
       return fail(ErrorCode::kInvalidArgument, "there is a link to device {} already", peer.short_hex());
     return {};
   }
-  links_.emplace(peer, std::make_unique<OutgoingLink>(shared_, peer, endpoints(address.control_port),
-                                                      endpoints(address.data_port), timeout));
+  links_.emplace(peer,
+                 std::make_unique<OutgoingLink>(shared_, peer, endpoints("tcp://", address.control_port),
+                                                endpoints("", address.data_port), timeout));
   return {};
 }
 
 void ZmqHub::disconnect(const DeviceKey& peer) {
+  const std::lock_guard lock(mutex_);
   links_.erase(peer);
   // An event of the link that ended here would be taken for one of the next link.
   std::erase_if(events_, [&](const Event& event) {
@@ -227,14 +280,18 @@ void ZmqHub::disconnect(const DeviceKey& peer) {
 }
 
 SendStatus ZmqHub::send(const DeviceKey& peer, Lane lane, Bytes& message) {
+  const std::lock_guard lock(mutex_);
   const auto link = links_.find(peer);
   if (link == links_.end()) return SendStatus::kPeerGone;
   const SendStatus status = link->second->send(lane, message);
   if (status == SendStatus::kSent) message = Bytes();
+  // The rest of a large frame goes out from the control thread, which must learn to wait for room.
+  if (lane == Lane::kData && link->second->data_needs_service()) wake_pipe_.signal();
   return status;
 }
 
 void ZmqHub::flush(const DeviceKey& peer, std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
   const auto deadline = Clock::now() + timeout;
   std::array<bool, 2> asked{};
   for (;;) {
@@ -248,25 +305,54 @@ void ZmqHub::flush(const DeviceKey& peer, std::chrono::milliseconds timeout) {
       done = done && asked[index(lane)] && link->second->is_flushed(lane);
     }
     // The peer may be waiting in its flush() for our confirmation. What it sends may end the link.
-    for (const Lane lane : {Lane::kControl, Lane::kData}) {
-      Listener& listener = listeners_[index(lane)];
-      while (listener.socket_watch.ready && inbox_[index(lane)].size() < kMaxInbox)
-        if (!receive_one(lane)) break;
-    }
+    while (listener_.socket_watch.ready && inbox_[index(Lane::kControl)].size() < kMaxInbox)
+      if (!receive_one()) break;
+    if (inbox_[index(Lane::kData)].size() < kMaxInbox) receive_data(ready_);
     if (done || Clock::now() >= deadline) return;
-    wait_until(deadline);
+    wait_until(lock, deadline);
   }
 }
 
 std::optional<Event> ZmqHub::poll(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
   const auto deadline = Clock::now() + timeout;
   for (bool last_look = false;;) {
     if (auto event = take_event()) return event;
     if (std::exchange(writable_again_, false)) return std::nullopt;
     if (last_look) return std::nullopt;
-    wait_until(deadline);
+    wait_until(lock, deadline);
     last_look = Clock::now() >= deadline;
   }
+}
+
+std::optional<MessageEvent> ZmqHub::receive() {
+  std::unique_lock lock(mutex_);
+  std::vector<std::uint64_t> ready;
+  for (;;) {
+    if (auto message = take_data(ready)) return message;
+    if (std::exchange(receiver_woken_, false)) return std::nullopt;
+    receiving_ = true;
+    lock.unlock();
+    data_->ready_set().wait(-1, ready);
+    lock.lock();
+    receiving_ = false;
+    if (std::ranges::contains(ready, kReceiverWake)) receiver_pipe_.drain();
+  }
+}
+
+std::optional<MessageEvent> ZmqHub::take_data(std::vector<std::uint64_t>& ready) {
+  auto& box = inbox_[index(Lane::kData)];
+  if (box.empty()) receive_data(ready);
+  if (box.empty()) return std::nullopt;
+  MessageEvent message = std::move(box.front());
+  box.pop_front();
+  return message;
+}
+
+std::vector<DeviceKey> ZmqHub::take_data_senders() {
+  const std::lock_guard lock(mutex_);
+  const auto senders = std::exchange(data_senders_, {});
+  return {senders.begin(), senders.end()};
 }
 
 std::optional<Event> ZmqHub::take_event() {
@@ -278,23 +364,25 @@ std::optional<Event> ZmqHub::take_event() {
     events_.pop_front();
     return event;
   }
-  return take_message(Lane::kData);
+  return data_separate_ ? std::nullopt : take_message(Lane::kData);
 }
 
 std::optional<Event> ZmqHub::take_message(Lane lane) {
+  if (lane == Lane::kData) return take_data(ready_);
   auto& box = inbox_[index(lane)];
-  while (box.empty() && listeners_[index(lane)].socket_watch.ready)
-    if (!receive_one(lane)) break;
+  while (box.empty() && listener_.socket_watch.ready)
+    if (!receive_one()) break;
   if (box.empty()) return std::nullopt;
   Event event = std::move(box.front());
   box.pop_front();
   return event;
 }
 
-// Takes one message off the lane's socket; what is to be delivered goes to the inbox. False when there was
-// none.
-bool ZmqHub::receive_one(Lane lane) {
-  Listener& listener = listeners_[index(lane)];
+// Takes one message off the control lane's socket; what is to be delivered goes to the inbox. False when
+// there was none.
+bool ZmqHub::receive_one() {
+  constexpr Lane lane = Lane::kControl;
+  ControlListener& listener = listener_;
   ZmqMessage id;
   if (!id.receive(listener.bound.socket)) {
     listener.socket_watch.ready = false;
@@ -335,7 +423,7 @@ bool ZmqHub::receive_one(Lane lane) {
       break;
     }
     case IncomingLinks::Action::kAnswerFlush:
-      answer(lane, connection, {FrameKind::kFlushed, outcome.sequence}, {});
+      answer(connection, {FrameKind::kFlushed, outcome.sequence}, {});
       break;
     case IncomingLinks::Action::kNothing:
       break;
@@ -346,6 +434,56 @@ bool ZmqHub::receive_one(Lane lane) {
   }
   close_refused_connections(Clock::now());
   return true;
+}
+
+// Reads the data lane; what is to be delivered goes to the inbox. Either thread. `ready`: connections known
+// to have something; looked for when empty.
+void ZmqHub::receive_data(std::vector<std::uint64_t>& ready) {
+  if (!has_room_for_data()) return;
+  std::vector<std::uint64_t> ended;
+  std::vector<DataListener::Frame> frames;
+  if (ready.empty()) data_->ready_set().wait(0, ready);
+  data_->read(ready, frames, ended);
+  ready.clear();
+  bool for_control = false;
+  for (DataListener::Frame& frame : frames) {
+    const std::string connection = std::to_string(frame.connection);
+    if (!allowed_.contains(frame.from)) {
+      incoming_.refuse(Lane::kData, connection, frame.from,
+                       {ErrorCode::kUnauthorized, "this device's key is not on the allow-list"});
+      for_control = true;
+      continue;
+    }
+    auto outcome = incoming_.receive(Lane::kData, connection, frame.from, 1, frame.bytes);
+    if (outcome.action == IncomingLinks::Action::kDeliver) {
+      frame.bytes.erase(frame.bytes.begin(), frame.bytes.begin() + kFrameHeaderBytes);
+      inbox_[index(Lane::kData)].push_back({frame.from, Lane::kData, std::move(frame.bytes)});
+      if (data_separate_) data_senders_.insert(frame.from);
+    } else if (outcome.action == IncomingLinks::Action::kAnswerFlush) {
+      data_->answer(frame.connection, {FrameKind::kFlushed, outcome.sequence}, {});
+    }
+    if (outcome.violation) violations_.emplace_back(frame.from, *std::move(outcome.violation));
+    for_control = for_control || outcome.action == IncomingLinks::Action::kNothing;
+  }
+  for (const std::uint64_t id : ended) incoming_.forget(Lane::kData, std::to_string(id));
+  if (for_control) wake_pipe_.signal();
+}
+
+void ZmqHub::service_data(Clock::time_point now) {
+  if (data_listening_watch_.ready) {
+    data_listening_watch_.ready = false;
+    data_->accept_new(now);
+  }
+  data_ready_watch_.ready = false;
+  // Without a data thread poll() reads as it returns messages; with one, whatever it does not wait for
+  // itself.
+  if (data_separate_ && !receiving_ && has_room_for_data()) receive_data(ready_);
+  std::vector<std::uint64_t> ended;
+  data_->service(now, ended);
+  for (const std::uint64_t id : ended) incoming_.forget(Lane::kData, std::to_string(id));
+  if (data_separate_ && receiving_ && !inbox_[index(Lane::kData)].empty()) receiver_pipe_.signal();
+  for (auto& [peer, error] : std::exchange(violations_, {})) violated(peer, "", std::move(error));
+  close_refused_connections(now);
 }
 
 void ZmqHub::service(Clock::time_point now) {
@@ -360,19 +498,17 @@ void ZmqHub::service(Clock::time_point now) {
     refusals_.count(dropped);
   }
   service_links(now);
-  for (const Lane lane : {Lane::kControl, Lane::kData}) {
-    Listener& listener = listeners_[index(lane)];
-    // libzmq drops what is no ZMTP without a word.
-    if (!listener.socket_watch.ready)
-      for (auto& [descriptor, address] : std::exchange(listener.never_heard, {}))
-        report_refusal(now, std::move(address), "closed without a word that a device of a ring would say");
-    if (listener.monitor_watch.ready) service_listener(lane, now);
-  }
+  service_data(now);
+  // libzmq drops what is no ZMTP without a word.
+  if (!listener_.socket_watch.ready)
+    for (auto& [descriptor, address] : std::exchange(listener_.never_heard, {}))
+      report_refusal(now, std::move(address), "closed without a word that a device of a ring would say");
+  if (listener_.monitor_watch.ready) service_listener(now);
   while (!closings_.empty() && closings_.front().at <= now) {
     const IncomingLinks::Closing closing = std::move(closings_.front().what);
     closings_.pop_front();
     // Only while the socket still knows the connection: its descriptor may belong to another one by now.
-    if (answer_closed(closing)) shut_down(closing.tag, listeners_[index(closing.lane)].bound.port);
+    if (answer_closed(closing)) shut_down(closing.tag, listener_.bound.port);
   }
 }
 
@@ -384,7 +520,7 @@ void ZmqHub::service_links(Clock::time_point now) {
     if (change == OutgoingLink::Change::kGone) {
       events_.push_back(PeerGoneEvent{it->first, link.error()});
       // Its last control messages may be here already; they are to be seen before its end.
-      listeners_[index(Lane::kControl)].socket_watch.ready = true;
+      listener_.socket_watch.ready = true;
       it = links_.erase(it);
       continue;
     }
@@ -393,8 +529,8 @@ void ZmqHub::service_links(Clock::time_point now) {
   }
 }
 
-void ZmqHub::service_listener(Lane lane, Clock::time_point now) {
-  Listener& listener = listeners_[index(lane)];
+void ZmqHub::service_listener(Clock::time_point now) {
+  ControlListener& listener = listener_;
   MonitorEvent event;
   while (receive_monitor(listener.bound.monitor, event)) {
     const int descriptor = static_cast<int>(event.value);
@@ -424,7 +560,7 @@ void ZmqHub::service_listener(Lane lane, Clock::time_point now) {
         }
         break;
       case ZMQ_EVENT_DISCONNECTED:
-        connection_ended(lane, descriptor, now);
+        connection_ended(descriptor, now);
         break;
       default:
         break;
@@ -433,14 +569,14 @@ void ZmqHub::service_listener(Lane lane, Clock::time_point now) {
   listener.monitor_watch.ready = false;
 }
 
-void ZmqHub::connection_ended(Lane lane, int descriptor, Clock::time_point now) {
-  Listener& listener = listeners_[index(lane)];
+void ZmqHub::connection_ended(int descriptor, Clock::time_point now) {
+  ControlListener& listener = listener_;
   Connection connection;
   if (const auto found = listener.connections.find(descriptor); found != listener.connections.end()) {
     connection = std::move(found->second);
     listener.connections.erase(found);
   }
-  // libzmq names the reason and then the connection, from one thread per lane.
+  // libzmq names the reason and then the connection, from one thread.
   if (std::string reason = std::exchange(listener.failed_handshake, {}); !reason.empty()) {
     report_refusal(now, std::move(connection.address), std::move(reason));
   } else if (!connection.heard) {
@@ -449,20 +585,26 @@ void ZmqHub::connection_ended(Lane lane, int descriptor, Clock::time_point now) 
 }
 
 void ZmqHub::close_refused_connections(Clock::time_point now) {
-  for (auto& closing : incoming_.take_closings())
-    if (answer_closed(closing)) closings_.push_back({std::move(closing), now + kCloseGrace});
+  for (auto& closing : incoming_.take_closings()) {
+    if (closing.lane == Lane::kData) {
+      const std::uint64_t id = std::stoull(closing.connection);
+      data_->answer(id, {FrameKind::kClosed, 0}, write_reason(closing.reason));
+      data_->dismiss(id, now + kCloseGrace);
+    } else if (answer_closed(closing)) {
+      closings_.push_back({std::move(closing), now + kCloseGrace});
+    }
+  }
 }
 
 bool ZmqHub::answer_closed(const IncomingLinks::Closing& closing) {
-  return answer(closing.lane, closing.connection, {FrameKind::kClosed, 0}, write_reason(closing.reason));
+  return answer(closing.connection, {FrameKind::kClosed, 0}, write_reason(closing.reason));
 }
 
 // To the sender on the way back of its connection. False when the connection is no more; a sender that does
 // not read its answers loses them.
-bool ZmqHub::answer(Lane lane, const std::string& connection, FrameHeader header, std::string_view payload) {
-  Listener& listener = listeners_[index(lane)];
-  ZmqSocket& socket = listener.bound.socket;
-  listener.socket_watch.ready = true;
+bool ZmqHub::answer(const std::string& connection, FrameHeader header, std::string_view payload) {
+  ZmqSocket& socket = listener_.bound.socket;
+  listener_.socket_watch.ready = true;
   (void)socket.get_int(ZMQ_EVENTS);  // takes in the news about connections that have ended
   ZmqMessage id(std::span(reinterpret_cast<const std::uint8_t*>(connection.data()), connection.size()));
   ZmqMessage frame(kFrameHeaderBytes + payload.size());
@@ -487,14 +629,18 @@ void ZmqHub::report_refusal(Clock::time_point now, std::string address, std::str
 }
 
 // Sleeps until a descriptor or a timer asks for service, or `deadline`; one look when it has passed.
-void ZmqHub::wait_until(Clock::time_point deadline) {
+void ZmqHub::wait_until(std::unique_lock<std::mutex>& lock, Clock::time_point deadline) {
   watch_list_.clear();
   watch_list_.add(wake_watch_);
-  for (Listener& listener : listeners_) {
-    watch_list_.add(listener.socket_watch);
-    watch_list_.add(listener.monitor_watch);
+  watch_list_.add(listener_.socket_watch);
+  watch_list_.add(listener_.monitor_watch);
+  watch_list_.add(data_listening_watch_);
+  Clock::time_point until = std::min(deadline, data_->next_timer());
+  if (receiving_) {
+    if (data_->has_connections()) until = std::min(until, Clock::now() + kLookAfterReceiver);
+  } else if (has_room_for_data()) {
+    watch_list_.add(data_ready_watch_);
   }
-  Clock::time_point until = deadline;
   for (auto& [peer, link] : links_) {
     link->watch(watch_list_);
     until = std::min(until, link->next_timer());
@@ -506,7 +652,10 @@ void ZmqHub::wait_until(Clock::time_point deadline) {
   // Something that was looked at before may have got its signal swallowed by a later send: do not sleep on
   // it.
   if (std::ranges::any_of(watch_list_.watches, [](const Watch* watch) { return watch->ready; })) wait_ms = 0;
-  if (::poll(watch_list_.descriptors.data(), watch_list_.descriptors.size(), wait_ms) <= 0) return;
+  lock.unlock();
+  const int n = ::poll(watch_list_.descriptors.data(), watch_list_.descriptors.size(), wait_ms);
+  lock.lock();
+  if (n <= 0) return;
   for (std::size_t i = 0; i < watch_list_.watches.size(); ++i)
     if (watch_list_.descriptors[i].revents != 0) watch_list_.watches[i]->ready = true;
 }
@@ -515,7 +664,8 @@ void ZmqHub::wait_until(Clock::time_point deadline) {
 
 Result<std::unique_ptr<Hub>> make_zmq_hub(HubOptions options) {
   HEARTH_TRY(WakePipe wake_pipe, WakePipe::make());
-  auto hub = std::make_unique<ZmqHub>(std::move(options), std::move(wake_pipe));
+  HEARTH_TRY(WakePipe receiver_pipe, WakePipe::make());
+  auto hub = std::make_unique<ZmqHub>(std::move(options), std::move(wake_pipe), std::move(receiver_pipe));
   HEARTH_TRY_VOID(hub->open());
   return hub;
 }

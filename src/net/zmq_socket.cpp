@@ -16,35 +16,20 @@ constexpr int kZapEnforceDomain = 93;
 
 constexpr std::chrono::milliseconds kSelfTestTimeout{2000};
 constexpr int kConnectTimeoutMs = 3000;
-// A listener forgets a data connection whose device vanished without a word after about a minute.
-constexpr int kKeepaliveIdleS = 30, kKeepaliveIntervalS = 10, kKeepaliveCount = 3;
 
 // MAXMSGSIZE counts what CURVE and the hub add to a message: nonce, command name, flags, MAC, frame header.
 constexpr std::int64_t kFrameOverhead = 64 + static_cast<std::int64_t>(kFrameHeaderBytes);
 
-void configure(ZmqSocket& socket, Lane lane, const HubLimits& limits) {
-  const bool control = lane == Lane::kControl;
-  const int high_water = control ? limits.control_high_water : limits.data_high_water;
+void configure(ZmqSocket& socket, const HubLimits& limits) {
   socket.set(ZMQ_LINGER, 0);
-  socket.set(ZMQ_SNDHWM, high_water);
-  socket.set(ZMQ_RCVHWM, high_water);
+  socket.set(ZMQ_SNDHWM, limits.control_high_water);
+  socket.set(ZMQ_RCVHWM, limits.control_high_water);
   socket.set(ZMQ_HANDSHAKE_IVL, static_cast<int>(limits.handshake.count()));
-  // One transport thread per lane: a 100 MB data message in the cipher does not hold up control messages and
-  // probes.
-  socket.set(ZMQ_AFFINITY, control ? std::int64_t{1} : std::int64_t{2});
-  // Probes on the control lane only: on the data lane the answer waits behind whatever large message is on
-  // its way, and a slow link or a receiver that takes its time would look like a dead one. (Nor does
-  // TCP_USER_TIMEOUT serve there: it also ends connections whose receiver is alive and has no room.) What
-  // makes a device unreachable does so on both.
-  if (control) {
-    socket.set(ZMQ_HEARTBEAT_IVL, static_cast<int>(limits.heartbeat_interval.count()));
-    socket.set(ZMQ_HEARTBEAT_TIMEOUT, static_cast<int>(limits.heartbeat_timeout.count()));
-  } else {
-    socket.set(ZMQ_TCP_KEEPALIVE, 1);
-    socket.set(ZMQ_TCP_KEEPALIVE_IDLE, kKeepaliveIdleS);
-    socket.set(ZMQ_TCP_KEEPALIVE_INTVL, kKeepaliveIntervalS);
-    socket.set(ZMQ_TCP_KEEPALIVE_CNT, kKeepaliveCount);
-  }
+  // Probes on the control lane only: on the data lane the answer would wait behind whatever large message is
+  // on its way, and a slow link or a receiver that takes its time would look like a dead one. What makes a
+  // device unreachable does so on both.
+  socket.set(ZMQ_HEARTBEAT_IVL, static_cast<int>(limits.heartbeat_interval.count()));
+  socket.set(ZMQ_HEARTBEAT_TIMEOUT, static_cast<int>(limits.heartbeat_timeout.count()));
 }
 
 std::string monitor_endpoint() {
@@ -66,7 +51,6 @@ Result<std::uint16_t> bound_port(const ZmqSocket& socket) {
 
 ZmqContext::ZmqContext() : context_(zmq_ctx_new()) {
   HEARTH_CHECK(context_ != nullptr, "zmq_ctx_new failed");
-  zmq_ctx_set(context_, ZMQ_IO_THREADS, 2);
   zmq_ctx_set(context_, ZMQ_BLOCKY, 0);
 }
 
@@ -161,21 +145,19 @@ bool receive_monitor(ZmqSocket& monitor, MonitorEvent& event) {
   return endpoint.receive(monitor);
 }
 
-Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys, const std::string& host,
-                            std::uint16_t port, const HubLimits& limits) {
+Result<BoundControl> bind_control(ZmqContext& context, const KeyPair& keys, const std::string& host,
+                                  std::uint16_t port, const HubLimits& limits) {
   HEARTH_TRY_VOID(zap_self_test(context, kSelfTestTimeout));
-  const std::string_view name = lane == Lane::kControl ? "control" : "data";
-  const std::size_t max_bytes = lane == Lane::kControl ? limits.max_control_bytes : limits.max_data_bytes;
 
   // "" means every interface: IPv6 sockets serve IPv4 as well, unless this kernel has no IPv6.
   const std::vector<std::string> hosts =
       host.empty() ? std::vector<std::string>{"::", "0.0.0.0"} : std::vector<std::string>{host};
   int reason = 0;
   for (const std::string& candidate : hosts) {
-    BoundLane bound{.monitor = {}, .socket = ZmqSocket(context, ZMQ_ROUTER)};
+    BoundControl bound{.monitor = {}, .socket = ZmqSocket(context, ZMQ_ROUTER)};
     ZmqSocket& socket = bound.socket;
     if (!socket) return fail(ErrorCode::kIo, "cannot make a socket: {}", zmq_strerror(zmq_errno()));
-    configure(socket, lane, limits);
+    configure(socket, limits);
     const bool ipv6 = candidate.contains(':');
     socket.set(ZMQ_IPV6, ipv6 ? 1 : 0);
     socket.set(ZMQ_CURVE_SERVER, 1);
@@ -183,7 +165,7 @@ Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
     socket.set(ZMQ_ZAP_DOMAIN, std::string(kZapDomain));
     // Without a handler libzmq then refuses instead of accepting every key.
     socket.set(kZapEnforceDomain, 1);
-    socket.set(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(max_bytes) + kFrameOverhead);
+    socket.set(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(limits.max_control_bytes) + kFrameOverhead);
     socket.set(ZMQ_BACKLOG, limits.backlog);
     // Unknown or full receivers of an answer are an error, not silence. ROUTER_HANDOVER stays off: senders
     // never choose their routing id, and with it on a listed device could push another one out by using its
@@ -201,17 +183,17 @@ Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
     }
     reason = zmq_errno();
   }
-  return fail(ErrorCode::kIo, "cannot listen on {} port {} ({} lane): {}; choose another address or port",
-              host.empty() ? "any address" : host, port, name, zmq_strerror(reason));
+  return fail(ErrorCode::kIo,
+              "cannot listen on {} port {} (control lane): {}; choose another address or port",
+              host.empty() ? "any address" : host, port, zmq_strerror(reason));
 }
 
-Result<ConnectingLane> connect_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
-                                    const DeviceKey& peer, const std::string& endpoint,
-                                    const HubLimits& limits) {
-  ConnectingLane result{.monitor = {}, .socket = ZmqSocket(context, ZMQ_DEALER)};
+Result<ConnectingControl> connect_control(ZmqContext& context, const KeyPair& keys, const DeviceKey& peer,
+                                          const std::string& endpoint, const HubLimits& limits) {
+  ConnectingControl result{.monitor = {}, .socket = ZmqSocket(context, ZMQ_DEALER)};
   ZmqSocket& socket = result.socket;
   if (!socket) return fail(ErrorCode::kIo, "cannot make a socket: {}", zmq_strerror(zmq_errno()));
-  configure(socket, lane, limits);
+  configure(socket, limits);
   socket.set(ZMQ_IPV6, endpoint.contains('[') ? 1 : 0);
   socket.set(ZMQ_CURVE_SERVERKEY, peer.bytes);
   socket.set(ZMQ_CURVE_PUBLICKEY, keys.public_key().bytes);

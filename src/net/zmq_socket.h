@@ -113,22 +113,21 @@ void stop_monitor(ZmqSocket& socket);
 
 // A ROUTER that accepts listed CURVE keys only, bound to `host` (numeric, "" = every interface) and `port` (0
 // = any). Runs zap_self_test() first, so that nothing is bound in a context whose handler does not answer.
-struct BoundLane {
+struct BoundControl {
   ZmqSocket monitor;  // outlives socket
   ZmqSocket socket;
   std::uint16_t port = 0;
 };
-Result<BoundLane> bind_lane(ZmqContext& context, Lane lane, const KeyPair& keys, const std::string& host,
-                            std::uint16_t port, const HubLimits& limits);
+Result<BoundControl> bind_control(ZmqContext& context, const KeyPair& keys, const std::string& host,
+                                  std::uint16_t port, const HubLimits& limits);
 
 // A DEALER with its monitor, connecting to `endpoint` of the device whose key is `peer`: one attempt, no
 // reconnection.
-struct ConnectingLane {
+struct ConnectingControl {
   ZmqSocket monitor;  // outlives socket
   ZmqSocket socket;
 };
-Result<ConnectingLane> connect_lane(ZmqContext& context, Lane lane, const KeyPair& keys,
-                                    const DeviceKey& peer, const std::string& endpoint,
-                                    const HubLimits& limits);
+Result<ConnectingControl> connect_control(ZmqContext& context, const KeyPair& keys, const DeviceKey& peer,
+                                          const std::string& endpoint, const HubLimits& limits);
 
 }  // namespace hearth::net

@@ -44,7 +44,16 @@ void Control<Session>::run() {
 }
 
 template <class Session>
+void Control<Session>::send_frame(const DeviceKey& to, std::vector<std::uint8_t> frame) {
+  // A peer that has gone is reported by an event.
+  if (frames_left_ == 0 && hub_->send(to, net::Lane::kData, frame) != net::SendStatus::kWouldBlock) return;
+  ++frames_left_;
+  post(SendFrame{to, std::move(frame)});
+}
+
+template <class Session>
 engine::Actions Control<Session>::tick() {
+  for (const DeviceKey& sender : hub_->take_data_senders()) session_.on_data(sender, Clock::now());
   // Read in this order: accepted may run ahead, never behind.
   engine::Progress progress;
   progress.steps_done = counters_.steps_done;
@@ -90,11 +99,6 @@ void Control<Session>::take(net::Event& event) {
   const auto now = Clock::now();
   std::visit(Overloaded{
                  [&](net::MessageEvent& message) {
-                   if (message.lane == net::Lane::kData) {
-                     session_.on_data(message.from, now);
-                     to_engine(FrameArrived{message.from, std::move(message.bytes)});
-                     return;
-                   }
                    auto decoded = wire::decode_control(message.bytes);
                    if (decoded)
                      carry_out(session_.on_control(message.from, *decoded, now));
@@ -103,7 +107,7 @@ void Control<Session>::take(net::Event& event) {
                  },
                  [&](net::PeerUpEvent& up) { carry_out(session_.on_peer_up(up.peer, now)); },
                  [&](net::PeerGoneEvent& gone) {
-                   waiting_.erase(gone.peer);
+                   drop_queued(gone.peer);
                    carry_out(session_.on_peer_gone(gone.peer, gone.reason, now));
                  },
                  [&](net::RefusedEvent& refused) {
@@ -131,19 +135,19 @@ void Control<Session>::act(const engine::Action& action) {
                    send_queued();
                    if (disconnect.flush) hub_->flush(disconnect.peer, engine::kFlushTimeout);
                    hub_->disconnect(disconnect.peer);
-                   waiting_.erase(disconnect.peer);
+                   drop_queued(disconnect.peer);
                  },
                  [&](const engine::Send& send) { send_control(send.peer, wire::encode(send.message)); },
                  [&](const engine::Allow& allow) { hub_->allow(allow.keys); },
-                 [&](const engine::LoadEpoch& load) { to_engine(LoadPlan{load.plan, load.device}); },
+                 [&](const engine::LoadEpoch& load) { engine_.send(LoadPlan{load.plan, load.device}); },
                  [&](const engine::ActivateEpoch& activate) {
-                   to_engine(EpochActive{activate.epoch});
+                   engine_.send(EpochActive{activate.epoch});
                    if constexpr (std::is_same_v<Session, engine::HeadSession>)
                      observer_.active(activate.epoch, session_.reports(activate.epoch));
                  },
                  [&](const engine::FreeEpoch& free) {
                    recalls_.add_epoch(free.epoch);
-                   to_engine(FreePlan{free.epoch});
+                   engine_.send(FreePlan{free.epoch});
                  },
                  [&](const engine::CancelBatches& cancel) {
                    recalls_.add_batches({cancel.epoch, cancel.first_batch, cancel.last_batch});
@@ -153,11 +157,11 @@ void Control<Session>::act(const engine::Action& action) {
                      observer_.all_welcome(session_.workers());
                  },
                  [&](const engine::EpochFailed& failed) {
-                   to_engine(RingFailed{failed.error});
+                   engine_.send(RingFailed{failed.error});
                    observer_.failed(failed.error);
                  },
                  [&](const engine::SessionFailed& failed) {
-                   to_engine(RingFailed{failed.error});
+                   engine_.send(RingFailed{failed.error});
                    observer_.failed(failed.error);
                  },
                  [&](const engine::Log& log) { observer_.log(log.level, log.text); },
@@ -179,6 +183,7 @@ void Control<Session>::send_queued() {
     while (!queue.empty()) {
       if (hub_->send(to, lane, queue.front()) == net::SendStatus::kWouldBlock) return;
       queue.pop_front();
+      if (lane == net::Lane::kData) --frames_left_;
     }
   };
   for (auto& [to, queue] : waiting_) {
@@ -188,11 +193,11 @@ void Control<Session>::send_queued() {
 }
 
 template <class Session>
-void Control<Session>::to_engine(EngineInput input) {
-  if (engine_.try_send(input)) return;
-  // The head bounds the batches in flight, so only a member that floods can fill this channel. Its frames are
-  // dropped, and the gap in the batch ids ends the epoch with an error; anything else waits for the engine.
-  if (!std::holds_alternative<FrameArrived>(input)) engine_.send(std::move(input));
+void Control<Session>::drop_queued(const DeviceKey& to) {
+  const auto found = waiting_.find(to);
+  if (found == waiting_.end()) return;
+  frames_left_ -= found->second.data.size();
+  waiting_.erase(found);
 }
 
 template class Control<engine::WorkerSession>;

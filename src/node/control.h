@@ -21,7 +21,7 @@
 #include "engine/head_session.h"
 #include "engine/worker_session.h"
 #include "net/hub.h"
-#include "node/engine_input.h"
+#include "node/engine_inbox.h"
 #include "node/executor.h"
 #include "node/recalls.h"
 #include "wire/codec.h"
@@ -66,7 +66,7 @@ template <class Session>
 class Control {
  public:
   // `engine` and what follows outlive this object. `in_flight` counts batches on their way (head).
-  Control(Session session, std::unique_ptr<net::Hub> hub, Channel<EngineInput>& engine, Recalls& recalls,
+  Control(Session session, std::unique_ptr<net::Hub> hub, EngineInbox& engine, Recalls& recalls,
           const ExecutorCounters& counters, const std::atomic<std::uint32_t>& in_flight,
           ControlObserver observer)
       : session_(std::move(session)),
@@ -75,8 +75,10 @@ class Control {
         recalls_(recalls),
         counters_(counters),
         in_flight_(in_flight),
-        observer_(std::move(observer)),
-        thread_([this] { run(); }) {}
+        observer_(std::move(observer)) {
+    engine_.listen_to(*hub_);
+    thread_ = std::thread([this] { run(); });
+  }
   Control(const Control&) = delete;
   Control& operator=(const Control&) = delete;
   ~Control() { stop(); }
@@ -87,6 +89,9 @@ class Control {
     post(Shutdown{"the program ends"});
     if (thread_.joinable()) thread_.join();
   }
+
+  // Engine thread: sends a frame at once, or leaves it to the control thread where that would block.
+  void send_frame(const DeviceKey& to, std::vector<std::uint8_t> frame);
 
   // Waits while the control thread is behind by a great many messages. Ignored after shutdown.
   void post(ControlInput input) {
@@ -103,12 +108,12 @@ class Control {
   void act(const engine::Action& action);
   void send_control(const DeviceKey& to, net::Bytes bytes);
   void send_queued();
-  void to_engine(EngineInput input);
+  void drop_queued(const DeviceKey& to);
   [[nodiscard]] engine::Actions tick();
 
   Session session_;
   std::unique_ptr<net::Hub> hub_;
-  Channel<EngineInput>& engine_;
+  EngineInbox& engine_;
   Recalls& recalls_;
   const ExecutorCounters& counters_;
   const std::atomic<std::uint32_t>& in_flight_;
@@ -117,7 +122,8 @@ class Control {
   struct Queue {
     std::deque<net::Bytes> control, data;
   };
-  std::map<DeviceKey, Queue> waiting_;  // messages that the hub would not take yet
+  std::map<DeviceKey, Queue> waiting_;       // messages that the hub would not take yet
+  std::atomic<std::size_t> frames_left_{0};  // to the control thread: later ones must not overtake them
   bool ended_ = false;
   std::thread thread_;
 };

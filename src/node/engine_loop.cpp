@@ -24,7 +24,7 @@ auto with_memory(std::uint32_t epoch, Work work) -> decltype(work()) {
 
 }  // namespace
 
-void run_engine(Channel<EngineInput>& inputs, Recalls& recalls, Executor& executor, Generator* generator,
+void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Generator* generator,
                 const EngineLoopHooks& hooks, std::uint64_t memory_limit) {
   const auto check = [&](const Executor::Outcome& outcome) {
     if (outcome) return;

@@ -6,8 +6,7 @@
 #include <memory>
 #include <thread>
 
-#include "base/channel.h"
-#include "node/engine_input.h"
+#include "node/engine_inbox.h"
 #include "node/executor.h"
 #include "node/generator.h"
 #include "node/recalls.h"
@@ -23,7 +22,7 @@ struct EngineLoopHooks {
 
 // Runs on the calling thread. `generator` is null on a worker. `memory_limit`: anonymous memory an epoch may
 // take, in bytes.
-void run_engine(Channel<EngineInput>& inputs, Recalls& recalls, Executor& executor, Generator* generator,
+void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Generator* generator,
                 const EngineLoopHooks& hooks, std::uint64_t memory_limit);
 
 }  // namespace hearth::node

@@ -86,7 +86,7 @@ class Loop : public ::testing::Test {
   std::vector<std::uint32_t> freed_;
   std::function<void()> on_progress_;
   Recalls recalls_;
-  Channel<EngineInput> inputs_{64};
+  EngineInbox inputs_{64};
   EngineLoopHooks hooks_;
   Executor executor_;
 };

@@ -81,7 +81,7 @@ struct HeadNode::Impl {
   std::mutex requests_mutex;
   std::vector<std::weak_ptr<Request>> requests;  // that may not have ended
   std::optional<Error> failure;
-  Channel<EngineInput> inputs{4096};
+  EngineInbox inputs{4096};
   Recalls recalls;
   std::unique_ptr<Control<engine::HeadSession>> control;
   std::thread engine;
@@ -213,7 +213,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
       node.model, *node.backend, options.max_outputs,
       ExecutorSink{.send =
                        [&node](const DeviceKey& to, std::vector<std::uint8_t> frame) {
-                         node.control->post(SendFrame{to, std::move(frame)});
+                         node.control->send_frame(to, std::move(frame));
                        },
                    .finished = [&node](const FinishedBatch& batch) { node.generator->on_finished(batch); }});
   const std::size_t n_steps = options.rounds * (options.workers.size() + 1);

@@ -29,7 +29,7 @@ struct WorkerNode::Impl {
   std::unique_ptr<compute::Backend> backend;
   std::unique_ptr<Executor> executor;
   std::atomic<std::uint32_t> in_flight{0};
-  Channel<EngineInput> inputs{4096};
+  EngineInbox inputs{4096};
   Recalls recalls;
   std::unique_ptr<Control<engine::WorkerSession>> control;
   std::thread engine;
@@ -72,10 +72,9 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   node.executor = std::make_unique<Executor>(
       node.model, *node.backend, 1,
       ExecutorSink{
-          .send =
-              [&node](const DeviceKey& to, std::vector<std::uint8_t> frame) {
-                node.control->post(SendFrame{to, std::move(frame)});
-              },
+          .send = [&node](
+                      const DeviceKey& to,
+                      std::vector<std::uint8_t> frame) { node.control->send_frame(to, std::move(frame)); },
           .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }});
   node.control = std::make_unique<Control<engine::WorkerSession>>(
       std::move(session), std::move(hub), node.inputs, node.recalls, node.executor->counters(),

@@ -34,6 +34,7 @@ FENCES = [
     ("libllama", r"llama(-.*)?\.h", ["model"], "libllama stays behind model"),
     ("minja", r"minja/.*|minja\.hpp|chat-template\.hpp", ["model"], "minja stays behind model"),
     ("ZeroMQ", r"zmq\.h|zmq\.hpp|zmq_addon\.hpp|zmq_utils\.h", ["net"], "ZeroMQ stays behind net"),
+    ("libsodium", r"sodium(\.h|/.*)", ["net"], "ciphers stay behind net"),
     ("JSON", r"nlohmann/.*", ["server", "cli", r"model/chat_template\.cpp"],
      "JSON is for the outside world only: server and cli (and chat_template.cpp, which talks to minja in it)"),
     ("CLI11", r"CLI/.*|CLI11\.hpp", ["cli"], "the command line is read in cli"),
