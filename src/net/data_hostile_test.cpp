@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -68,11 +69,9 @@ class HostileData : public ::testing::Test {
   }
   // The bytes of a connection that follows the rules: prologue, then one record per frame.
   struct Script {
-    explicit Script(const StreamSecret& secret, LinkId link = kLink) : writer(secret, Direction::kForward) {
-      std::uint8_t id[kLinkIdBytes];
-      write_link_id(link, id);
-      bytes = as_text(id) + as_text(writer.header());
-    }
+    explicit Script(const StreamSecret& secret, std::optional<StreamTag> tag = {})
+        : writer(secret, Direction::kForward),
+          bytes(as_text(tag ? *tag : tag_of(secret)) + as_text(writer.header())) {}
     Script& frame(FrameKind kind, std::uint64_t sequence, std::span<const std::uint8_t> payload = {}) {
       std::uint8_t head[kFrameHeaderBytes];
       write_header({kind, sequence}, head);
@@ -115,25 +114,40 @@ TEST_F(HostileData, AHandWrittenConnectionThatFollowsTheRulesIsServed) {
   EXPECT_TRUE(refusals_.empty());
 }
 
-TEST_F(HostileData, ALinkThatNobodyOpenedIsRefused) {
-  for (const LinkId link : {LinkId{11, 2}, LinkId{12, 1}, LinkId{0, 0}}) {
-    refusals_.clear();
-    RawTcp tcp(port());
-    tcp.send(Script(secret_, link).open(link).bytes);
-    EXPECT_TRUE(closes(tcp));
-    EXPECT_TRUE(refused("belongs to no link"));
-    EXPECT_EQ(refusals_.back().address, "127.0.0.1");
-  }
+TEST_F(HostileData, ASecretThatNobodyToldIsRefused) {
+  RawTcp tcp(port());
+  tcp.send(Script(new_stream_secret()).open().bytes);
+  EXPECT_TRUE(closes(tcp));
+  EXPECT_TRUE(refused("belongs to no link"));
+  EXPECT_EQ(refusals_.back().address, "127.0.0.1");
   EXPECT_TRUE(messages_.empty());
   expect_still_serving();
 }
 
-TEST_F(HostileData, KnowingTheLinkIdIsNotKnowingTheSecret) {
+TEST_F(HostileData, KnowingTheTagIsNotKnowingTheSecret) {
   RawTcp tcp(port());
-  tcp.send(Script(new_stream_secret()).open().frame(FrameKind::kMessage, 1, text("x")).bytes);
+  tcp.send(
+      Script(new_stream_secret(), tag_of(secret_)).open().frame(FrameKind::kMessage, 1, text("x")).bytes);
   EXPECT_TRUE(closes(tcp));
   EXPECT_TRUE(refused("without proving it"));
   EXPECT_TRUE(messages_.empty());
+  expect_still_serving();
+}
+
+TEST_F(HostileData, AnotherListedDeviceCannotTakeTheLink) {
+  const KeyPair other = new_keys();
+  allow(*hub_, {friend_keys_.public_key(), other.public_key()});
+  // It knows the id of the friend's link and opens one of the same id, with a secret of its own.
+  RawClient thief(hub_->address().control_port, &hub_keys_.public_key(), &other);
+  const StreamSecret own = new_stream_secret();
+  thief.send_open(kLink);
+  thief.send_frame(FrameKind::kDataKey, 1, own);
+  thief.send_frame(FrameKind::kMessage, 2, text("ready"));
+  ASSERT_TRUE(poll_until([&] { return !messages_.empty(); }));
+  RawTcp tcp(port());
+  tcp.send(Script(own).open().frame(FrameKind::kMessage, 1, text("mine")).bytes);
+  ASSERT_TRUE(poll_until([&] { return messages_.size() == 2; }));
+  EXPECT_EQ(messages_.back().from, other.public_key()) << "its own lane, under its own name";
   expect_still_serving();
 }
 
@@ -161,6 +175,22 @@ TEST_F(HostileData, AReplayedConnectionIsRefusedAndTheRealOneGoesOn) {
   EXPECT_EQ(messages_.back().bytes, text("twice"));
 }
 
+TEST_F(HostileData, AConnectionThatIsReplayedAfterTheRealOneEndedOpensNothing) {
+  const std::string script = Script(secret_).open().frame(FrameKind::kMessage, 1, text("once")).bytes;
+  {
+    RawTcp real(port());
+    real.send(script);
+    ASSERT_TRUE(poll_until([&] { return messages_.size() == 1; }));
+  }
+  for (int i = 0; i < 3; ++i) {
+    RawTcp replay(port());
+    replay.send(script);
+    EXPECT_TRUE(closes(replay));
+  }
+  EXPECT_TRUE(refused("belongs to no link that waits"));
+  EXPECT_EQ(messages_.size(), 1U);
+}
+
 TEST_F(HostileData, AChangedRecordEndsTheConnection) {
   Script script(secret_);
   script.open();
@@ -179,16 +209,16 @@ TEST_F(HostileData, LengthsAreCheckedBeforeAnythingIsAllocated) {
       std::string("\0\0\0\0", 4), std::string("\x18\0\0\0", 4),         // shorter than a sealed frame header
       std::string("\0\0\0\x80", 4), std::string("\xff\xff\xff\xff", 4)  // 2 GB, 4 GB - 1
   };
+  // Before the sender has proven itself, and after.
   for (const std::string& length : lengths) {
-    // Before the sender has proven itself, and after.
     RawTcp early(port());
     early.send(Script(secret_).bytes + length + std::string(100, 'x'));
     EXPECT_TRUE(closes(early));
-    RawTcp late(port());
-    late.send(Script(secret_).open().bytes);
-    late.send(length + std::string(100, 'x'));
-    EXPECT_TRUE(closes(late));
   }
+  EXPECT_TRUE(refused("a record of 2147483648 bytes, 25 to 41 are allowed"));
+  RawTcp late(port());
+  late.send(Script(secret_).open().bytes + lengths[2] + std::string(100, 'x'));
+  EXPECT_TRUE(closes(late));
   EXPECT_TRUE(refused("a record of 2147483648 bytes, 25 to 1025 are allowed"));
   EXPECT_TRUE(messages_.empty());
 }

@@ -9,6 +9,12 @@
 #include "net/resolve.h"
 
 namespace hearth::net {
+namespace {
+
+constexpr int kMostAtOnce = 64;
+constexpr std::chrono::milliseconds kPause{100};
+
+}  // namespace
 
 Result<std::unique_ptr<DataListener>> DataListener::open(const std::string& host, std::uint16_t port,
                                                          const HubLimits& limits, Awaited awaited,
@@ -29,10 +35,12 @@ DataListener::DataListener(Listening listening, ReadySet ready, const HubLimits&
       refused_(std::move(refused)) {}
 
 void DataListener::accept_new(TimePoint now) {
-  for (;;) {
+  // The rest next time: links that exist are not to wait for a crowd of strangers.
+  for (int i = 0; i < kMostAtOnce; ++i) {
     Descriptor socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!socket) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
+      if (errno != EAGAIN && errno != EWOULDBLOCK) pause_until_ = now + kPause;
       return;
     }
     std::string address = remote_address(socket.get(), port_);
@@ -42,18 +50,19 @@ void DataListener::accept_new(TimePoint now) {
     }
     const std::uint64_t id = next_id_++;
     const auto added = connections_.emplace(
-        id, Connection{.stream = DataStream::accept(std::move(socket),
-                                                    [this, id](LinkId link) -> std::optional<StreamSecret> {
-                                                      const auto lane = awaited_(link);
-                                                      // Another connection that named the link may still owe
-                                                      // its proof.
-                                                      if (!lane) return std::nullopt;
-                                                      connections_.at(id).from = lane->from;
-                                                      return lane->secret;
-                                                    }),
-                       .address = std::move(address),
-                       .deadline = now + limits_.handshake,
-                       .from = {}});
+        id, Connection{
+                .stream = DataStream::accept(std::move(socket),
+                                             [this, id](const StreamTag& tag) -> std::optional<StreamSecret> {
+                                               const auto lane = awaited_(tag);
+                                               // Another connection that named the link may still owe
+                                               // its proof.
+                                               if (!lane) return std::nullopt;
+                                               connections_.at(id).from = lane->from;
+                                               return lane->secret;
+                                             }),
+                .address = std::move(address),
+                .deadline = now + limits_.handshake,
+                .from = {}});
     if (!ready_.add(added.first->second.stream.descriptor(), id)) connections_.erase(added.first);
   }
 }

@@ -28,10 +28,10 @@ namespace hearth::net {
 class DataListener {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
-  using Awaited = std::function<std::optional<IncomingLinks::DataLane>(LinkId)>;
+  using Awaited = std::function<std::optional<IncomingLinks::DataLane>(const StreamTag&)>;
   using Refused = std::function<void(std::string address, std::string reason)>;
 
-  // `awaited` says whose data lane a link id opens; `refused` hears of strangers; both are called by
+  // `awaited` says whose data lane a tag opens; `refused` hears of strangers; both are called by
   // accept_new(), read() and service().
   [[nodiscard]] static Result<std::unique_ptr<DataListener>> open(const std::string& host, std::uint16_t port,
                                                                   const HubLimits& limits, Awaited awaited,
@@ -45,6 +45,9 @@ class DataListener {
   [[nodiscard]] bool has_connections() const { return !connections_.empty(); }
 
   void accept_new(TimePoint now);
+  // False for a moment after the system refused a connection for want of descriptors or memory: the listening
+  // socket stays readable then.
+  [[nodiscard]] bool accepts(TimePoint now) const { return now >= pause_until_; }
 
   struct Frame {
     std::uint64_t connection = 0;
@@ -85,6 +88,7 @@ class DataListener {
   Awaited awaited_;
   Refused refused_;
   std::map<std::uint64_t, Connection> connections_;
+  TimePoint pause_until_{};
   std::uint64_t next_id_ = 1;  // 0 is the hub's own
 };
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <format>
 #include <memory>
+#include <new>
 #include <system_error>
 
 #include <netdb.h>
@@ -17,7 +18,8 @@
 namespace hearth::net {
 namespace {
 
-constexpr std::size_t kPrologueBytes = kLinkIdBytes + kStreamHeaderBytes;
+constexpr std::size_t kTagBytes = std::tuple_size_v<StreamTag>;
+constexpr std::size_t kPrologueBytes = kTagBytes + kStreamHeaderBytes;
 // Room for the usual record, so that it and its length come by one call.
 constexpr std::size_t kReadBytes = 64 * 1024;
 // Larger buffers live as long as what they hold.
@@ -99,7 +101,7 @@ DataStream::DataStream(Descriptor socket) : socket_(std::move(socket)) {
   set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveCount);
 }
 
-Result<DataStream> DataStream::connect(const std::string& endpoint, LinkId link, const StreamSecret& secret) {
+Result<DataStream> DataStream::connect(const std::string& endpoint, const StreamSecret& secret) {
   const std::size_t colon = endpoint.rfind(':');
   std::string host = endpoint.substr(0, colon);
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
@@ -110,15 +112,14 @@ Result<DataStream> DataStream::connect(const std::string& endpoint, LinkId link,
   if (!socket) return fail(ErrorCode::kIo, "cannot make a socket: {}", system_error(errno));
   DataStream stream(std::move(socket));
   stream.connecting_end_ = true;
-  stream.link_ = link;
   stream.secret_ = secret;
   if (::connect(stream.descriptor(), address->ai_addr, address->ai_addrlen) != 0) {
     if (errno != EINPROGRESS)
       return fail(ErrorCode::kIo, "cannot connect to {}: {}", endpoint, system_error(errno));
     stream.connecting_ = true;
   }
-  stream.unsent_.resize(kLinkIdBytes);
-  write_link_id(link, std::span(stream.unsent_).first<kLinkIdBytes>());
+  const StreamTag tag = tag_of(secret);
+  stream.unsent_.assign(tag.begin(), tag.end());
   stream.begin_writing(secret, Direction::kForward);
   return stream;
 }
@@ -196,32 +197,39 @@ void DataStream::finish_sending() {
 
 bool DataStream::read_some(std::vector<std::vector<std::uint8_t>>& frames, std::size_t max_bytes) {
   if (!error_.empty()) return false;
-  for (;;) {
-    if (received_begin_ == received_end_) {
-      received_begin_ = received_end_ = 0;
-      if (received_.size() > kKeptBytes) received_ = {};
+  if (connecting_) return true;
+  try {
+    while (true) {
+      make_room();
+      const std::size_t room = received_.size() - received_end_;
+      const ssize_t n = ::recv(socket_.get(), received_.data() + received_end_, room, MSG_DONTWAIT);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
+      if (n < 0) return fail_with(system_error(errno));
+      if (n == 0) return fail_with("the connection was closed");
+      received_end_ += static_cast<std::size_t>(n);
+      if (!take_items(frames, max_bytes)) return false;
+      if (received_begin_ == received_end_) {
+        received_begin_ = received_end_ = 0;
+        if (received_.size() > kKeptBytes) received_ = {};
+      }
+      // Less than there was room for: nothing more is there now. Whole frames go to their reader first.
+      if (static_cast<std::size_t>(n) < room || !frames.empty()) return true;
     }
-    if (received_.size() < received_end_ + kReadBytes / 2) {
-      // What is left moves to the front; a record that is larger gets room for all of it at once.
-      std::copy(received_.begin() + static_cast<std::ptrdiff_t>(received_begin_),
-                received_.begin() + static_cast<std::ptrdiff_t>(received_end_), received_.begin());
-      received_end_ -= std::exchange(received_begin_, 0);
-      std::size_t wanted = kReadBytes;
-      if (reader_ && received_end_ >= kLengthBytes)
-        wanted = std::max(wanted, kLengthBytes + get_u32(received_.data()) + kReadBytes / 2);
-      if (received_.size() < wanted) received_.resize(wanted);
-    }
-    const std::size_t room = received_.size() - received_end_;
-    const ssize_t n = ::recv(socket_.get(), received_.data() + received_end_, room, MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
-    if (n < 0) return fail_with(system_error(errno));
-    if (n == 0) return fail_with("the connection was closed");
-    received_end_ += static_cast<std::size_t>(n);
-    if (!take_items(frames, max_bytes)) return false;
-    // Less than there was room for: nothing more is there now. Whole frames go to their reader first.
-    if (static_cast<std::size_t>(n) < room || !frames.empty()) return true;
+  } catch (const std::bad_alloc&) {
+    return fail_with("this device has no memory for its frame");
   }
+}
+
+// At least half a usual read behind what was received. A large record gets its room as it arrives: four bytes
+// of length are no reason to take hundreds of megabytes.
+void DataStream::make_room() {
+  if (received_.size() >= received_end_ + kReadBytes / 2) return;
+  std::copy(received_.begin() + static_cast<std::ptrdiff_t>(received_begin_),
+            received_.begin() + static_cast<std::ptrdiff_t>(received_end_), received_.begin());
+  received_end_ -= std::exchange(received_begin_, 0);
+  const std::size_t wanted = std::max(kReadBytes, 2 * received_end_);
+  if (received_.size() < wanted) received_.resize(wanted);
 }
 
 bool DataStream::take_items(std::vector<std::vector<std::uint8_t>>& frames, std::size_t max_bytes) {
@@ -233,8 +241,9 @@ bool DataStream::take_items(std::vector<std::vector<std::uint8_t>>& frames, std:
       if (rest.size() < needed) return true;
       StreamSecret secret = secret_;
       if (!connecting_end_) {
-        link_ = read_link_id(rest.first<kLinkIdBytes>());
-        const auto known = secret_of_(*link_);
+        StreamTag tag;
+        std::copy_n(rest.begin(), kTagBytes, tag.begin());
+        const auto known = secret_of_(tag);
         if (!known) return break_rules("it belongs to no link that waits for its data lane");
         secret = *known;
         begin_writing(secret, Direction::kBack);

@@ -1,8 +1,8 @@
 // DataStream: one TCP connection of a data lane, at either end. Sealed records in and out, never waiting.
 //
-// The connecting end sends a prologue (link id, stream header) and then records; the listening end finds the
-// link's secret by that id, answers with a stream header of its own, and then with records. Only the holder
-// of the secret can make a record that opens, so the first one proves who is there.
+// The connecting end sends a prologue (the secret's tag, stream header) and then records; the listening end
+// finds the secret by that tag, answers with a stream header of its own, and then with records. Only the
+// holder of the secret can make a record that opens, so the first one proves who is there.
 //
 // Thread contract: one thread at a time (the hub's lock); the descriptor may be waited on by others
 // meanwhile.
@@ -55,11 +55,10 @@ struct Listening {
 class DataStream {
  public:
   // Starts to connect to `endpoint` ("10.0.0.1:77", "[fe80::1%eth0]:77"). kIo, kInvalidArgument.
-  [[nodiscard]] static Result<DataStream> connect(const std::string& endpoint, LinkId link,
-                                                  const StreamSecret& secret);
-  // A connection that was accepted. `secret_of` tells the secret of a link, nullopt for one that is not known
-  // or has its data lane already.
-  using SecretOf = std::function<std::optional<StreamSecret>(LinkId)>;
+  [[nodiscard]] static Result<DataStream> connect(const std::string& endpoint, const StreamSecret& secret);
+  // A connection that was accepted. `secret_of` tells the secret of a tag, nullopt when no data lane waits
+  // that has it.
+  using SecretOf = std::function<std::optional<StreamSecret>(const StreamTag&)>;
   [[nodiscard]] static DataStream accept(Descriptor socket, SecretOf secret_of);
   DataStream(DataStream&&) noexcept = default;
   DataStream& operator=(DataStream&&) noexcept = default;
@@ -70,8 +69,8 @@ class DataStream {
   [[nodiscard]] std::size_t unsent_bytes() const { return unsent_.size() - unsent_begin_; }
   // Records that are not wholly with the kernel yet.
   [[nodiscard]] std::size_t unsent_records() const { return ends_.size(); }
-  // Listening end: the link that the prologue named.
-  [[nodiscard]] std::optional<LinkId> link() const { return link_; }
+  // The other end's stream header has come. A listener sends it only to a connection whose tag it knows.
+  [[nodiscard]] bool peer_answered() const { return reader_.has_value(); }
 
   // Seals one frame and hands the kernel what it takes of it now.
   void send(FrameHeader header, std::span<const std::uint8_t> payload);
@@ -91,13 +90,13 @@ class DataStream {
   explicit DataStream(Descriptor socket);
   bool fail_with(std::string reason);
   bool break_rules(std::string what);
+  void make_room();
   [[nodiscard]] bool take_items(std::vector<std::vector<std::uint8_t>>& frames, std::size_t max_bytes);
   void begin_writing(const StreamSecret& secret, Direction direction);
 
   Descriptor socket_;
   bool connecting_ = false;
   bool connecting_end_ = false;
-  std::optional<LinkId> link_;
   StreamSecret secret_{};  // connecting end, until the listener's header came
   SecretOf secret_of_;
   std::optional<SealedWriter> writer_;

@@ -19,7 +19,7 @@ IncomingLinks::Connection& IncomingLinks::find_or_add(Lane lane, const std::stri
   Connections& connections = connections_[static_cast<int>(lane)];
   const auto found = connections.find(id);
   if (found != connections.end()) return found->second;
-  return connections.emplace(id, Connection{.from = from, .link = {}, .tag = tag, .data_secret = {}})
+  return connections.emplace(id, Connection{.from = from, .link = {}, .tag = tag, .data_key = {}})
       .first->second;
 }
 
@@ -29,12 +29,10 @@ void IncomingLinks::refuse(Lane lane, const std::string& id, const DeviceKey& fr
     close(lane, id, connection, reason);
 }
 
-std::optional<IncomingLinks::DataLane> IncomingLinks::awaited_data_lane(LinkId link) const {
-  for (const auto& [id, data] : connections_[static_cast<int>(Lane::kData)])
-    if (!data.closed && data.link == link) return std::nullopt;
+std::optional<IncomingLinks::DataLane> IncomingLinks::awaited_data_lane(const StreamTag& tag) const {
   for (const auto& [id, control] : connections_[static_cast<int>(Lane::kControl)])
-    if (!control.closed && control.link == link && control.data_secret)
-      return DataLane{.from = control.from, .secret = *control.data_secret};
+    if (!control.closed && control.data_key && control.data_key->tag == tag)
+      return DataLane{.from = control.from, .secret = control.data_key->secret};
   return std::nullopt;
 }
 
@@ -87,11 +85,12 @@ IncomingLinks::Outcome IncomingLinks::receive(Lane lane, const std::string& id, 
       return Outcome{.action = Action::kAnswerFlush, .sequence = header->sequence, .violation = {}};
     case FrameKind::kDataKey: {
       StreamSecret secret;
-      if (lane != Lane::kControl || payload.size() != secret.size() || connection.data_secret)
+      if (lane != Lane::kControl || payload.size() != secret.size() || connection.told_data_key)
         return violate(lane, id, connection,
                        "sent the key of a data lane at the wrong place or of the wrong size");
       std::ranges::copy(payload, secret.begin());
-      connection.data_secret = secret;
+      connection.told_data_key = true;
+      connection.data_key = DataKey{.tag = tag_of(secret), .secret = secret};
       return {};
     }
     case FrameKind::kFlushed:
@@ -121,6 +120,9 @@ IncomingLinks::Outcome IncomingLinks::open(Lane lane, const std::string& id, con
     open_control(from, *link);
   else if (peer.current != link)
     return violate(lane, id, connection, "opened a data lane before the control lane of its link");
+  else
+    for (auto& [control_id, control] : connections_[static_cast<int>(Lane::kControl)])
+      if (control.from == from && control.link == *link) control.data_key.reset();
   return {};
 }
 
@@ -160,6 +162,7 @@ IncomingLinks::Outcome IncomingLinks::violate(Lane lane, const std::string& id, 
 void IncomingLinks::close(Lane lane, const std::string& id, Connection& connection,
                           const ClosedReason& reason) {
   connection.closed = true;
+  connection.data_key.reset();
   closings_.push_back({lane, id, reason, connection.tag});
   closed_.emplace_back(lane, id);
   // A closed connection is remembered so that what it still sends is dropped in silence; the oldest is

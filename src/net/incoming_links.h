@@ -61,14 +61,15 @@ class IncomingLinks {
   // Closes every connection of `key` (it left the allow-list).
   void close_key(const DeviceKey& key, const ClosedReason& reason);
 
-  // Whose data lane may open now, and the secret it is sealed with: that of a link which is current, has told
-  // its secret on the control lane, and has no data lane yet.
+  // Whose data lane may open now, and the secret it is sealed with: that of a living link that has told the
+  // secret on its control lane and has not opened its data lane with it. A lane opens once: a recorded
+  // connection opens none.
   struct DataLane {
     DeviceKey from;
     StreamSecret secret;
   };
-  [[nodiscard]] std::optional<DataLane> awaited_data_lane(LinkId link) const;
-  // A connection has ended: its link may open that lane no more, and nothing is remembered of it.
+  [[nodiscard]] std::optional<DataLane> awaited_data_lane(const StreamTag& tag) const;
+  // A connection has ended; nothing is remembered of it.
   void forget(Lane lane, const std::string& connection);
 
   // Keys that have a connection which is not closed.
@@ -78,13 +79,19 @@ class IncomingLinks {
   [[nodiscard]] std::vector<Closing> take_closings();
 
  private:
+  struct DataKey {
+    StreamTag tag;
+    StreamSecret secret;
+  };
   struct Connection {
     DeviceKey from;
     LinkId link;
     std::uint64_t next_sequence = 0;
     bool closed = false;
     int tag = 0;
-    std::optional<StreamSecret> data_secret;  // control lane
+    // Control lane: the secret of the data lane, told and not used yet.
+    bool told_data_key = false;
+    std::optional<DataKey> data_key;
   };
   struct Peer {
     std::optional<LinkId> current;

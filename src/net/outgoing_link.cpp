@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstPause{10};
 constexpr std::chrono::milliseconds kLongestPause{500};
+// To have an answer from the data lane's listener, as for the control lane's.
+constexpr std::chrono::milliseconds kAnswerTime{3000};
 
 }  // namespace
 
@@ -109,18 +111,23 @@ void OutgoingLink::start_control() {
 void OutgoingLink::service_data(Clock::time_point now) {
   OneLane& lane = data();
   if (lane.state == State::kWaiting && now >= lane.retry_at && control().state == State::kUp) start_data(now);
-  if (!lane.stream || !lane.socket_watch.ready) return;
+  if (!lane.stream) return;
+  if (lane.state == State::kConnecting && now >= lane.retry_at) {
+    last_failure_ = {ErrorCode::kTimeout, "no answer on the data lane"};
+    lane_failed(lane, now);
+    return;
+  }
+  // The other thread may have met an error that the descriptor does not show.
+  if (!lane.socket_watch.ready && lane.stream->error().empty()) return;
   lane.socket_watch.ready = false;
   std::vector<std::vector<std::uint8_t>> frames;
-  bool alive = lane.stream->write_some();
-  if (alive && !(lane.state == State::kConnecting && lane.stream->wants_to_write())) {
-    alive = lane.stream->read_some(frames, kMaxReasonBytes);
-    if (lane.state == State::kConnecting) lane.state = State::kOpening;
-  }
+  const bool alive = lane.stream->write_some() && lane.stream->read_some(frames, 1 + kMaxReasonBytes);
   for (const auto& frame : frames) {
     take_answer(Lane::kData, frame, true);
     if (error_) return;
   }
+  // From here on the listener may have taken the opening frame.
+  if (lane.state == State::kConnecting && lane.stream->peer_answered()) lane.state = State::kOpening;
   if (!alive) {
     last_failure_ = {lane.state == State::kConnecting ? ErrorCode::kTimeout : ErrorCode::kPeerGone,
                      lane.stream->error()};
@@ -133,10 +140,12 @@ void OutgoingLink::service_data(Clock::time_point now) {
 }
 
 // Everything up to the question whether the receiver has taken it goes out with the connection's first bytes.
+// The address that answered on the control lane comes first.
 void OutgoingLink::start_data(Clock::time_point now) {
   OneLane& lane = data();
+  if (lane.attempt == 0) lane.attempt = control().attempt - 1;
   const std::string& endpoint = lane.endpoints[lane.attempt++ % lane.endpoints.size()];
-  auto stream = DataStream::connect(endpoint, id_, data_secret_);
+  auto stream = DataStream::connect(endpoint, data_secret_);
   if (!stream) {
     last_failure_ = stream.error();
     lane_failed(lane, now);
@@ -145,6 +154,7 @@ void OutgoingLink::start_data(Clock::time_point now) {
   lane.stream = *std::move(stream);
   lane.socket_watch = {.descriptor = lane.stream->descriptor(), .events = POLLIN | POLLOUT};
   lane.state = State::kConnecting;
+  lane.retry_at = now + kAnswerTime;
   std::uint8_t payload[kLinkIdBytes];
   write_link_id(id_, payload);
   (void)send_frame(Lane::kData, FrameKind::kOpen, payload);
@@ -334,7 +344,8 @@ Clock::time_point OutgoingLink::next_timer() const {
   if (up_reported_) return Clock::time_point::max();
   Clock::time_point next = deadline_;
   if (lanes_[0].state == State::kWaiting) next = std::min(next, lanes_[0].retry_at);
-  if (lanes_[0].state == State::kUp && data().state == State::kWaiting)
+  if ((lanes_[0].state == State::kUp && data().state == State::kWaiting) ||
+      data().state == State::kConnecting)
     next = std::min(next, data().retry_at);
   return next;
 }

@@ -19,6 +19,10 @@ void require_sodium() {
   HEARTH_CHECK(ready, "libsodium cannot start");
 }
 
+constexpr std::uint64_t kTagSubkey = 2;  // 0 and 1 are the directions' keys
+// A larger copy of a frame lives only as long as it is needed.
+constexpr std::size_t kKeptBytes = 1 << 20;
+
 struct DirectionKey {
   DirectionKey(const StreamSecret& secret, Direction direction) {
     require_sodium();
@@ -38,6 +42,13 @@ StreamSecret new_stream_secret() {
   StreamSecret secret;
   randombytes_buf(secret.data(), secret.size());
   return secret;
+}
+
+StreamTag tag_of(const StreamSecret& secret) {
+  require_sodium();
+  StreamTag tag;
+  crypto_kdf_derive_from_key(tag.data(), tag.size(), kTagSubkey, kKeyContext, secret.data());
+  return tag;
 }
 
 struct SealedWriter::State {
@@ -69,6 +80,7 @@ void SealedWriter::seal(std::span<const std::uint8_t> head, std::span<const std:
   for (std::size_t i = 0; i < kLengthBytes; ++i) out[at + i] = static_cast<std::uint8_t>(sealed >> (8 * i));
   crypto_secretstream_xchacha20poly1305_push(&state_->sodium, out.data() + at + kLengthBytes, nullptr,
                                              plain_.data(), plain_.size(), nullptr, 0, 0);
+  if (plain_.capacity() > kKeptBytes) plain_ = {};
 }
 
 SealedReader::SealedReader(std::unique_ptr<State> state) : state_(std::move(state)) {}

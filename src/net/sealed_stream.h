@@ -27,6 +27,11 @@ inline constexpr std::size_t kLengthBytes = 4;
 // What sealing adds to a record, without its length.
 inline constexpr std::size_t kSealBytes = 17;
 
+// Names a secret without telling it: what a connection begins with, so that the listener finds the secret and
+// nobody else can claim the name.
+using StreamTag = std::array<std::uint8_t, 16>;
+[[nodiscard]] StreamTag tag_of(const StreamSecret& secret);
+
 // 32 bytes of the operating system's random source.
 [[nodiscard]] StreamSecret new_stream_secret();
 

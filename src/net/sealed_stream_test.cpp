@@ -94,6 +94,7 @@ TEST(SealedStream, AnotherSecretOrDirectionOpensNothing) {
   EXPECT_FALSE(pair.reader(secret_of(2)).open(pair.records[0]));
   EXPECT_FALSE(pair.reader(secret_of(1), Direction::kBack).open(pair.records[0]));
   EXPECT_NE(new_stream_secret(), new_stream_secret());
+  EXPECT_NE(tag_of(secret_of(1)), tag_of(secret_of(2)));
 }
 
 }  // namespace

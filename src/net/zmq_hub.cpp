@@ -33,6 +33,8 @@ constexpr std::size_t kMaxInbox = 1024;
 // While the data thread waits for frames itself, the control thread looks only this often whether it still
 // does: what arrives meanwhile is in the kernel's buffers.
 constexpr std::chrono::milliseconds kLookAfterReceiver{50};
+// // How soon to look for strangers again when the system had no room for one.
+constexpr std::chrono::milliseconds kAcceptPause{100};
 // Member of the data listener's ready set that is no connection.
 constexpr std::uint64_t kReceiverWake = 0;
 
@@ -122,7 +124,7 @@ class ZmqHub final : public Hub {
   void wake_receiver() override {
     const std::lock_guard lock(mutex_);
     receiver_woken_ = true;
-    if (receiving_) receiver_pipe_.signal();
+    if (receiving_) signal_receiver();
   }
   [[nodiscard]] std::vector<DeviceKey> take_data_senders() override;
 
@@ -145,6 +147,10 @@ class ZmqHub final : public Hub {
     Clock::time_point at;
   };
 
+  void signal_receiver() {
+    receiver_signalled_ = true;
+    receiver_pipe_.signal();
+  }
   std::optional<Event> take_event();
   std::optional<Event> take_message(Lane lane);
   std::optional<MessageEvent> take_data(std::vector<std::uint64_t>& ready);
@@ -178,6 +184,7 @@ class ZmqHub final : public Hub {
   bool data_separate_ = false;
   bool receiving_ = false;  // the data thread sleeps in receive()
   bool receiver_woken_ = false;
+  bool receiver_signalled_ = false;  // a byte is in the pipe
   std::vector<std::pair<DeviceKey, Error>> violations_;
   std::set<DeviceKey> data_senders_;
   std::vector<std::uint64_t> ready_;
@@ -215,8 +222,8 @@ Result<> ZmqHub::open() {
   listener_.monitor_watch = {.descriptor = listener_.bound.monitor.descriptor()};
   HEARTH_TRY(data_, DataListener::open(
                         options_.bind_host, options_.data_port, options_.limits,
-                        [this](LinkId link) {
-                          auto lane = incoming_.awaited_data_lane(link);
+                        [this](const StreamTag& tag) {
+                          auto lane = incoming_.awaited_data_lane(tag);
                           if (lane && !allowed_.contains(lane->from)) lane.reset();
                           return lane;
                         },
@@ -336,7 +343,8 @@ std::optional<MessageEvent> ZmqHub::receive() {
     data_->ready_set().wait(-1, ready);
     lock.lock();
     receiving_ = false;
-    if (std::ranges::contains(ready, kReceiverWake)) receiver_pipe_.drain();
+    // Also a byte that came after the wait: it would keep the set ready while the engine computes.
+    if (std::exchange(receiver_signalled_, false)) receiver_pipe_.drain();
   }
 }
 
@@ -481,7 +489,7 @@ void ZmqHub::service_data(Clock::time_point now) {
   std::vector<std::uint64_t> ended;
   data_->service(now, ended);
   for (const std::uint64_t id : ended) incoming_.forget(Lane::kData, std::to_string(id));
-  if (data_separate_ && receiving_ && !inbox_[index(Lane::kData)].empty()) receiver_pipe_.signal();
+  if (data_separate_ && receiving_ && !inbox_[index(Lane::kData)].empty()) signal_receiver();
   for (auto& [peer, error] : std::exchange(violations_, {})) violated(peer, "", std::move(error));
   close_refused_connections(now);
 }
@@ -634,8 +642,10 @@ void ZmqHub::wait_until(std::unique_lock<std::mutex>& lock, Clock::time_point de
   watch_list_.add(wake_watch_);
   watch_list_.add(listener_.socket_watch);
   watch_list_.add(listener_.monitor_watch);
-  watch_list_.add(data_listening_watch_);
+  const bool accepts = data_->accepts(Clock::now());
+  if (accepts) watch_list_.add(data_listening_watch_);
   Clock::time_point until = std::min(deadline, data_->next_timer());
+  if (!accepts) until = std::min(until, Clock::now() + kAcceptPause);
   if (receiving_) {
     if (data_->has_connections()) until = std::min(until, Clock::now() + kLookAfterReceiver);
   } else if (has_room_for_data()) {
@@ -652,6 +662,8 @@ void ZmqHub::wait_until(std::unique_lock<std::mutex>& lock, Clock::time_point de
   // Something that was looked at before may have got its signal swallowed by a later send: do not sleep on
   // it.
   if (std::ranges::any_of(watch_list_.watches, [](const Watch* watch) { return watch->ready; })) wait_ms = 0;
+  // Its byte may have been drained with one of another purpose.
+  if (woken_) wait_ms = 0;
   lock.unlock();
   const int n = ::poll(watch_list_.descriptors.data(), watch_list_.descriptors.size(), wait_ms);
   lock.lock();
