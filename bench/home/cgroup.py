@@ -139,10 +139,11 @@ class Groups:
         _write(self._file("memory", "memory.force_empty"), 0)
         _write(self._file("memory", "memory.max_usage_in_bytes"), 0)
 
-    def read_bytes_and_faults(self):
-        """(bytes read, major faults): the part of use() that is cheap enough to be sampled."""
+    def sample(self):
+        """(bytes read, major faults, anonymous bytes, page cache bytes): what is cheap enough to be read often."""
+        memory = _fields(_read(self._file("memory", "memory.stat")))
         return (disk_bytes(_read(self._file("blkio", "blkio.throttle.io_service_bytes")), self._disk, "Read"),
-                _fields(_read(self._file("memory", "memory.stat"))).get("pgmajfault", 0))
+                memory.get("pgmajfault", 0), memory.get("rss", 0), memory.get("cache", 0))
 
     def cpu_s(self):
         return int(_read(self._file("cpuacct", "cpuacct.usage"))) / 1e9

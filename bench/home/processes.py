@@ -41,7 +41,7 @@ class Run:
     stolen_share: float  # of all processors' time: taken by a hypervisor
     other_share: float  # of all processors' time: used by processes of no device
     capped: bool = False  # it was ended because its time was up
-    samples: list = dataclasses.field(default_factory=list)  # (time.monotonic(), bytes read, major faults)
+    samples: list = dataclasses.field(default_factory=list)  # (time.monotonic(), *Groups.sample())
 
     @property
     def taken_share(self):
@@ -57,6 +57,10 @@ class Run:
         first = min(self.samples, key=lambda sample: abs(sample[0] - start))
         last = min(self.samples, key=lambda sample: abs(sample[0] - end))
         return last[1] - first[1], last[2] - first[2]
+
+    def most_anonymous_between(self, start, end):
+        """The most anonymous bytes of all processes of the device; None without samples."""
+        return max((sample[3] for sample in self.samples if start <= sample[0] <= end), default=None)
 
 
 class Running:
@@ -110,7 +114,7 @@ class Running:
                 if self._ended is not None:
                     return
                 self._changed.wait(SAMPLE_S)
-            self._samples.append((time.monotonic(), *self._device.groups.read_bytes_and_faults()))
+            self._samples.append((time.monotonic(), *self._device.groups.sample()))
 
     def line(self, pattern, patience_s=60.0, errors=False):
         """The first line of output that matches; raises RuntimeError when none comes."""

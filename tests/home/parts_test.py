@@ -79,10 +79,13 @@ class KernelFiles(unittest.TestCase):
         after = cgroup.Use(read_bytes=350, peak_memory_bytes=60, oom_kills=3, cpu_s=1.5)
         self.assertEqual(after.since(before), cgroup.Use(read_bytes=250, peak_memory_bytes=60, oom_kills=2, cpu_s=1.5))
 
-    def test_used_between_takes_the_nearest_samples(self):
+    def test_samples(self):
+        """The nearest to a time count."""
         run = Run(command=[], code=0, started=0, seconds=4, lines=[], errors="", use=cgroup.Use(), stolen_share=0,
-                  other_share=0, samples=[(0.0, 0, 0), (1.0, 10, 1), (2.0, 30, 3), (3.0, 60, 3)])
+                  other_share=0, samples=[(0.0, 0, 0, 9, 0), (1.0, 10, 1, 5, 0), (2.0, 30, 3, 7, 0), (3.0, 60, 3, 6, 0)])
         self.assertEqual(run.used_between(0.9, 2.8), (50, 2))
+        self.assertEqual(run.most_anonymous_between(0.9, 2.8), 7)
+        self.assertIsNone(run.most_anonymous_between(4, 5))
 
 
 if __name__ == "__main__":
