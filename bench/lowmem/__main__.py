@@ -152,6 +152,8 @@ def measure_cases(cases, programs, options, common):
                 device.limit_disk(int(min(case.disk_mb_s * 1e6, 0.8 * rate)))
             # The same reader, in the same groups, just before.
             measured = min(device.disk_rate(device.file(model)) for device in home)
+            print(f"{case.name}: {total / 1e6:.0f} MB of memory in all; disk asked for {case.disk_mb_s} MB/s, limited to "
+                  f"{min(device.disk_limit for device in home) / 1e6:.0f}, measured {measured / 1e6:.0f}")
             facts = {"weight_bytes": weights, "memory_bytes": total, "disk_bytes_per_s": measured,
                      "disk_limit_bytes_per_s": [device.disk_limit for device in home],
                      "calibrated_bytes_per_s": rates, "compute_s": compute_s, "read_ahead_kib": home.read_ahead(),
