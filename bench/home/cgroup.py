@@ -5,6 +5,7 @@ Version 1 because only its memory group can be had beside the blkio throttle tha
 alike on the kernels this was made for.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -169,6 +170,14 @@ def _processes_in(folder):
     return [process for process in found if process > 0]  # 0: lives in another process namespace
 
 
+def end_processes(mounts, run):
+    """Kills every process in the groups of a run; does not wait."""
+    for mount in dict.fromkeys(mounts.values()):
+        for process in _processes_in(os.path.join(mount, TOP, run)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
 def remove_run(mounts, run):
     """Ends every process in the groups of a run and removes the groups. Raises OSError when they do not go."""
     for mount in dict.fromkeys(mounts.values()):
@@ -176,11 +185,7 @@ def remove_run(mounts, run):
         folder = os.path.join(top, run)
         deadline = time.monotonic() + _PATIENCE_S
         while os.path.isdir(folder):
-            for process in _processes_in(folder):
-                try:
-                    os.kill(process, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            end_processes({"": mount}, run)
             try:
                 for path, _, _ in os.walk(folder, topdown=False):
                     os.rmdir(path)
@@ -188,7 +193,5 @@ def remove_run(mounts, run):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)  # polls the kernel, which tells nobody when a group is empty; the deadline decides
-        try:
-            os.rmdir(top)
-        except OSError:
-            pass  # another run has its groups there, or there never were any
+        with contextlib.suppress(OSError):
+            os.rmdir(top)  # fails where another run has its groups, or there never were any

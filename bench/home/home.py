@@ -185,7 +185,8 @@ class Home:
         return rates
 
     def set_read_ahead(self, kib):
-        """What the kernel reads ahead on the disk of the home; the present value comes back with close()."""
+        """What the kernel reads ahead on the disk of the home, for every program of the machine; the present value
+        comes back with close()."""
         path = disk.read_ahead_setting(self.disk)
         self._entry.will_change(path)
         with open(path, "w", encoding="ascii") as file:
@@ -206,6 +207,8 @@ class Home:
     def close(self):
         """Ends all processes and removes everything; harmless the second time."""
         atexit.unregister(self.close)
+        if any(device.groups is not None for device in self.devices):
+            cgroup.end_processes(registry.controllers(), self.run)  # also those whose parents are gone
         for device in self.devices:
             device.end_processes()
         if self._network is not None:

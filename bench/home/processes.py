@@ -168,8 +168,9 @@ class Running:
         self.end()
         for thread in self._threads:
             thread.join(20)
-        for stream in (self._popen.stdout, self._popen.stderr):
-            stream.close()
+        for stream, thread in zip((self._popen.stdout, self._popen.stderr), self._threads):
+            if not thread.is_alive():  # it would wait for a grandchild that holds the pipe
+                stream.close()
         os.close(self._handle)
 
 

@@ -91,6 +91,18 @@ class Limits(unittest.TestCase):
             run = home["d2"].run(python("x = bytearray(16 << 20)"), PATIENCE)
             self.assertEqual((run.code, run.use.oom_kills), (0, 0), run.errors)
 
+    def test_controllers_that_are_not_mounted(self):
+        done = subprocess.run(python(UNMOUNTED), capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(done.stdout, "1\n", done.stderr)
+
+    def test_orphans_are_ended(self):
+        """A process that left its session and outlived its parent, with the parent's output still open."""
+        with Home(scenario({})) as home:
+            run = home["d1"].start(["sh", "-c", "setsid sleep 1000000 & echo $!"])
+            pid = int(run.line(r"^\d+$"))
+            self.assertTrue(lives(pid))
+        self.assertFalse(lives(pid))
+
     def test_processor(self):
         with Home(scenario({"cores": 0.25})) as home:
             run = home["d1"].run(python("import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"),
@@ -99,6 +111,24 @@ class Limits(unittest.TestCase):
             self.assertLess(run.use.cpu_s, 1.25 * 0.25 * run.seconds)
             self.assertGreater(run.use.cpu_throttled_s, 0)
 
+
+# Takes the controllers' mounts away in a mount namespace of its own, then makes a home and a hog in it.
+UNMOUNTED = f"""
+import ctypes, os, sys
+sys.path.insert(0, {BENCH!r})
+from home import Home, cgroup
+from home.scenario import parse_scenario
+libc = ctypes.CDLL(None, use_errno=True)
+os.unshare(os.CLONE_NEWNS)
+MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 1 << 18, 2
+assert libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0
+with open("/proc/self/mountinfo") as file:
+    mounted = cgroup.mount_points(file.read())
+for path in set(mounted.values()):
+    assert libc.umount2(path.encode(), MNT_DETACH) == 0, os.strerror(ctypes.get_errno())
+with Home(parse_scenario({{"device": [{{"name": "a", "memory": "64 MiB"}}]}}, "test")) as home:
+    print(home["a"].run([sys.executable, "-c", "x = bytearray(128 << 20)"]).use.oom_kills)
+"""
 
 SERVER = """
 import socket
