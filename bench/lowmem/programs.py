@@ -75,7 +75,7 @@ class Llama:
         tokens = [(at, event) for at, event in events if event["event"] == "token" and not event["warm_up"]]
         measured = _common([run], any(event["event"] == "done" for _, event in events))
         if any(event["event"] == "capped" for _, event in events):
-            measured.status = "capped"
+            measured.status, measured.message = "capped", f"a token took more than {cap_s} s"
         if tokens:
             measured.s_per_token = [event["s"] for _, event in tokens]
             measured.read_bytes_per_token = sum(event["read_bytes"] for _, event in tokens) / len(tokens)
