@@ -5,15 +5,16 @@ the last process and descriptor in it, so nothing is left behind even when the t
 """
 
 import errno
+import fcntl
 import itertools
 import os
 import socket
 import struct
 
-# rtnetlink(7): RTM_NEWLINK makes and changes devices, RTM_NEWADDR adds addresses; each is answered by NLMSG_ERROR,
-# whose code is 0 for success.
-_LINK, _ADDRESS, _ERROR = 16, 20, 2
-_REQUEST, _ACK, _EXCLUSIVE, _NEW = 0x1, 0x4, 0x200, 0x400
+# rtnetlink(7): RTM_NEWLINK makes and changes devices, RTM_NEWADDR adds addresses, RTM_NEWQDISC sets how a device sends;
+# each is answered by NLMSG_ERROR, whose code is 0 for success.
+_LINK, _ADDRESS, _QDISC, _ERROR = 16, 20, 36, 2
+_REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _NEW = 0x1, 0x4, 0x100, 0x200, 0x400
 _UP = 1
 
 
@@ -77,6 +78,40 @@ class Namespace:
         kind = _attribute(1, b"veth") + _attribute(2, _attribute(1, peer))
         link = _link_header() + _attribute(3, device.encode() + b"\0") + _attribute(18, kind)
         self._ask(_LINK, _NEW | _EXCLUSIVE, link)
+
+    def add_bridge(self, device):
+        kind = _attribute(1, b"bridge")
+        link = _link_header() + _attribute(3, device.encode() + b"\0") + _attribute(18, kind)
+        self._ask(_LINK, _NEW | _EXCLUSIVE, link)
+
+    def plug(self, device, bridge):
+        """Makes `device` a port of `bridge`."""
+        self._ask(_LINK, 0, _link_header(self._index(device)) + _attribute(10, struct.pack("=I", self._index(bridge))))
+
+    def add_tap(self, device):
+        """A device whose packets are read from and written to the descriptor that is returned; it lives as long."""
+        with self:
+            tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                # linux/if_tun.h: TUNSETIFF; IFF_TAP, and IFF_NO_PI: nothing but the Ethernet frame.
+                fcntl.ioctl(tap, 0x400454CA, struct.pack("=16sH22x", device.encode(), 0x0002 | 0x1000))
+            except OSError:
+                os.close(tap)
+                raise
+        return tap
+
+    def limit_rate(self, device, bytes_per_s):
+        """What `device` sends leaves at this rate (tc-tbf(8)): bursts of 4 ms, a queue of 50 ms, then packets are lost."""
+        burst = max(bytes_per_s // 250, 16 << 10)
+        limit = burst + max(bytes_per_s // 20, 64 << 10)
+        # linux/pkt_sched.h: tc_tbf_qopt is two tc_ratespec (rate, peak rate), limit, buffer, mtu. Link layer 1 is
+        # Ethernet; the kernel then needs no table of rates.
+        rate = struct.pack("=BBHhHI", 0, 1, 0, -1, 0, bytes_per_s)
+        parameters = rate + bytes(12) + struct.pack("=III", limit, 0, 0)
+        options = _attribute(1, parameters) + _attribute(6, struct.pack("=I", burst))
+        header = struct.pack("=BxxxiIII", socket.AF_UNSPEC, self._index(device), 0, 0xFFFFFFFF, 0)
+        body = header + _attribute(1, b"tbf\0") + _attribute(2, options)
+        self._ask(_QDISC, _NEW | _REPLACE, body)
 
     def _index(self, device):
         with self:
