@@ -1,7 +1,9 @@
 #include "base/direct_reader.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <deque>
 #include <iostream>
 #include <map>
@@ -11,6 +13,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -424,7 +430,7 @@ TEST(DirectReader, RefusesWhatInputFileRefuses) {
   EXPECT_EQ(DirectReader::open(dir.path()).error().code, ErrorCode::kInvalidArgument);
 }
 
-TEST(DirectReader, FallsBackToThreadsByItself) {
+TEST(DirectReader, TakesIoUringWhereItCan) {
   const TestDir dir;
   const auto path = on_disk(dir, kPage);
   const auto uring = DirectReader::open(path, {.method = Method::kUring});
@@ -432,6 +438,37 @@ TEST(DirectReader, FallsBackToThreadsByItself) {
   ASSERT_TRUE(reader) << reader.error().message;
   EXPECT_EQ(reader->method(), uring ? Method::kUring : Method::kThreads);
   EXPECT_TRUE(reader->describe().starts_with(uring ? "io_uring, " : "pread threads, ")) << reader->describe();
+}
+
+// As container runtimes do: every io_uring_setup of this process fails from now on.
+bool refuse_io_uring(int error) {
+  std::array<sock_filter, 4> program{
+      sock_filter{BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
+      sock_filter{BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_io_uring_setup},
+      sock_filter{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)},
+      sock_filter{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+  };
+  const sock_fprog filter{.len = program.size(), .filter = program.data()};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+TEST(DirectReaderDeath, FallsBackToThreadsWhereIoUringIsRefused) {
+  const TestDir dir;
+  const auto path = on_disk(dir, 64 * kPage);
+  for (const int error : {EPERM, ENOSYS}) {
+    const auto in_a_child = [&] {
+      if (!refuse_io_uring(error)) _exit(2);
+      const auto uring = DirectReader::open(path, {.method = Method::kUring});
+      if (uring || uring.error().code != ErrorCode::kUnsupported) _exit(3);
+      auto reader = DirectReader::open(path, {.request_bytes = 4 * kPage});
+      if (!reader || reader->method() != Method::kThreads) _exit(4);
+      const auto buffer = AlignedBuffer::make(64 * kPage);
+      if (!reader->read(0, buffer->bytes())) _exit(5);
+      _exit(equal_bytes(buffer->bytes(), 0) == 64 * kPage ? 0 : 6);
+    };
+    EXPECT_EXIT(in_a_child(), testing::ExitedWithCode(0), "");
+  }
 }
 
 TEST(DirectReaderDeath, MisalignedReadsAreBugs) {

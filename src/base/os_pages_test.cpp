@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/test_dir.h"
+#include "base/test_sanitizer.h"
 
 namespace hearth {
 namespace {
@@ -105,6 +106,7 @@ TEST(Pages, PopulateOfATruncatedFileIsAnError) {
 }
 
 TEST(Pages, LockedPagesStayUntilTheyAreUnlocked) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers make mlock do nothing";
   const Mapped file(10);
   NEEDS_A_DISK(file);
   const auto locked = lock(file.pages(0, 5));
@@ -119,6 +121,7 @@ TEST(Pages, LockedPagesStayUntilTheyAreUnlocked) {
 }
 
 TEST(PagesDeath, ARefusedLockNamesTheLimit) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers make mlock do nothing";
   const Mapped file(10);
   const auto try_it = [&] {
     const rlimit limit{.rlim_cur = page_bytes(), .rlim_max = page_bytes()};
