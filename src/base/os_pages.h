@@ -51,8 +51,10 @@ class AlignedBuffer {
   static constexpr std::size_t kAlignment = 4096;  // at least; the page where that is larger
 
   struct Options {
-    bool huge_pages = false;  // ask for them; the system may ignore it
-    bool populate = false;    // take the memory now, so that it is accounted and no later write faults
+    // Ask for them; the system may ignore it. For slots of direct reads: the disk gets few long segments
+    // instead of one for each page.
+    bool huge_pages = false;
+    bool populate = false;  // take the memory now, so that it is accounted and no later write faults
   };
   // `bytes` is rounded up to whole pages. kOutOfMemory.
   [[nodiscard]] static Result<AlignedBuffer> make(std::size_t bytes, Options options);
