@@ -1,86 +1,201 @@
 #include "base/os_memory.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 #include <optional>
-#include <string>
+#include <sstream>
+#include <string_view>
+#include <vector>
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 namespace hearth {
 namespace {
 
-std::optional<std::uint64_t> read_number(const std::filesystem::path& path) {
+namespace fs = std::filesystem;
+
+// v1 says "no limit" as the largest number of pages; no machine has this much.
+constexpr std::uint64_t kAbsurdLimit = std::uint64_t{1} << 60;
+
+// Files, folders and keys that differ between the two versions of control groups.
+struct Version {
+  const char* used;
+  std::vector<const char*> limits;  // the smallest counts
+  const char* inherited_limit;  // a key of memory.stat with the limits of groups that cannot be seen, or ""
+  const char* inactive_file;
+  const char* active_file;
+};
+const Version kVersion1{"memory.usage_in_bytes",
+                        {"memory.limit_in_bytes"},
+                        "hierarchical_memory_limit",
+                        "total_inactive_file",
+                        "total_active_file"};
+// Above memory.high a group is slowed down until it is below again: that is no place to work.
+const Version kVersion2{"memory.current", {"memory.max", "memory.high"}, "", "inactive_file", "active_file"};
+
+std::optional<std::uint64_t> read_number(const fs::path& path) {
   std::ifstream in(path);
   std::uint64_t value = 0;
   if (!(in >> value)) return std::nullopt;  // a missing file, or "max"
   return value;
 }
 
-std::uint64_t mem_available() {
-  std::ifstream in("/proc/meminfo");
-  std::string key, unit;
-  std::uint64_t kib = 0;
-  while (in >> key >> kib) {
-    std::getline(in, unit);
-    if (key == "MemAvailable:") return kib * 1024;
+// The number after `key` in a file of lines "KEY NUMBER" or "KEY: NUMBER kB".
+std::optional<std::uint64_t> read_key(const fs::path& path, std::string_view key) {
+  std::ifstream in(path);
+  std::string line;
+  while (std::getline(in, line)) {
+    if (!line.starts_with(key) || line.size() == key.size()) continue;
+    if (line[key.size()] != ' ' && line[key.size()] != ':') continue;
+    std::istringstream rest(line.substr(key.size() + 1));
+    std::uint64_t value = 0;
+    std::string unit;
+    if (!(rest >> value)) return std::nullopt;
+    return rest >> unit && unit == "kB" ? value * 1024 : value;
   }
-  return 0;
+  return std::nullopt;
 }
 
-// File pages of the group that the kernel gives back when asked: a line "KEY BYTES" of its memory.stat.
-std::uint64_t reclaimable(const std::filesystem::path& group, const char* wanted) {
-  std::ifstream in(group / "memory.stat");
-  std::string key;
-  std::uint64_t bytes = 0;
-  while (in >> key >> bytes)
-    if (key == wanted) return bytes;
-  return 0;
-}
-
-// What is left in the group at `path` and, as limits are inherited, in the groups above it.
-std::uint64_t left_in_groups(std::filesystem::path path, const std::filesystem::path& root,
-                             const char* limit_file, const char* usage_file, const char* cache_key) {
-  std::uint64_t left = ~std::uint64_t{0};
-  while (true) {
-    const auto limit = read_number(path / limit_file);
-    const auto usage = read_number(path / usage_file);
-    if (limit && usage) {
-      const std::uint64_t used = *usage - std::min(*usage, reclaimable(path, cache_key));
-      left = std::min(left, *limit > used ? *limit - used : 1);  // 0 would mean that nothing is known
+// mountinfo writes spaces and backslashes of a path as \040 and so on.
+std::string unescaped(std::string_view text) {
+  std::string plain;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto digit = [&](std::size_t at) { return text[at] >= '0' && text[at] <= '7'; };
+    if (text[i] == '\\' && i + 3 < text.size() && digit(i + 1) && digit(i + 2) && digit(i + 3)) {
+      plain += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
+      i += 3;
+    } else {
+      plain += text[i];
     }
-    if (path == root || !path.has_relative_path()) return left;
-    path = path.parent_path();
   }
+  return plain;
+}
+
+bool has_word(std::string_view list, std::string_view word) {
+  while (!list.empty()) {
+    const auto comma = std::min(list.find(','), list.size());
+    if (list.substr(0, comma) == word) return true;
+    list.remove_prefix(std::min(comma + 1, list.size()));
+  }
+  return false;
+}
+
+struct Mount {
+  std::string group;  // the group that is visible at `point`; not "/" in containers
+  std::string point;
+};
+
+// Where the memory controller of version 1, or version 2, is mounted.
+std::optional<Mount> find_mount(const fs::path& root, bool version2) {
+  // "36 35 0:30 /group /sys/fs/cgroup/memory rw,nosuid shared:1 - cgroup cgroup rw,memory"
+  std::ifstream in(root / "proc/self/mountinfo");
+  std::string line;
+  while (std::getline(in, line)) {
+    const auto dash = line.find(" - ");
+    if (dash == std::string::npos) continue;
+    std::istringstream front(line.substr(0, dash)), back(line.substr(dash + 3));
+    std::string skipped, group, point, type, options;
+    front >> skipped >> skipped >> skipped >> group >> point;
+    back >> type >> skipped >> options;
+    if (version2 ? type == "cgroup2" : type == "cgroup" && has_word(options, "memory"))
+      return Mount{unescaped(group), unescaped(point)};
+  }
+  return std::nullopt;
+}
+
+// The folder of `group` below the mount; the mount point itself when the group is not below it (a container
+// whose view of its own group differs).
+fs::path folder_of(const fs::path& root, const Mount& mount, std::string group) {
+  const fs::path point = root / fs::path(mount.point).relative_path();
+  if (mount.group != "/") {
+    if (group != mount.group && !group.starts_with(mount.group + "/")) return point;
+    group.erase(0, mount.group.size());
+  }
+  const fs::path below = fs::path(group).relative_path();
+  for (const fs::path& part : below)
+    if (part == "..") return point;
+  return below.empty() ? point : point / below;
+}
+
+// Makes `group` the one that `status` tells of if it leaves less than the one before.
+void look_at(MemoryStatus& status, const MemoryGroup& group) {
+  const Version& version = group.version2 ? kVersion2 : kVersion1;
+  const fs::path statistics = group.folder / "memory.stat";
+  std::uint64_t limit = kNoLimit;
+  for (const char* file : version.limits)
+    limit = std::min(limit, read_number(group.folder / file).value_or(kNoLimit));
+  if (*version.inherited_limit != '\0')
+    limit = std::min(limit, read_key(statistics, version.inherited_limit).value_or(kNoLimit));
+  const auto used = read_number(group.folder / version.used);
+  if (!used || limit >= kAbsurdLimit) return;
+  const std::uint64_t inactive = read_key(statistics, version.inactive_file).value_or(0);
+  const std::uint64_t active = read_key(statistics, version.active_file).value_or(0);
+  const std::uint64_t kept = *used - std::min(*used, inactive + active);
+  const std::uint64_t left = limit - std::min(limit, kept);
+  if (left >= status.group_available) return;
+  status.group = group.folder.string();
+  status.group_limit = limit;
+  status.group_used = *used;
+  status.group_inactive_file = inactive;
+  status.group_active_file = active;
+  status.group_available = left;
 }
 
 }  // namespace
 
-std::uint64_t available_memory() {
-  std::uint64_t available = mem_available();
-  if (available == 0) available = ~std::uint64_t{0};
+std::vector<MemoryGroup> memory_groups(const std::filesystem::path& root) {
+  std::vector<MemoryGroup> groups;
   // "4:memory:/group" for v1, "0::/group" for v2.
-  std::ifstream in("/proc/self/cgroup");
+  std::ifstream in(root / "proc/self/cgroup");
   std::string line;
   while (std::getline(in, line)) {
     const auto first = line.find(':');
     const auto second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos || second + 2 > line.size()) continue;
+    if (second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string group = line.substr(second + 2);  // without the leading '/'
-    if (controllers.empty()) {
-      const std::filesystem::path root = "/sys/fs/cgroup";
-      available = std::min(
-          available, left_in_groups(root / group, root, "memory.max", "memory.current", "inactive_file"));
-    } else if (controllers.find("memory") != std::string::npos) {
-      const std::filesystem::path root = "/sys/fs/cgroup/memory";
-      available = std::min(available, left_in_groups(root / group, root, "memory.limit_in_bytes",
-                                                     "memory.usage_in_bytes", "total_inactive_file"));
+    if (!controllers.empty() && !has_word(controllers, "memory")) continue;
+    const bool version2 = controllers.empty();
+    const auto mount = find_mount(root, version2);
+    if (!mount) continue;
+    const fs::path top = root / fs::path(mount->point).relative_path();
+    fs::path folder = folder_of(root, *mount, line.substr(second + 1));
+    while (true) {
+      groups.push_back({.folder = folder, .version2 = version2});
+      if (folder == top || !folder.has_relative_path()) break;
+      folder = folder.parent_path();
     }
   }
-  return available == ~std::uint64_t{0} ? 0 : available;
+  return groups;
+}
+
+MemoryStatus memory_status(const std::filesystem::path& root) {
+  MemoryStatus status;
+  status.total = read_key(root / "proc/meminfo", "MemTotal").value_or(0);
+  status.available = read_key(root / "proc/meminfo", "MemAvailable").value_or(kNoLimit);
+  for (const MemoryGroup& group : memory_groups(root)) look_at(status, group);
+  return status;
+}
+
+std::uint64_t available_memory() {
+  const std::uint64_t usable = memory_status().usable();
+  return usable == kNoLimit ? 0 : std::max<std::uint64_t>(usable, 1);
+}
+
+ProcessMemory process_memory(const std::filesystem::path& root) {
+  const auto status = [&](std::string_view key) {
+    return read_key(root / "proc/self/status", key).value_or(0);
+  };
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return {.anonymous = status("RssAnon"),
+          .file = status("RssFile"),
+          .shared = status("RssShmem"),
+          .locked = status("VmLck"),
+          .swapped = status("VmSwap"),
+          .major_faults = static_cast<std::uint64_t>(usage.ru_majflt),
+          .read_bytes = read_key(root / "proc/self/io", "read_bytes").value_or(0)};
 }
 
 void prefer_huge_pages(void* begin, std::size_t size) {

@@ -40,7 +40,7 @@ FENCES = [
     ("CLI11", r"CLI/.*|CLI11\.hpp", ["cli"], "the command line is read in cli"),
     ("HTTP", r"(httplib\.h|curl/.*|boost/beast.*|microhttpd\.h)", ["server"], "HTTP is spoken in server"),
     ("HiGHS", r"(Highs\.h|highs/.*|interfaces/highs_c_api\.h)", [], "no solver library is in use"),
-    ("io_uring", r"liburing\.h", [r"residency/uring\w*\.cpp"], "io_uring lives in one file"),
+    ("io_uring", r"liburing\.h", [r"base/os_uring\.cpp"], "io_uring lives in one file"),
     ("operating system", OS_HEADERS, [r"base/os_\w+\.cpp", "net", "residency"],
      "system calls live in base/os_*.cpp, net and residency"),
     ("test library", r"(gtest|gmock|rapidcheck|benchmark)([/.].*)", [], "tests are in x_test.cpp"),
