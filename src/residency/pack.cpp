@@ -70,9 +70,11 @@ class Maker {
 
   Result<> build(PackWriter& writer, std::span<const std::size_t> missing) {
     std::uint64_t needed = 0;
+    done_ = total_ = 0;
     for (const std::size_t i : missing) {
-      HEARTH_TRY_VOID(writer.clear(layout_.segments[i]));
-      needed += layout_.segments[i].bytes;
+      HEARTH_TRY(const std::uint64_t space, writer.clear(layout_.segments[i]));
+      needed += space;
+      total_ += layout_.segments[i].bytes;
     }
     HEARTH_TRY(const std::uint64_t free, writer.free_bytes());
     if (needed > free - std::min(free, options_.reserve_bytes))
@@ -84,8 +86,6 @@ class Maker {
           missing.size() == 1 ? segment_text(layout_.segments[missing[0]].id)
                               : std::format("{} layers", missing.size()),
           format_bytes(needed), format_bytes(free), format_bytes(options_.reserve_bytes));
-    done_ = 0;
-    total_ = needed;
     for (const std::size_t i : missing) {
       if (auto built = build_segment(writer, i); !built) {
         // Half a layer is of no use to anybody.

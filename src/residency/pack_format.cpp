@@ -19,6 +19,7 @@ using model::SegmentId;
 
 constexpr std::string_view kMagic = "HEARTHPK";
 constexpr std::string_view kRecordMagic = "HEARTHRC";
+constexpr std::string_view kOpenRecordMagic = "HEARTHRB";
 // Magic, version, size: what header_bytes() reads.
 constexpr std::size_t kFirstBytes = 16;
 // Magic, index, count of tensors, sample, hash of the segment, hash of the header's key and layout.
@@ -342,6 +343,12 @@ std::vector<std::uint8_t> encode_record(const PackHeader& header, std::size_t in
   w.raw(blake3(w.bytes()));
   w.bytes().resize(segment.record_bytes());
   return std::move(w.bytes());
+}
+
+std::vector<std::uint8_t> open_record(const PackSegment& segment) {
+  std::vector<std::uint8_t> bytes(segment.record_bytes());
+  std::ranges::copy(kOpenRecordMagic, bytes.begin());
+  return bytes;
 }
 
 Result<> decode_record(PackHeader& header, std::size_t index, std::span<const std::uint8_t> bytes) {

@@ -93,6 +93,8 @@ struct PackHeader {
 
 // The record of a segment whose blake3, source_sample and xxh3 are known. `index` is its place in the header.
 [[nodiscard]] std::vector<std::uint8_t> encode_record(const PackHeader& header, std::size_t index);
+// The record of a segment that was present and is being built again: absent, but not zeros.
+[[nodiscard]] std::vector<std::uint8_t> open_record(const PackSegment& segment);
 // Reads record_bytes() bytes into header.segments[index]; one of zeros means absent. kInvalidFile: damaged,
 // or of another pack; the segment stays absent then.
 [[nodiscard]] Result<> decode_record(PackHeader& header, std::size_t index,

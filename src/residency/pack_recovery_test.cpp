@@ -104,6 +104,25 @@ TEST(PackRecovery, FlippedBitInARecordRebuildsThatLayerOnly) {
   EXPECT_EQ(p.to_pack, layer.bytes);
 }
 
+// Another process may be computing from a layer that is built again: its bytes must never be anything else.
+TEST(PackRecovery, ALayerThatIsBuiltAgainStaysReadable) {
+  Packing p(small_model());
+  const PackFile reader = p.make();
+  const PackSegment& layer = reader.segment(SegmentId::of_layer(6));
+  const Bytes wanted = read_file(reader.path(), layer.offset, layer.bytes);
+  flip_bit(reader.path(), layer.record_offset + 100);
+  for (int round = 0; round < 3; ++round) {
+    int asked = 0;
+    p.options.cancelled = [&] { return ++asked > 4 * round; };
+    ASSERT_EQ(p.ensure(p.all()).error().code, ErrorCode::kCancelled);
+    EXPECT_TRUE(std::ranges::equal(reader.bytes().subspan(layer.offset, layer.bytes), wanted));
+    EXPECT_EQ(n_present(value_of(PackFile::open(reader.path()))), 8U);
+  }
+  p.options.cancelled = {};
+  EXPECT_TRUE(p.make().verify(layer.id));
+  EXPECT_EQ(p.to_pack, layer.bytes);
+}
+
 TEST(PackRecovery, FlippedBitInTheWeights) {
   Packing p(small_model());
   const PackFile before = p.make();

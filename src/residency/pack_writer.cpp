@@ -160,17 +160,27 @@ Result<> PackWriter::discard() {
   return {};
 }
 
-Result<> PackWriter::clear(const PackSegment& segment) {
-  // The record goes first: it must never vouch for bytes that are being replaced.
-  const std::vector<std::uint8_t> zeros(segment.record_bytes());
-  HEARTH_TRY_VOID(write_fully(file_.get(), path_, segment.record_offset, zeros));
-  if (::fdatasync(file_.get()) != 0) return failed("cannot write", errno);
+Result<std::uint64_t> PackWriter::clear(const PackSegment& segment) {
+  std::vector<std::uint8_t> record(segment.record_bytes());
+  for (std::size_t done = 0; done < record.size();) {
+    const ssize_t n = ::pread(file_.get(), record.data() + done, record.size() - done,
+                              static_cast<off_t>(segment.record_offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return failed("cannot read a record", n < 0 ? errno : EIO);
+    done += static_cast<std::size_t>(n);
+  }
+  if (std::ranges::all_of(record, [](std::uint8_t byte) { return byte == 0; })) {
 #ifdef FALLOC_FL_PUNCH_HOLE
-  // Where holes cannot be made, the old bytes stay and are overwritten.
-  (void)::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                    static_cast<off_t>(segment.offset), static_cast<off_t>(segment.bytes));
+    // What a dead process wrote of it. Where holes cannot be made, it is overwritten.
+    (void)::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      static_cast<off_t>(segment.offset), static_cast<off_t>(segment.bytes));
 #endif
-  return {};
+    return segment.bytes;
+  }
+  // The record goes first: it must never vouch for bytes that are being replaced.
+  HEARTH_TRY_VOID(write_fully(file_.get(), path_, segment.record_offset, open_record(segment)));
+  if (::fdatasync(file_.get()) != 0) return failed("cannot write", errno);
+  return 0;
 }
 
 Result<std::uint64_t> PackWriter::free_bytes() const {

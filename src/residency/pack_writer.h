@@ -55,8 +55,10 @@ class PackWriter {
 
   // Takes the file's name away: whoever has it open keeps it, the next open() makes another.
   [[nodiscard]] Result<> discard();
-  // Makes the segment absent and gives its disk space back.
-  [[nodiscard]] Result<> clear(const PackSegment& segment);
+  // Makes the segment absent. Returns the disk space that building it takes: none when it was complete once,
+  // because then its bytes stay where they are: another process may be computing with them, and building it
+  // again writes the same ones.
+  [[nodiscard]] Result<std::uint64_t> clear(const PackSegment& segment);
   // Bytes that may be written before the disk is full.
   [[nodiscard]] Result<std::uint64_t> free_bytes() const;
   // Asks for a segment's space in one piece, for as long as the file system knows how.
