@@ -59,6 +59,8 @@ int main(int argc, char** argv) {
   cli::add_worker(app, exit);
   cli::add_show(app, exit);
   cli::add_bench(app, exit);
+  cli::add_pack(app, exit);
+  cli::add_cache(app, exit);
   cli::add_keygen(app, exit);
   try {
     app.parse(arguments(argc, argv));

@@ -11,6 +11,8 @@ void add_worker(CLI::App& app, int& exit);
 void add_demo(CLI::App& app, int& exit);
 void add_show(CLI::App& app, int& exit);
 void add_bench(CLI::App& app, int& exit);
+void add_pack(CLI::App& app, int& exit);
+void add_cache(CLI::App& app, int& exit);
 void add_keygen(CLI::App& app, int& exit);
 
 }  // namespace hearth::cli

@@ -1,7 +1,6 @@
 #include "residency/resident_source.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <set>
 #include <vector>
@@ -10,40 +9,11 @@
 #include "base/os_memory.h"
 #include "base/units.h"
 #include "residency/ggml_tensors.h"
+#include "residency/repack.h"
+#include "residency/vector_check.h"
 
 namespace hearth::residency {
 namespace {
-
-// The first layout of the device, in its order of preference, that can multiply by this matrix; nullptr for
-// plain. The same question that libllama asks: an op with a weight in an empty buffer of that type.
-ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* weight) {
-  auto get_extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
-      ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
-  if (get_extra == nullptr) return nullptr;
-  for (ggml_backend_buffer_type_t* type = get_extra(device); type != nullptr && *type != nullptr; ++type) {
-    const ContextPtr ctx = make_context(2);
-    ggml_tensor* rows = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, weight->ne[0], 512);
-    ggml_tensor* product = ggml_mul_mat(ctx.get(), weight, rows);
-    const BufferPtr empty(ggml_backend_buft_alloc_buffer(*type, 0));
-    weight->buffer = empty.get();
-    const bool supported = ggml_backend_dev_supports_op(device, product);
-    weight->buffer = nullptr;
-    if (supported) return *type;
-  }
-  return nullptr;
-}
-
-// Norms, biases and RoPE factors are few, and a NaN in one need not show in what a layer gives: quantizing
-// the activations for the next matrix can swallow it.
-Result<> check_vector(const gguf::Tensor& tensor, const void* data, const std::string& path) {
-  const std::span<const float> values(static_cast<const float*>(data), tensor.bytes / sizeof(float));
-  for (std::size_t i = 0; i < values.size(); ++i)
-    if (!std::isfinite(values[i]))
-      return fail(ErrorCode::kInvalidFile,
-                  "{}: value {} of tensor '{}' is {}: the file is damaged; fetch it again", path, i,
-                  tensor.name, values[i]);
-  return {};
-}
 
 std::size_t pad(std::size_t bytes, std::size_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
