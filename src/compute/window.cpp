@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "compute/slices.h"
 #include "wire/hidden.h"
 
 namespace hearth::compute {
@@ -18,6 +19,7 @@ struct LayerGraph {
   std::uint64_t generation = 0;  // of the scratch memory it points to
   residency::ContextPtr ctx;
   ggml_cgraph* graph = nullptr;
+  Slices slices;                      // of a layer whose weights come in parts
   std::vector<ggml_tensor*> weights;  // in the order of ModelFile::segment
 };
 
@@ -32,7 +34,7 @@ struct GraphSet {
   std::vector<LayerGraph> layers;
 };
 
-void point_weights(const std::vector<ggml_tensor*>& tensors, std::span<const residency::TensorPlace> places) {
+void point_weights(std::span<ggml_tensor* const> tensors, std::span<const residency::TensorPlace> places) {
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     tensors[i]->data = places[i].data;
     tensors[i]->buffer = places[i].buffer;
@@ -72,9 +74,11 @@ struct Window::Impl {
   std::vector<std::int32_t> deltas;  // [n_cells] of the shift being applied; empty when there is none
 
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
-  Result<LayerGraph> build(std::uint32_t il, const Shape& shape,
-                           std::span<const residency::TensorPlace> places);
-  Result<> compute(std::uint32_t il, GraphSet& set, std::span<const residency::TensorPlace> places);
+  [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
+  Result<LayerGraph> build(std::uint32_t il, const Shape& shape);
+  Result<LayerGraph*> graph_of(std::uint32_t il, GraphSet& set);
+  Result<> compute(std::uint32_t il, GraphSet& set);
+  Result<> check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const;
   GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
@@ -124,43 +128,61 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
   HEARTH_TRY_VOID(w.cells.place(batch.tokens));
   if (batch.operations_only || n_tokens == 0) return std::span<const float>{};
 
-  const std::uint32_t n_out = w.is_last() ? batch.n_outputs() : n_tokens;
-  const Shape shape = {
-      .n_tokens = n_tokens,
-      .n_kv = std::min(w.cells.size(), std::max(kCellPadding, pad_cells(w.cells.used_end()))),
-      .n_out = n_out};
+  const Shape shape = w.shape_of(batch);
   GraphSet& set = w.graphs_for(shape);
   w.fill_inputs(batch, shape);
-
-  const std::uint32_t n_embd = w.model.params().n_embd;
   for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
-    const auto segment = model::SegmentId::of_layer(il);
-    HEARTH_TRY(const auto places, w.weights.acquire(segment));
-    Result<> computed = w.compute(il, set, places);
-    w.weights.release(segment);
-    HEARTH_TRY_VOID(std::move(computed));
-    const std::size_t n_rows = il + 1 == w.model.params().n_layer ? n_out : n_tokens;
-    const std::span<const float> rows(w.scratch.hidden, n_rows * n_embd);
-    if (const std::size_t row = wire::first_non_finite_row(rows, n_embd); row < n_rows) {
-      const std::size_t token = n_rows < n_tokens ? static_cast<std::size_t>(w.scratch.out_rows[row]) : row;
-      return fail(
-          ErrorCode::kNumeric,
-          "layer {} gave a NaN or Inf in row {} of {} (position {}): the weights of this layer are damaged "
-          "or overflow",
-          il, row, n_rows, batch.tokens[token].position);
-    }
+    HEARTH_TRY_VOID(w.compute(il, set));
+    HEARTH_TRY_VOID(w.check_rows(il, batch, shape));
   }
-  return std::span<const float>(w.scratch.hidden, std::size_t{n_out} * n_embd);
+  return std::span<const float>(w.scratch.hidden, std::size_t{shape.n_out} * w.model.params().n_embd);
 }
 
-Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set,
-                               std::span<const residency::TensorPlace> places) {
+Shape Window::Impl::shape_of(const wire::Batch& batch) const {
+  const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  return {.n_tokens = n_tokens,
+          .n_kv = std::min(cells.size(), std::max(kCellPadding, pad_cells(cells.used_end()))),
+          .n_out = is_last() ? batch.n_outputs() : n_tokens};
+}
+
+// After a layer: its rows are numbers.
+Result<> Window::Impl::check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const {
+  const std::size_t n_embd = model.params().n_embd;
+  const std::size_t n_rows = il + 1 == model.params().n_layer ? shape.n_out : shape.n_tokens;
+  const std::span<const float> rows(scratch.hidden, n_rows * n_embd);
+  const std::size_t row = wire::first_non_finite_row(rows, n_embd);
+  if (row >= n_rows) return {};
+  const std::size_t token = n_rows < shape.n_tokens ? static_cast<std::size_t>(scratch.out_rows[row]) : row;
+  return fail(
+      ErrorCode::kNumeric,
+      "layer {} gave a NaN or Inf in row {} of {} (position {}) of batch {}: the weights of this layer "
+      "are damaged or overflow",
+      il, row, n_rows, batch.tokens[token].position, batch.id);
+}
+
+Result<LayerGraph*> Window::Impl::graph_of(std::uint32_t il, GraphSet& set) {
   LayerGraph& layer = set.layers[il - layers.begin];
   if (layer.graph == nullptr || layer.generation != scratch.generation()) {
-    HEARTH_TRY(layer, build(il, set.shape, places));
+    HEARTH_TRY(layer, build(il, set.shape));
   }
-  point_weights(layer.weights, places);
-  return scratch.backend().compute(layer.graph);
+  return &layer;
+}
+
+// The layer, part by part as its weights come.
+Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
+  const auto segment = model::SegmentId::of_layer(il);
+  HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
+  const auto parts = weights.parts(segment);
+  for (std::uint32_t part = 0; part < parts.size(); ++part) {
+    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+    point_weights(std::span(layer->weights).subspan(parts[part].first_tensor, places.size()), places);
+    ggml_cgraph* const graph = parts.size() == 1 ? layer->graph : layer->slices.graphs[part];
+    Result<> computed;
+    if (graph != nullptr) computed = scratch.backend().compute(graph);
+    weights.release(segment, part);
+    HEARTH_TRY_VOID(std::move(computed));
+  }
+  return {};
 }
 
 // The graphs of a shape, empty ones taking the place of those least recently used.
@@ -180,18 +202,18 @@ GraphSet& Window::Impl::graphs_for(const Shape& shape) {
   return *found;
 }
 
-Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape,
-                                       std::span<const residency::TensorPlace> places) {
+Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   LayerGraph built;
   built.ctx = residency::make_context(kMaxTensors, ggml_graph_overhead_custom(kMaxNodes, false));
   ggml_context* ctx = built.ctx.get();
   built.graph = ggml_new_graph_custom(ctx, kMaxNodes, false);
   LayerWeights by_role;
-  for (const model::SegmentTensor& tensor : model.segment(model::SegmentId::of_layer(il))) {
-    built.weights.push_back(residency::declare(ctx, *tensor.tensor));
+  const auto segment = model::SegmentId::of_layer(il);
+  for (const model::SegmentTensor& tensor : model.segment(segment)) {
+    // Somewhere, so that they count as allocated; where they are is said before each compute.
+    built.weights.push_back(scratch.place(residency::declare(ctx, *tensor.tensor), scratch.hidden));
     by_role.by_role[static_cast<std::size_t>(tensor.role)] = built.weights.back();
   }
-  point_weights(built.weights, places);
   // Only after the last layer rows are left out, and only when some are.
   const bool select = il + 1 == model.params().n_layer && shape.n_out < shape.n_tokens;
   BatchInputs in =
@@ -203,6 +225,8 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape,
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);
   HEARTH_TRY_VOID(scratch.allocate(built.graph));
+  if (const auto parts = weights.parts(segment); parts.size() > 1)
+    built.slices = cut(built.graph, built.weights, parts);
   built.generation = scratch.generation();
   return built;
 }
@@ -233,17 +257,20 @@ Result<> Window::Impl::shift_keys() {
     const auto at = static_cast<std::size_t>(
         std::ranges::find(tensors, model::Role::kRopeFactors, &model::SegmentTensor::role) - tensors.begin());
     const bool has_factors = at < tensors.size();
+    const auto parts = weights.parts(segment);
+    std::uint32_t part = 0;
     ggml_tensor* factors = nullptr;
     if (has_factors) {
-      HEARTH_TRY(const auto places, weights.acquire(segment));
+      while (at >= parts[part].first_tensor + parts[part].n_tensors) ++part;
+      HEARTH_TRY(const auto places, weights.acquire(segment, part));
       factors = residency::declare(ctx.get(), *tensors[at].tensor);
-      point_weights({factors}, places.subspan(at, 1));
+      point_weights({&factors, 1}, places.subspan(at - parts[part].first_tensor, 1));
     }
     ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas);
     ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, kv->k(il), delta, factors));
     Result<> done = scratch.allocate(graph);
     if (done) done = scratch.backend().compute(graph);
-    if (has_factors) weights.release(segment);
+    if (has_factors) weights.release(segment, part);
     HEARTH_TRY_VOID(std::move(done));
   }
   return {};
