@@ -42,17 +42,24 @@ void point_weights(std::span<ggml_tensor* const> tensors, std::span<const reside
   }
 }
 
+// With which batch of a group the tokens of a table came.
+struct Arrivals {
+  std::span<const std::uint32_t> of_cell = {};  // counted from 1; 0: before the group. Empty: no group
+  std::uint32_t now = 0;                        // later ones are not there yet
+};
+
 // mask[i][c] = 0 where token i may see cell c, -inf elsewhere.
 template <class Value>
-void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, std::uint32_t n_kv,
-               Value hidden) {
+void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, const Arrivals& arrivals,
+               std::uint32_t n_kv, Value hidden) {
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     const wire::BatchToken& token = batch.tokens[i];
     Value* row = mask + i * n_kv;
     for (std::uint32_t cell = 0; cell < n_kv; ++cell) {
       const std::int32_t position = cells.position(cell);
-      const bool visible =
-          position >= 0 && position <= token.position && cells.sequences(cell).intersects(token.sequences);
+      const bool visible = position >= 0 && position <= token.position &&
+                           cells.sequences(cell).intersects(token.sequences) &&
+                           (arrivals.of_cell.empty() || arrivals.of_cell[cell] <= arrivals.now);
       row[cell] = visible ? Value{0} : hidden;
     }
   }
@@ -72,17 +79,26 @@ struct Window::Impl {
   std::vector<GraphSet> graphs;
   std::uint64_t clock = 0;
   std::vector<std::int32_t> deltas;  // [n_cells] of the shift being applied; empty when there is none
+  // Of the group at hand.
+  std::vector<Shape> shapes;            // of each batch; n_tokens = 0: nothing to compute
+  std::vector<std::uint32_t> arrivals;  // [n_cells], all 0 between groups; empty before the first
+  std::vector<std::span<const residency::TensorPlace>> held;  // of a layer's parts
 
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
   [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
   Result<LayerGraph> build(std::uint32_t il, const Shape& shape);
   Result<LayerGraph*> graph_of(std::uint32_t il, GraphSet& set);
   Result<> compute(std::uint32_t il, GraphSet& set);
+  Result<> compute_held(std::uint32_t il, GraphSet& set);
+  Result<> hold(model::SegmentId segment);
+  void release_held(model::SegmentId segment);
+  Result<> place_group(std::span<GroupItem> items);
+  Result<> compute_group(std::uint32_t il, std::span<GroupItem> items, bool holds, const Progress& progress);
   Result<> check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const;
   GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
-  void fill_inputs(const wire::Batch& batch, const Shape& shape);
+  void fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen);
 };
 
 Window::Window(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -102,7 +118,10 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                                                            .kv = std::move(kv),
                                                                            .graphs = {},
                                                                            .clock = 0,
-                                                                           .deltas = {}})));
+                                                                           .deltas = {},
+                                                                           .shapes = {},
+                                                                           .arrivals = {},
+                                                                           .held = {}})));
 }
 
 std::span<float> Window::input(std::uint32_t n_tokens) {
@@ -130,7 +149,7 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
 
   const Shape shape = w.shape_of(batch);
   GraphSet& set = w.graphs_for(shape);
-  w.fill_inputs(batch, shape);
+  w.fill_inputs(batch, shape, {});
   for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
     HEARTH_TRY_VOID(w.compute(il, set));
     HEARTH_TRY_VOID(w.check_rows(il, batch, shape));
@@ -183,6 +202,92 @@ Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
     HEARTH_TRY_VOID(std::move(computed));
   }
   return {};
+}
+
+std::uint64_t Window::group_bytes(const model::HyperParams& params, std::uint32_t n_tokens) {
+  return std::uint64_t{n_tokens} * params.n_embd * sizeof(float);
+}
+
+Result<> Window::run_group(std::span<GroupItem> items, const Progress& progress) {
+  Impl& w = *impl_;
+  Result<> done = w.place_group(items);
+  for (std::uint32_t il = w.layers.begin; done && il < w.layers.end; ++il) {
+    const auto segment = model::SegmentId::of_layer(il);
+    const bool holds = w.weights.parts(segment).size() <= w.weights.max_parts_held();
+    if (holds) done = w.hold(segment);
+    if (done) done = w.compute_group(il, items, holds, progress);
+    if (holds) w.release_held(segment);
+  }
+  for (const GroupItem& item : items)
+    for (const wire::BatchToken& token : item.batch->tokens)
+      if (token.cell < w.arrivals.size()) w.arrivals[token.cell] = 0;
+  return done;
+}
+
+// The table as it is after the last batch, and what must be known of its states before.
+Result<> Window::Impl::place_group(std::span<GroupItem> items) {
+  arrivals.resize(cells.size());
+  shapes.clear();
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    GroupItem& item = items[i];
+    const wire::Batch& batch = *item.batch;
+    HEARTH_CHECK(batch.tokens.size() <= scratch.options().n_ubatch);
+    HEARTH_CHECK(i == 0 || may_follow(batch), "operations in the middle of a group");
+    HEARTH_TRY_VOID(apply(batch.operations));
+    HEARTH_TRY_VOID(cells.place(batch.tokens));
+    for (const wire::BatchToken& token : batch.tokens)
+      arrivals[token.cell] = static_cast<std::uint32_t>(i) + 1;
+    shapes.push_back(batch.operations_only ? Shape{} : shape_of(batch));
+    item.n_rows = shapes.back().n_out;
+    HEARTH_CHECK(shapes.back().n_tokens == 0 ||
+                 item.rows.size() == std::size_t{shapes.back().n_tokens} * model.params().n_embd);
+  }
+  return {};
+}
+
+// One layer over all batches, whose rows it replaces.
+Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> items, bool holds,
+                                     const Progress& progress) {
+  const auto n_items = static_cast<std::uint32_t>(items.size());
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const GroupItem& item = items[i];
+    const Shape& shape = shapes[i];
+    if (shape.n_tokens == 0) continue;
+    std::ranges::copy(item.rows, scratch.hidden);
+    fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1});
+    GraphSet& set = graphs_for(shape);
+    HEARTH_TRY_VOID(holds ? compute_held(il, set) : compute(il, set));
+    HEARTH_TRY_VOID(check_rows(il, *item.batch, shape));
+    const std::size_t n_rows = il + 1 == layers.end ? shape.n_out : shape.n_tokens;
+    std::copy_n(scratch.hidden, n_rows * model.params().n_embd, item.rows.begin());
+    if (progress)
+      progress((il - layers.begin) * n_items + static_cast<std::uint32_t>(i) + 1, layers.size() * n_items);
+  }
+  return {};
+}
+
+// The whole layer; its parts are there.
+Result<> Window::Impl::compute_held(std::uint32_t il, GraphSet& set) {
+  HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
+  const auto parts = weights.parts(model::SegmentId::of_layer(il));
+  for (std::size_t part = 0; part < parts.size(); ++part)
+    point_weights(std::span(layer->weights).subspan(parts[part].first_tensor, held[part].size()), held[part]);
+  return scratch.backend().compute(layer->graph);
+}
+
+// All parts of the segment; after an error those that came.
+Result<> Window::Impl::hold(model::SegmentId segment) {
+  const std::size_t n_parts = weights.parts(segment).size();
+  for (std::uint32_t part = 0; part < n_parts; ++part) {
+    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+    held.push_back(places);
+  }
+  return {};
+}
+
+void Window::Impl::release_held(model::SegmentId segment) {
+  for (std::uint32_t part = 0; part < held.size(); ++part) weights.release(segment, part);
+  held.clear();
 }
 
 // The graphs of a shape, empty ones taking the place of those least recently used.
@@ -276,7 +381,7 @@ Result<> Window::Impl::shift_keys() {
   return {};
 }
 
-void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape) {
+void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen) {
   std::int32_t out = 0;
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     scratch.positions[i] = batch.tokens[i].position;
@@ -284,10 +389,10 @@ void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape) {
     if (batch.tokens[i].output) scratch.out_rows[out++] = static_cast<std::int32_t>(i);
   }
   if (scratch.options().flash_attention)
-    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, shape.n_kv,
+    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, seen, shape.n_kv,
                            kHalfMinusInfinity);
   else
-    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, shape.n_kv,
+    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, seen, shape.n_kv,
                      -std::numeric_limits<float>::infinity());
 }
 
