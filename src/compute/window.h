@@ -45,7 +45,7 @@ class Window {
     const wire::Batch* batch = nullptr;
     std::span<float> rows = {};  // in: [n_tokens][n_embd]; out: the first n_rows of them are those to pass
                                  // on. Not read for a batch that is not computed
-    std::uint32_t n_rows = 0;  // out
+    std::uint32_t n_rows = 0;    // out
   };
   // Whether `batch` may stand behind others in a group: operations would change what those before it see.
   [[nodiscard]] static bool may_follow(const wire::Batch& batch) { return batch.operations.empty(); }
