@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "support/moving_source.h"
 #include "support/one_device.h"
 #include "support/test_models.h"
 
@@ -90,7 +91,7 @@ TEST(Allocation, TheCounterCounts) {
 }
 
 struct Decoder {
-  const OneDevice& device;
+  Head& head;
   std::vector<Window*> windows;
   wire::Batch batch;
   std::vector<std::int32_t> ids;
@@ -107,14 +108,14 @@ struct Decoder {
       ids[s] = (position * 31 + static_cast<std::int32_t>(s) * 7) % 2000;
     }
     ++batch.id;
-    HEARTH_CHECK(device.head->embed(ids, rows).has_value());
+    HEARTH_CHECK(head.embed(ids, rows).has_value());
     for (Window* window : windows) {
       std::ranges::copy(rows, window->input(n).begin());
       const auto out = window->run(batch);
       HEARTH_CHECK(out.has_value());
       std::ranges::copy(*out, rows.begin());
     }
-    const auto logits = device.head->logits(rows);
+    const auto logits = head.logits(rows);
     HEARTH_CHECK(logits.has_value());
     sum += (*logits)[0];
   }
@@ -129,7 +130,7 @@ TEST_P(Decoding, AllocatesNothingOnceItIsWarm) {
       const OneDevice device(testing::test_model(testing::small_spec("llama", type)),
                              {.n_cells = 512, .n_ubatch = 8, .n_outputs = 8, .flash_attention = flash});
       const auto low = device.window({0, 5}), high = device.window({5, 8});
-      Decoder run = {.device = device,
+      Decoder run = {.head = *device.head,
                      .windows = {low.get(), high.get()},
                      .batch = {},
                      .ids = std::vector<std::int32_t>(n_sequences),
@@ -147,6 +148,29 @@ TEST_P(Decoding, AllocatesNothingOnceItIsWarm) {
   }
 }
 
+// Nor where the weights come in parts; the source here reuses its memory, too.
+TEST_P(Decoding, AllocatesNothingForParts) {
+  const std::uint32_t n_sequences = GetParam();
+  const OneDevice device(testing::test_model(testing::small_spec("qwen3", "Q4_K_M")),
+                         {.n_ubatch = 8, .n_outputs = 8});
+  testing::MovingSource source(*device.weights, *device.model, {.division = testing::Division::kTensors});
+  const auto window =
+      testing::value_of(Window::create(*device.scratch, *device.model, {0, 8}, source, wire::KvType::kF16));
+  const auto head = testing::value_of(Head::create(*device.backend, *device.model, source, 8, 8));
+  Decoder run = {.head = *head,
+                 .windows = {window.get()},
+                 .batch = {},
+                 .ids = std::vector<std::int32_t>(n_sequences),
+                 .rows = std::vector<float>(n_sequences * device.model->params().n_embd)};
+  for (std::uint32_t s = 0; s < n_sequences; ++s)
+    run.batch.tokens.push_back({.sequences = wire::SequenceSet::of(s), .output = true});
+  std::int32_t position = 0;
+  for (; position < 5; ++position) run.step(position);
+  const std::size_t before = n_allocations;
+  for (; position < 40; ++position) run.step(position);
+  EXPECT_EQ(n_allocations - before, 0U);
+}
+
 INSTANTIATE_TEST_SUITE_P(Sequences, Decoding, ::testing::Values(1U, 4U));
 
 // Removing and copying belong to every request; they cost no memory either.
@@ -154,8 +178,11 @@ TEST(Allocation, OperationsAllocateNothing) {
   const OneDevice device(testing::test_model(testing::small_spec("llama", "Q8_0")),
                          {.n_ubatch = 8, .n_outputs = 8});
   const auto window = device.all_layers();
-  Decoder run = {
-      .device = device, .windows = {window.get()}, .batch = {}, .ids = {0}, .rows = std::vector<float>(256)};
+  Decoder run = {.head = *device.head,
+                 .windows = {window.get()},
+                 .batch = {},
+                 .ids = {0},
+                 .rows = std::vector<float>(256)};
   run.batch.tokens.push_back({.sequences = wire::SequenceSet::of(0), .output = true});
   run.batch.operations = {{.kind = wire::KvOpKind::kCopy, .seq = 0, .seq_to = 1},
                           {.kind = wire::KvOpKind::kRemove, .seq = 1, .p0 = 2}};

@@ -14,12 +14,17 @@ namespace {
 constexpr std::size_t kMaxNodes = 16;
 constexpr std::size_t kMaxTensors = 32;
 
+// A graph over one part of a segment.
 struct SmallGraph {
-  std::int64_t n_rows = 0;
   residency::ContextPtr ctx;
-  ggml_cgraph* graph = nullptr;
-  std::vector<ggml_tensor*> weights;
-  ggml_tensor* result = nullptr;
+  ggml_cgraph* graph = nullptr;       // without nodes: nothing to compute
+  std::vector<ggml_tensor*> weights;  // of the part
+};
+
+// The graphs of a segment, one per part, for one number of rows.
+struct GraphSet {
+  std::int64_t n_rows = 0;
+  std::vector<SmallGraph> parts;
 };
 
 }  // namespace
@@ -33,21 +38,24 @@ struct Head::Impl {
   float* rows = nullptr;           // [max(max_tokens, max_outputs)][n_embd]
   std::int32_t* tokens = nullptr;  // [max_tokens]
   float* logits = nullptr;         // [max_outputs][n_vocab]
+  float* normed = nullptr;         // [max_outputs][n_embd]: rows after the norm, for an output in parts
+  float* block = nullptr;          // [max_outputs][largest block]: a part's logits of several rows
   std::unique_ptr<ggml_gallocr, FreeAllocator> activations;
   std::size_t io_bytes = 0;
-  SmallGraph embed_one, embed_many, output_one, output_many;
+  GraphSet embed_one, embed_many, output_one, output_many;
 
   ggml_tensor* place(ggml_tensor* tensor, void* address) const {
     tensor->data = address;
     tensor->buffer = io.get();
     return tensor;
   }
-  // Declares the segment's tensors in a fresh graph for n_rows rows.
-  void begin(SmallGraph& g, model::SegmentId segment, std::int64_t n_rows,
-             std::span<const residency::TensorPlace> places);
-  Result<> build_embed(SmallGraph& g, std::int64_t n_rows, std::span<const residency::TensorPlace> places);
-  Result<> build_output(SmallGraph& g, std::int64_t n_rows, std::span<const residency::TensorPlace> places);
-  Result<> run(SmallGraph& g, std::span<const residency::TensorPlace> places);
+  // Declares the part's tensors in a fresh graph.
+  void begin(SmallGraph& g, model::SegmentId segment, const residency::Part& part);
+  Result<> build_embed(GraphSet& set, std::int64_t n_rows);
+  Result<> build_output(GraphSet& set, std::int64_t n_rows);
+  // Part by part as the weights come; a block's logits go to their place.
+  Result<> run(GraphSet& set, model::SegmentId segment);
+  void place_block(const residency::Part& part, std::int64_t n_rows) const;
 };
 
 Head::Head(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -75,7 +83,16 @@ Result<std::unique_ptr<Head>> Head::create(Backend& backend, const model::ModelF
   constexpr std::size_t kAlignment = 64;
   const std::size_t rows_bytes = std::size_t{std::max(max_tokens, max_outputs)} * n_embd * sizeof(float);
   const std::size_t logits_bytes = std::size_t{max_outputs} * n_vocab * sizeof(float);
-  const std::size_t total = rows_bytes + logits_bytes + max_tokens * sizeof(std::int32_t) + 4 * kAlignment;
+  const auto parts = weights.parts(model::SegmentId::output());
+  const bool in_parts = parts.size() > 1;
+  std::size_t largest_block = 0;
+  for (const residency::Part& part : parts)
+    largest_block = std::max<std::size_t>(largest_block, part.row_end - part.row_begin);
+  const std::size_t normed_bytes = in_parts ? max_outputs * n_embd * sizeof(float) : 0;
+  const std::size_t block_bytes =
+      in_parts && max_outputs > 1 ? max_outputs * largest_block * sizeof(float) : 0;
+  const std::size_t total = rows_bytes + logits_bytes + normed_bytes + block_bytes +
+                            max_tokens * sizeof(std::int32_t) + 6 * kAlignment;
   impl->io.reset(ggml_backend_buft_alloc_buffer(backend.buffer_type(), total));
   impl->activations.reset(ggml_gallocr_new(backend.buffer_type()));
   if (!impl->io || !impl->activations)
@@ -91,73 +108,101 @@ Result<std::unique_ptr<Head>> Head::create(Backend& backend, const model::ModelF
   };
   impl->rows = static_cast<float*>(take(rows_bytes));
   impl->logits = static_cast<float*>(take(logits_bytes));
+  impl->normed = static_cast<float*>(take(normed_bytes));
+  impl->block = static_cast<float*>(take(block_bytes));
   impl->tokens = static_cast<std::int32_t*>(take(max_tokens * sizeof(std::int32_t)));
   impl->io_bytes = total;
   // A graph for the most rows decides the size of the activations; later ones are smaller and find them
   // there.
-  SmallGraph largest;
-  const residency::TensorPlace anywhere = {.data = impl->rows, .buffer = impl->io.get(), .extra = nullptr};
-  const std::vector<residency::TensorPlace> places(model.segment(model::SegmentId::output()).size(),
-                                                   anywhere);
-  HEARTH_TRY_VOID(impl->build_output(largest, max_outputs, places));
+  GraphSet largest;
+  HEARTH_TRY_VOID(impl->build_output(largest, max_outputs));
   return std::unique_ptr<Head>(new Head(std::move(impl)));
 }
 
-void Head::Impl::begin(SmallGraph& g, model::SegmentId segment, std::int64_t n_rows,
-                       std::span<const residency::TensorPlace> places) {
-  g = {};
-  g.n_rows = n_rows;
+void Head::Impl::begin(SmallGraph& g, model::SegmentId segment, const residency::Part& part) {
   g.ctx = residency::make_context(kMaxTensors, ggml_graph_overhead_custom(kMaxNodes, false));
   g.graph = ggml_new_graph_custom(g.ctx.get(), kMaxNodes, false);
-  const auto& tensors = model.segment(segment);
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    ggml_tensor* weight = residency::declare(g.ctx.get(), *tensors[i].tensor);
-    weight->data = places[i].data;
-    weight->buffer = places[i].buffer;
-    weight->extra = places[i].extra;
-    g.weights.push_back(weight);
+  const std::span tensors(model.segment(segment));
+  for (const model::SegmentTensor& tensor : tensors.subspan(part.first_tensor, part.n_tensors)) {
+    const bool cut = part.row_end != 0 && tensor.role == model::Role::kOutput;
+    ggml_tensor* weight = cut ? ggml_new_tensor_2d(g.ctx.get(), static_cast<ggml_type>(tensor.tensor->type),
+                                                   tensor.tensor->ne[0], part.row_end - part.row_begin)
+                              : residency::declare(g.ctx.get(), *tensor.tensor);
+    g.weights.push_back(place(weight, rows));  // somewhere, until it is known where
   }
 }
 
 // rows = token_embd[tokens]
-Result<> Head::Impl::build_embed(SmallGraph& g, std::int64_t n_rows,
-                                 std::span<const residency::TensorPlace> places) {
-  begin(g, model::SegmentId::embedding(), n_rows, places);
+Result<> Head::Impl::build_embed(GraphSet& set, std::int64_t n_rows) {
+  const auto segment = model::SegmentId::embedding();
+  const auto parts = weights.parts(segment);
+  HEARTH_CHECK(parts.size() == 1, "rows are looked up in the whole embedding");
+  set = {.n_rows = n_rows, .parts = {}};
+  SmallGraph& g = set.parts.emplace_back();
+  begin(g, segment, parts[0]);
   ggml_tensor* ids = place(ggml_new_tensor_1d(g.ctx.get(), GGML_TYPE_I32, n_rows), tokens);
-  g.result = place(ggml_get_rows(g.ctx.get(), g.weights[0], ids), rows);
-  ggml_build_forward_expand(g.graph, g.result);
+  ggml_build_forward_expand(g.graph, place(ggml_get_rows(g.ctx.get(), g.weights[0], ids), rows));
   return {};
 }
 
-// logits = output * rms_norm(rows)
-Result<> Head::Impl::build_output(SmallGraph& g, std::int64_t n_rows,
-                                  std::span<const residency::TensorPlace> places) {
+// logits = output * rms_norm(rows). In parts, the normed rows are kept for the blocks that follow.
+Result<> Head::Impl::build_output(GraphSet& set, std::int64_t n_rows) {
   const auto segment = model::SegmentId::output();
-  begin(g, segment, n_rows, places);
-  ggml_tensor *norm = nullptr, *output = nullptr;
-  for (std::size_t i = 0; i < g.weights.size(); ++i) {
-    const model::Role role = model.segment(segment)[i].role;
-    if (role == model::Role::kOutputNorm) norm = g.weights[i];
-    if (role == model::Role::kOutput) output = g.weights[i];
+  const auto parts = weights.parts(segment);
+  const std::int64_t n_embd = model.params().n_embd;
+  set = {.n_rows = 0, .parts = {}};  // until it is complete
+  for (const residency::Part& part : parts) {
+    SmallGraph& g = set.parts.emplace_back();
+    begin(g, segment, part);
+    ggml_tensor *norm = nullptr, *output = nullptr;
+    for (std::size_t i = 0; i < g.weights.size(); ++i) {
+      const model::Role role = model.segment(segment)[part.first_tensor + i].role;
+      if (role == model::Role::kOutputNorm) norm = g.weights[i];
+      if (role == model::Role::kOutput) output = g.weights[i];
+    }
+    HEARTH_CHECK((norm != nullptr) == (set.parts.size() == 1), "the norm comes with the first part");
+    ggml_tensor* x = place(ggml_new_tensor_2d(g.ctx.get(), GGML_TYPE_F32, n_embd, n_rows),
+                           norm != nullptr ? rows : normed);
+    if (norm != nullptr) {
+      x = rms_norm(g.ctx.get(), x, norm, model.params().rms_eps);
+      if (parts.size() > 1) place(x, normed);
+      ggml_build_forward_expand(g.graph, x);
+    }
+    if (output != nullptr) {
+      const bool direct = n_rows == 1 || part.row_end == 0;
+      ggml_build_forward_expand(
+          g.graph, place(ggml_mul_mat(g.ctx.get(), output, x), direct ? logits + part.row_begin : block));
+    }
+    if (!ggml_gallocr_alloc_graph(activations.get(), g.graph))
+      return fail(ErrorCode::kOutOfMemory, "the output head's activations for {} rows do not fit in memory",
+                  n_rows);
   }
-  HEARTH_CHECK(norm != nullptr && output != nullptr);
-  ggml_tensor* x = place(ggml_new_tensor_2d(g.ctx.get(), GGML_TYPE_F32, model.params().n_embd, n_rows), rows);
-  x = rms_norm(g.ctx.get(), x, norm, model.params().rms_eps);
-  g.result = place(ggml_mul_mat(g.ctx.get(), output, x), logits);
-  ggml_build_forward_expand(g.graph, g.result);
-  if (!ggml_gallocr_alloc_graph(activations.get(), g.graph))
-    return fail(ErrorCode::kOutOfMemory, "the output head's activations for {} rows do not fit in memory",
-                n_rows);
+  set.n_rows = n_rows;
   return {};
 }
 
-Result<> Head::Impl::run(SmallGraph& g, std::span<const residency::TensorPlace> places) {
-  for (std::size_t i = 0; i < g.weights.size(); ++i) {
-    g.weights[i]->data = places[i].data;
-    g.weights[i]->buffer = places[i].buffer;
-    g.weights[i]->extra = places[i].extra;
+Result<> Head::Impl::run(GraphSet& set, model::SegmentId segment) {
+  const auto parts = weights.parts(segment);
+  for (std::uint32_t part = 0; part < parts.size(); ++part) {
+    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+    const SmallGraph& g = set.parts[part];
+    for (std::size_t i = 0; i < g.weights.size(); ++i) {
+      g.weights[i]->data = places[i].data;
+      g.weights[i]->buffer = places[i].buffer;
+      g.weights[i]->extra = places[i].extra;
+    }
+    Result<> done = backend.compute(g.graph);
+    weights.release(segment, part);
+    HEARTH_TRY_VOID(std::move(done));
+    if (parts[part].row_end != 0 && set.n_rows > 1) place_block(parts[part], set.n_rows);
   }
-  return backend.compute(g.graph);
+  return {};
+}
+
+void Head::Impl::place_block(const residency::Part& part, std::int64_t n_rows) const {
+  const std::size_t n = part.row_end - part.row_begin;
+  for (std::size_t row = 0; row < static_cast<std::size_t>(n_rows); ++row)
+    std::copy_n(block + row * n, n, logits + row * model.params().n_vocab + part.row_begin);
 }
 
 Result<> Head::embed(std::span<const std::int32_t> tokens, std::span<float> rows) {
@@ -168,16 +213,11 @@ Result<> Head::embed(std::span<const std::int32_t> tokens, std::span<float> rows
     if (token < 0 || static_cast<std::uint32_t>(token) >= h.model.params().n_vocab)
       return fail(ErrorCode::kInvalidArgument, "token {} is not in the vocabulary of {} tokens", token,
                   h.model.params().n_vocab);
-  const auto segment = model::SegmentId::embedding();
-  HEARTH_TRY(const auto places, h.weights.acquire(segment));
   const auto n = static_cast<std::int64_t>(tokens.size());
-  SmallGraph& g = n == 1 ? h.embed_one : h.embed_many;
-  Result<> done;
-  if (g.n_rows != n) done = h.build_embed(g, n, places);
+  GraphSet& set = n == 1 ? h.embed_one : h.embed_many;
+  if (set.n_rows != n) HEARTH_TRY_VOID(h.build_embed(set, n));
   std::ranges::copy(tokens, h.tokens);
-  if (done) done = h.run(g, places);
-  h.weights.release(segment);
-  HEARTH_TRY_VOID(std::move(done));
+  HEARTH_TRY_VOID(h.run(set, model::SegmentId::embedding()));
   std::copy_n(h.rows, rows.size(), rows.begin());
   return {};
 }
@@ -186,17 +226,11 @@ Result<std::span<const float>> Head::logits(std::span<const float> hidden) {
   Impl& h = *impl_;
   const std::size_t n_embd = h.model.params().n_embd, n_vocab = h.model.params().n_vocab;
   HEARTH_CHECK(!hidden.empty() && hidden.size() % n_embd == 0 && hidden.size() / n_embd <= h.max_outputs);
-  const auto segment = model::SegmentId::output();
-  HEARTH_TRY(const auto places, h.weights.acquire(segment));
   const auto n = static_cast<std::int64_t>(hidden.size() / n_embd);
-  SmallGraph& g = n == 1 ? h.output_one : h.output_many;
-  Result<> done;
-  if (g.n_rows != n) done = h.build_output(g, n, places);
-  if (!done) g = {};
+  GraphSet& set = n == 1 ? h.output_one : h.output_many;
+  if (set.n_rows != n) HEARTH_TRY_VOID(h.build_output(set, n));
   std::ranges::copy(hidden, h.rows);
-  if (done) done = h.run(g, places);
-  h.weights.release(segment);
-  HEARTH_TRY_VOID(std::move(done));
+  HEARTH_TRY_VOID(h.run(set, model::SegmentId::output()));
   const std::span<const float> logits(h.logits, static_cast<std::size_t>(n) * n_vocab);
   if (const std::size_t row = wire::first_non_finite_row(logits, n_vocab); row < static_cast<std::size_t>(n))
     return fail(ErrorCode::kNumeric,

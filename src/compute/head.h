@@ -17,8 +17,9 @@ namespace hearth::compute {
 
 class Head {
  public:
-  // `weights` holds the embedding and output segments; it and `model` must outlive the head.
-  // max_tokens: the largest batch; max_outputs: the most rows that logits() is asked for at once.
+  // `weights` holds the embedding segment, in one part, and the output segment, in any; it and `model` must
+  // outlive the head. max_tokens: the largest batch; max_outputs: the most rows that logits() is asked for at
+  // once.
   [[nodiscard]] static Result<std::unique_ptr<Head>> create(Backend& backend, const model::ModelFile& model,
                                                             residency::WeightSource& weights,
                                                             std::uint32_t max_tokens,

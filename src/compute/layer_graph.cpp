@@ -7,8 +7,7 @@ namespace {
 
 using model::Role;
 
-ggml_tensor* linear(ggml_context* ctx, ggml_tensor* weight, ggml_tensor* bias, ggml_tensor* x) {
-  ggml_tensor* y = ggml_mul_mat(ctx, weight, x);
+ggml_tensor* biased(ggml_context* ctx, ggml_tensor* y, ggml_tensor* bias) {
   return bias == nullptr ? y : ggml_add(ctx, y, bias);
 }
 
@@ -66,29 +65,39 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
   const model::HyperParams& p = model.params();
   const std::int64_t n_tokens = in.hidden->ne[1];
 
-  // Attention: norm, projections, per-head norms, RoPE.
+  // Attention: norm, projections, biases, per-head norms, RoPE. Each step of all three before the next one:
+  // so the nodes read the weights in the order of model::Role, and a layer can be computed as its weights
+  // arrive.
+  const auto in_order = [&](ggml_tensor* q, ggml_tensor* k, ggml_tensor* v) {
+    if (!in.keys_and_values_only && q != nullptr) ggml_build_forward_expand(graph, q);
+    if (k != nullptr) ggml_build_forward_expand(graph, k);
+    if (v != nullptr) ggml_build_forward_expand(graph, v);
+  };
   ggml_tensor* x = rms_norm(ctx, in.hidden, w[Role::kAttnNorm], p.rms_eps);
-  ggml_tensor* q = linear(ctx, w[Role::kAttnQ], w[Role::kAttnQBias], x);
-  ggml_tensor* k = linear(ctx, w[Role::kAttnK], w[Role::kAttnKBias], x);
-  ggml_tensor* v = linear(ctx, w[Role::kAttnV], w[Role::kAttnVBias], x);
+  ggml_tensor* q = ggml_mul_mat(ctx, w[Role::kAttnQ], x);
+  ggml_tensor* k = ggml_mul_mat(ctx, w[Role::kAttnK], x);
+  ggml_tensor* v = ggml_mul_mat(ctx, w[Role::kAttnV], x);
+  in_order(q, k, v);
+  q = biased(ctx, q, w[Role::kAttnQBias]);
+  k = biased(ctx, k, w[Role::kAttnKBias]);
+  v = biased(ctx, v, w[Role::kAttnVBias]);
+  in_order(q, k, v);
   q = ggml_reshape_3d(ctx, q, p.head_dim_k, p.n_head, n_tokens);
   k = ggml_reshape_3d(ctx, k, p.head_dim_k, p.n_head_kv, n_tokens);
   if (w[Role::kAttnQNorm] != nullptr) q = rms_norm(ctx, q, w[Role::kAttnQNorm], p.rms_eps);
   if (w[Role::kAttnKNorm] != nullptr) k = rms_norm(ctx, k, w[Role::kAttnKNorm], p.rms_eps);
+  in_order(q, k, nullptr);
   q = rope(ctx, model, q, in.positions, w[Role::kRopeFactors]);
   k = rope(ctx, model, k, in.positions, w[Role::kRopeFactors]);
 
   // This batch's keys and values enter their cells before anything attends to them.
-  if (!in.keys_and_values_only) ggml_build_forward_expand(graph, q);
-  ggml_build_forward_expand(
-      graph, ggml_set_rows(ctx, kv.k, ggml_reshape_2d(ctx, k, p.n_embd_k(), n_tokens), in.cells));
-  ggml_build_forward_expand(
-      graph, ggml_set_rows(ctx, kv.v, ggml_reshape_2d(ctx, v, p.n_embd_v(), n_tokens), in.cells));
+  in_order(q, ggml_set_rows(ctx, kv.k, ggml_reshape_2d(ctx, k, p.n_embd_k(), n_tokens), in.cells),
+           ggml_set_rows(ctx, kv.v, ggml_reshape_2d(ctx, v, p.n_embd_v(), n_tokens), in.cells));
 
   if (in.keys_and_values_only) return nullptr;
 
   x = attention(ctx, p, q, kv, in.mask, flash_attention);
-  x = linear(ctx, w[Role::kAttnOutput], w[Role::kAttnOutputBias], x);
+  x = biased(ctx, ggml_mul_mat(ctx, w[Role::kAttnOutput], x), w[Role::kAttnOutputBias]);
 
   // From here on only the rows that somebody asked for.
   ggml_tensor* residual = in.hidden;
@@ -100,9 +109,9 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
 
   // Feed-forward: down(silu(gate(x)) * up(x)).
   x = rms_norm(ctx, residual, w[Role::kFfnNorm], p.rms_eps);
-  ggml_tensor* up = linear(ctx, w[Role::kFfnUp], nullptr, x);
-  ggml_tensor* gate = linear(ctx, w[Role::kFfnGate], nullptr, x);
-  x = linear(ctx, w[Role::kFfnDown], nullptr, ggml_swiglu_split(ctx, gate, up));
+  ggml_tensor* up = ggml_mul_mat(ctx, w[Role::kFfnUp], x);
+  ggml_tensor* gate = ggml_mul_mat(ctx, w[Role::kFfnGate], x);
+  x = ggml_mul_mat(ctx, w[Role::kFfnDown], ggml_swiglu_split(ctx, gate, up));
   x = ggml_add(ctx, x, residual);
   ggml_build_forward_expand(graph, x);
   return x;

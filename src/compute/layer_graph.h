@@ -36,8 +36,9 @@ struct BatchInputs {
   bool keys_and_values_only = false;  // no row is needed after this layer: only the KV cache is written
 };
 
-// Adds the layer to `graph` and returns its output, f32 [n_embd, n_tokens or n_out]; nullptr for
-// keys_and_values_only.
+// Adds the layer to `graph`, its nodes in an order that reads the weights in the order of model::Role, each
+// in one stretch; no node is a view of a weight. Returns its output, f32 [n_embd, n_tokens or n_out]; nullptr
+// for keys_and_values_only.
 [[nodiscard]] ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::ModelFile& model,
                                        const LayerWeights& w, const LayerKv& kv, const BatchInputs& in,
                                        bool flash_attention);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "compute/slices.h"
 #include "wire/hidden.h"
 
 namespace hearth::compute {
@@ -18,6 +19,7 @@ struct LayerGraph {
   std::uint64_t generation = 0;  // of the scratch memory it points to
   residency::ContextPtr ctx;
   ggml_cgraph* graph = nullptr;
+  Slices slices;                      // of a layer whose weights come in parts
   std::vector<ggml_tensor*> weights;  // in the order of ModelFile::segment
 };
 
@@ -32,7 +34,7 @@ struct GraphSet {
   std::vector<LayerGraph> layers;
 };
 
-void point_weights(const std::vector<ggml_tensor*>& tensors, std::span<const residency::TensorPlace> places) {
+void point_weights(std::span<ggml_tensor* const> tensors, std::span<const residency::TensorPlace> places) {
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     tensors[i]->data = places[i].data;
     tensors[i]->buffer = places[i].buffer;
@@ -40,17 +42,24 @@ void point_weights(const std::vector<ggml_tensor*>& tensors, std::span<const res
   }
 }
 
+// With which batch of a group the tokens of a table came.
+struct Arrivals {
+  std::span<const std::uint32_t> of_cell = {};  // counted from 1; 0: before the group. Empty: no group
+  std::uint32_t now = 0;                        // later ones are not there yet
+};
+
 // mask[i][c] = 0 where token i may see cell c, -inf elsewhere.
 template <class Value>
-void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, std::uint32_t n_kv,
-               Value hidden) {
+void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, const Arrivals& arrivals,
+               std::uint32_t n_kv, Value hidden) {
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     const wire::BatchToken& token = batch.tokens[i];
     Value* row = mask + i * n_kv;
     for (std::uint32_t cell = 0; cell < n_kv; ++cell) {
       const std::int32_t position = cells.position(cell);
-      const bool visible =
-          position >= 0 && position <= token.position && cells.sequences(cell).intersects(token.sequences);
+      const bool visible = position >= 0 && position <= token.position &&
+                           cells.sequences(cell).intersects(token.sequences) &&
+                           (arrivals.of_cell.empty() || arrivals.of_cell[cell] <= arrivals.now);
       row[cell] = visible ? Value{0} : hidden;
     }
   }
@@ -70,15 +79,26 @@ struct Window::Impl {
   std::vector<GraphSet> graphs;
   std::uint64_t clock = 0;
   std::vector<std::int32_t> deltas;  // [n_cells] of the shift being applied; empty when there is none
+  // Of the group at hand.
+  std::vector<Shape> shapes;            // of each batch; n_tokens = 0: nothing to compute
+  std::vector<std::uint32_t> arrivals;  // [n_cells], all 0 between groups; empty before the first
+  std::vector<std::span<const residency::TensorPlace>> held;  // of a layer's parts
 
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
-  Result<LayerGraph> build(std::uint32_t il, const Shape& shape,
-                           std::span<const residency::TensorPlace> places);
-  Result<> compute(std::uint32_t il, GraphSet& set, std::span<const residency::TensorPlace> places);
+  [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
+  Result<LayerGraph> build(std::uint32_t il, const Shape& shape);
+  Result<LayerGraph*> graph_of(std::uint32_t il, GraphSet& set);
+  Result<> compute(std::uint32_t il, GraphSet& set);
+  Result<> compute_held(std::uint32_t il, GraphSet& set);
+  Result<> hold(model::SegmentId segment);
+  void release_held(model::SegmentId segment);
+  Result<> place_group(std::span<GroupItem> items);
+  Result<> compute_group(std::uint32_t il, std::span<GroupItem> items, bool holds, const Progress& progress);
+  Result<> check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const;
   GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
-  void fill_inputs(const wire::Batch& batch, const Shape& shape);
+  void fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen);
 };
 
 Window::Window(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -98,7 +118,10 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                                                            .kv = std::move(kv),
                                                                            .graphs = {},
                                                                            .clock = 0,
-                                                                           .deltas = {}})));
+                                                                           .deltas = {},
+                                                                           .shapes = {},
+                                                                           .arrivals = {},
+                                                                           .held = {}})));
 }
 
 std::span<float> Window::input(std::uint32_t n_tokens) {
@@ -124,43 +147,147 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
   HEARTH_TRY_VOID(w.cells.place(batch.tokens));
   if (batch.operations_only || n_tokens == 0) return std::span<const float>{};
 
-  const std::uint32_t n_out = w.is_last() ? batch.n_outputs() : n_tokens;
-  const Shape shape = {
-      .n_tokens = n_tokens,
-      .n_kv = std::min(w.cells.size(), std::max(kCellPadding, pad_cells(w.cells.used_end()))),
-      .n_out = n_out};
+  const Shape shape = w.shape_of(batch);
   GraphSet& set = w.graphs_for(shape);
-  w.fill_inputs(batch, shape);
-
-  const std::uint32_t n_embd = w.model.params().n_embd;
+  w.fill_inputs(batch, shape, {});
   for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
-    const auto segment = model::SegmentId::of_layer(il);
-    HEARTH_TRY(const auto places, w.weights.acquire(segment));
-    Result<> computed = w.compute(il, set, places);
-    w.weights.release(segment);
-    HEARTH_TRY_VOID(std::move(computed));
-    const std::size_t n_rows = il + 1 == w.model.params().n_layer ? n_out : n_tokens;
-    const std::span<const float> rows(w.scratch.hidden, n_rows * n_embd);
-    if (const std::size_t row = wire::first_non_finite_row(rows, n_embd); row < n_rows) {
-      const std::size_t token = n_rows < n_tokens ? static_cast<std::size_t>(w.scratch.out_rows[row]) : row;
-      return fail(
-          ErrorCode::kNumeric,
-          "layer {} gave a NaN or Inf in row {} of {} (position {}): the weights of this layer are damaged "
-          "or overflow",
-          il, row, n_rows, batch.tokens[token].position);
-    }
+    HEARTH_TRY_VOID(w.compute(il, set));
+    HEARTH_TRY_VOID(w.check_rows(il, batch, shape));
   }
-  return std::span<const float>(w.scratch.hidden, std::size_t{n_out} * n_embd);
+  return std::span<const float>(w.scratch.hidden, std::size_t{shape.n_out} * w.model.params().n_embd);
 }
 
-Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set,
-                               std::span<const residency::TensorPlace> places) {
+Shape Window::Impl::shape_of(const wire::Batch& batch) const {
+  const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  return {.n_tokens = n_tokens,
+          .n_kv = std::min(cells.size(), std::max(kCellPadding, pad_cells(cells.used_end()))),
+          .n_out = is_last() ? batch.n_outputs() : n_tokens};
+}
+
+// After a layer: its rows are numbers.
+Result<> Window::Impl::check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const {
+  const std::size_t n_embd = model.params().n_embd;
+  const std::size_t n_rows = il + 1 == model.params().n_layer ? shape.n_out : shape.n_tokens;
+  const std::span<const float> rows(scratch.hidden, n_rows * n_embd);
+  const std::size_t row = wire::first_non_finite_row(rows, n_embd);
+  if (row >= n_rows) return {};
+  const std::size_t token = n_rows < shape.n_tokens ? static_cast<std::size_t>(scratch.out_rows[row]) : row;
+  return fail(
+      ErrorCode::kNumeric,
+      "layer {} gave a NaN or Inf in row {} of {} (position {}) of batch {}: the weights of this layer "
+      "are damaged or overflow",
+      il, row, n_rows, batch.tokens[token].position, batch.id);
+}
+
+Result<LayerGraph*> Window::Impl::graph_of(std::uint32_t il, GraphSet& set) {
   LayerGraph& layer = set.layers[il - layers.begin];
   if (layer.graph == nullptr || layer.generation != scratch.generation()) {
-    HEARTH_TRY(layer, build(il, set.shape, places));
+    HEARTH_TRY(layer, build(il, set.shape));
   }
-  point_weights(layer.weights, places);
-  return scratch.backend().compute(layer.graph);
+  return &layer;
+}
+
+// The layer, part by part as its weights come.
+Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
+  const auto segment = model::SegmentId::of_layer(il);
+  HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
+  const auto parts = weights.parts(segment);
+  for (std::uint32_t part = 0; part < parts.size(); ++part) {
+    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+    point_weights(std::span(layer->weights).subspan(parts[part].first_tensor, places.size()), places);
+    ggml_cgraph* const graph = parts.size() == 1 ? layer->graph : layer->slices.graphs[part];
+    Result<> computed;
+    if (graph != nullptr) computed = scratch.backend().compute(graph);
+    weights.release(segment, part);
+    HEARTH_TRY_VOID(std::move(computed));
+  }
+  return {};
+}
+
+std::uint64_t Window::group_bytes(const model::HyperParams& params, std::uint32_t n_tokens) {
+  return std::uint64_t{n_tokens} * params.n_embd * sizeof(float);
+}
+
+Result<> Window::run_group(std::span<GroupItem> items, const Progress& progress) {
+  Impl& w = *impl_;
+  Result<> done = w.place_group(items);
+  for (std::uint32_t il = w.layers.begin; done && il < w.layers.end; ++il) {
+    const auto segment = model::SegmentId::of_layer(il);
+    const bool holds = w.weights.parts(segment).size() <= w.weights.max_parts_held();
+    if (holds) done = w.hold(segment);
+    if (done) done = w.compute_group(il, items, holds, progress);
+    if (holds) w.release_held(segment);
+  }
+  for (const GroupItem& item : items)
+    for (const wire::BatchToken& token : item.batch->tokens)
+      if (token.cell < w.arrivals.size()) w.arrivals[token.cell] = 0;
+  return done;
+}
+
+// The table as it is after the last batch, and what must be known of its states before.
+Result<> Window::Impl::place_group(std::span<GroupItem> items) {
+  arrivals.resize(cells.size());
+  shapes.clear();
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    GroupItem& item = items[i];
+    const wire::Batch& batch = *item.batch;
+    HEARTH_CHECK(batch.tokens.size() <= scratch.options().n_ubatch);
+    HEARTH_CHECK(i == 0 || may_follow(batch), "operations in the middle of a group");
+    HEARTH_TRY_VOID(apply(batch.operations));
+    HEARTH_TRY_VOID(cells.place(batch.tokens));
+    for (const wire::BatchToken& token : batch.tokens)
+      arrivals[token.cell] = static_cast<std::uint32_t>(i) + 1;
+    shapes.push_back(batch.operations_only ? Shape{} : shape_of(batch));
+    item.n_rows = shapes.back().n_out;
+    HEARTH_CHECK(shapes.back().n_tokens == 0 ||
+                 item.rows.size() == std::size_t{shapes.back().n_tokens} * model.params().n_embd);
+  }
+  return {};
+}
+
+// One layer over all batches, whose rows it replaces.
+Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> items, bool holds,
+                                     const Progress& progress) {
+  const auto n_items = static_cast<std::uint32_t>(items.size());
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const GroupItem& item = items[i];
+    const Shape& shape = shapes[i];
+    if (shape.n_tokens == 0) continue;
+    std::ranges::copy(item.rows, scratch.hidden);
+    fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1});
+    GraphSet& set = graphs_for(shape);
+    HEARTH_TRY_VOID(holds ? compute_held(il, set) : compute(il, set));
+    HEARTH_TRY_VOID(check_rows(il, *item.batch, shape));
+    const std::size_t n_rows = il + 1 == layers.end ? shape.n_out : shape.n_tokens;
+    std::copy_n(scratch.hidden, n_rows * model.params().n_embd, item.rows.begin());
+    if (progress)
+      progress((il - layers.begin) * n_items + static_cast<std::uint32_t>(i) + 1, layers.size() * n_items);
+  }
+  return {};
+}
+
+// The whole layer; its parts are there.
+Result<> Window::Impl::compute_held(std::uint32_t il, GraphSet& set) {
+  HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
+  const auto parts = weights.parts(model::SegmentId::of_layer(il));
+  for (std::size_t part = 0; part < parts.size(); ++part)
+    point_weights(std::span(layer->weights).subspan(parts[part].first_tensor, held[part].size()), held[part]);
+  return scratch.backend().compute(layer->graph);
+}
+
+// All parts of the segment; after an error those that came.
+Result<> Window::Impl::hold(model::SegmentId segment) {
+  const std::size_t n_parts = weights.parts(segment).size();
+  for (std::uint32_t part = 0; part < n_parts; ++part) {
+    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+    held.push_back(places);
+  }
+  return {};
+}
+
+void Window::Impl::release_held(model::SegmentId segment) {
+  for (std::uint32_t part = 0; part < held.size(); ++part) weights.release(segment, part);
+  held.clear();
 }
 
 // The graphs of a shape, empty ones taking the place of those least recently used.
@@ -180,18 +307,18 @@ GraphSet& Window::Impl::graphs_for(const Shape& shape) {
   return *found;
 }
 
-Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape,
-                                       std::span<const residency::TensorPlace> places) {
+Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   LayerGraph built;
   built.ctx = residency::make_context(kMaxTensors, ggml_graph_overhead_custom(kMaxNodes, false));
   ggml_context* ctx = built.ctx.get();
   built.graph = ggml_new_graph_custom(ctx, kMaxNodes, false);
   LayerWeights by_role;
-  for (const model::SegmentTensor& tensor : model.segment(model::SegmentId::of_layer(il))) {
-    built.weights.push_back(residency::declare(ctx, *tensor.tensor));
+  const auto segment = model::SegmentId::of_layer(il);
+  for (const model::SegmentTensor& tensor : model.segment(segment)) {
+    // Somewhere, so that they count as allocated; where they are is said before each compute.
+    built.weights.push_back(scratch.place(residency::declare(ctx, *tensor.tensor), scratch.hidden));
     by_role.by_role[static_cast<std::size_t>(tensor.role)] = built.weights.back();
   }
-  point_weights(built.weights, places);
   // Only after the last layer rows are left out, and only when some are.
   const bool select = il + 1 == model.params().n_layer && shape.n_out < shape.n_tokens;
   BatchInputs in =
@@ -203,6 +330,8 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape,
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);
   HEARTH_TRY_VOID(scratch.allocate(built.graph));
+  if (const auto parts = weights.parts(segment); parts.size() > 1)
+    built.slices = cut(built.graph, built.weights, parts);
   built.generation = scratch.generation();
   return built;
 }
@@ -233,23 +362,26 @@ Result<> Window::Impl::shift_keys() {
     const auto at = static_cast<std::size_t>(
         std::ranges::find(tensors, model::Role::kRopeFactors, &model::SegmentTensor::role) - tensors.begin());
     const bool has_factors = at < tensors.size();
+    const auto parts = weights.parts(segment);
+    std::uint32_t part = 0;
     ggml_tensor* factors = nullptr;
     if (has_factors) {
-      HEARTH_TRY(const auto places, weights.acquire(segment));
+      while (at >= parts[part].first_tensor + parts[part].n_tensors) ++part;
+      HEARTH_TRY(const auto places, weights.acquire(segment, part));
       factors = residency::declare(ctx.get(), *tensors[at].tensor);
-      point_weights({factors}, places.subspan(at, 1));
+      point_weights({&factors, 1}, places.subspan(at - parts[part].first_tensor, 1));
     }
     ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas);
     ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, kv->k(il), delta, factors));
     Result<> done = scratch.allocate(graph);
     if (done) done = scratch.backend().compute(graph);
-    if (has_factors) weights.release(segment);
+    if (has_factors) weights.release(segment, part);
     HEARTH_TRY_VOID(std::move(done));
   }
   return {};
 }
 
-void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape) {
+void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen) {
   std::int32_t out = 0;
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     scratch.positions[i] = batch.tokens[i].position;
@@ -257,10 +389,10 @@ void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape) {
     if (batch.tokens[i].output) scratch.out_rows[out++] = static_cast<std::int32_t>(i);
   }
   if (scratch.options().flash_attention)
-    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, shape.n_kv,
+    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, seen, shape.n_kv,
                            kHalfMinusInfinity);
   else
-    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, shape.n_kv,
+    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, seen, shape.n_kv,
                      -std::numeric_limits<float>::infinity());
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -38,6 +39,25 @@ class Window {
   // rows; empty when nothing was computed. Errors: kProtocol (cells), kNumeric (a row became NaN or Inf;
   // names the layer), those of the weight source.
   [[nodiscard]] Result<std::span<const float>> run(const wire::Batch& batch);
+
+  // A batch of a group.
+  struct GroupItem {
+    const wire::Batch* batch = nullptr;
+    std::span<float> rows = {};  // in: [n_tokens][n_embd]; out: the first n_rows of them are those to pass
+                                 // on. Not read for a batch that is not computed
+    std::uint32_t n_rows = 0;    // out
+  };
+  // Whether `batch` may stand behind others in a group: operations would change what those before it see.
+  [[nodiscard]] static bool may_follow(const wire::Batch& batch) { return batch.operations.empty(); }
+  // Consecutive batches, in their order, all but the first as may_follow() says: gives what run() of one
+  // after another gives, bit for bit, but computes layer by layer. A layer's weights are acquired once for
+  // all batches where the source lets all its parts be held; else once for each. Errors are those of run(),
+  // and then no batch of the group is done. `progress` (may be empty) is told how much of the work is done,
+  // from time to time.
+  using Progress = std::function<void(std::uint32_t done, std::uint32_t total)>;
+  [[nodiscard]] Result<> run_group(std::span<GroupItem> items, const Progress& progress = {});
+  // Memory that the rows of n_tokens tokens in groups take, all batches of the group together.
+  [[nodiscard]] static std::uint64_t group_bytes(const model::HyperParams& params, std::uint32_t n_tokens);
 
   [[nodiscard]] plan::LayerRange layers() const;
   [[nodiscard]] const CellTable& cells() const;

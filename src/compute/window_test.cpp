@@ -15,6 +15,7 @@
 
 #include "base/test_dir.h"
 #include "support/damaged_copy.h"
+#include "support/moving_source.h"
 #include "support/one_device.h"
 #include "support/test_models.h"
 
@@ -285,14 +286,15 @@ TEST(Window, ReusedAndRebuiltGraphsAgree) {
 class FailingSource final : public residency::WeightSource {
  public:
   FailingSource(residency::WeightSource& origin, int fail_at) : origin_(origin), left_(fail_at) {}
-  Result<std::span<const residency::TensorPlace>> acquire(model::SegmentId id) override {
+  std::span<const residency::Part> parts(model::SegmentId id) const override { return origin_.parts(id); }
+  Result<std::span<const residency::TensorPlace>> acquire(model::SegmentId id, std::uint32_t part) override {
     if (left_-- == 0) return fail(ErrorCode::kIo, "the disk is gone");
     ++held;
-    return origin_.acquire(id);
+    return origin_.acquire(id, part);
   }
-  void release(model::SegmentId id) override {
+  void release(model::SegmentId id, std::uint32_t part) override {
     --held;
-    origin_.release(id);
+    origin_.release(id, part);
   }
   std::uint64_t resident_bytes() const override { return origin_.resident_bytes(); }
   int held = 0;
@@ -326,6 +328,33 @@ TEST(Window, PassesTheErrorsOfTheWeightSourceOn) {
       }
     }
     EXPECT_EQ(source.held, 0);
+  }
+}
+
+// Wherever it fails, what was acquired is released; the parts before and after count one by one.
+TEST(Window, PassesTheErrorsOfPartsOn) {
+  synth::SynthSpec spec = small_spec("llama", "Q8_0");
+  spec.rope_freqs = true;
+  const OneDevice device(test_model(spec));
+  testing::MovingSource parts(*device.weights, *device.model, {.division = testing::Division::kTensors});
+  const std::size_t n_parts = parts.parts(model::SegmentId::of_layer(2)).size();
+  EXPECT_EQ(n_parts, 10U);
+  wire::Batch batch = OneDevice::batch(10, 1);
+  batch.operations.push_back({.kind = KvOpKind::kShift, .seq = 0, .delta = 1});
+  for (std::size_t at = 0; at <= 42; ++at) {
+    SCOPED_TRACE(at);
+    // 2 layers: each part for the first batch, then the factors alone for the shift, then each part again.
+    FailingSource source(parts, static_cast<int>(at));
+    const auto window =
+        value_of(Window::create(*device.scratch, *device.model, {2, 4}, source, wire::KvType::kF16));
+    std::ranges::fill(window->input(4), 0.25F);
+    EXPECT_EQ(window->run(OneDevice::batch(0, 4)).has_value(), at >= 20);
+    if (at >= 20) {
+      std::ranges::fill(window->input(1), 0.25F);
+      EXPECT_EQ(window->run(batch).has_value(), at >= 42);
+    }
+    EXPECT_EQ(source.held, 0);
+    EXPECT_EQ(parts.n_held(), 0U);
   }
 }
 

@@ -45,12 +45,12 @@ struct HyperParams {
   [[nodiscard]] std::uint32_t n_embd_v() const { return n_head_kv * head_dim_v; }
 };
 
-// The part a tensor plays. GGUF names in comments, N = layer.
+// The part a tensor plays, in the order of use: a layer's graph reads its tensors in this order. GGUF names
+// in comments, N = layer.
 enum class Role : std::uint8_t {
   kTokenEmbedding,  // token_embd.weight   [n_embd, n_vocab]
   kOutputNorm,      // output_norm.weight  [n_embd]
   kOutput,          // output.weight       [n_embd, n_vocab]
-  kRopeFactors,     // rope_freqs.weight   [n_rot / 2]
   kAttnNorm,        // blk.N.attn_norm.weight    [n_embd]
   kAttnQ,           // blk.N.attn_q.weight       [n_embd, n_embd_q]
   kAttnK,           // blk.N.attn_k.weight       [n_embd, n_embd_k]
@@ -60,6 +60,7 @@ enum class Role : std::uint8_t {
   kAttnVBias,  // blk.N.attn_{q,k,v}.bias
   kAttnQNorm,
   kAttnKNorm,       // blk.N.attn_{q,k}_norm.weight [head_dim_k]
+  kRopeFactors,     // rope_freqs.weight         [n_rot / 2]
   kAttnOutput,      // blk.N.attn_output.weight  [n_head * head_dim_v, n_embd]
   kAttnOutputBias,  // blk.N.attn_output.bias    [n_embd]
   kFfnNorm,         // blk.N.ffn_norm.weight     [n_embd]

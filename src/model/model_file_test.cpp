@@ -144,8 +144,10 @@ TEST(ModelFile, RopeFactorsBelongToEveryLayer) {
   ASSERT_TRUE(plain && model);
   for (const std::uint32_t il : {0U, 1U}) {
     const auto& layer = model->segment(SegmentId::of_layer(il));
-    EXPECT_EQ(layer[0].role, Role::kRopeFactors);
-    EXPECT_EQ(layer[0].tensor->name, "rope_freqs.weight");
+    // Read with the rotations: after the projections, before the attention's output.
+    EXPECT_EQ(layer[4].role, Role::kRopeFactors);
+    EXPECT_EQ(layer[4].tensor->name, "rope_freqs.weight");
+    EXPECT_EQ(layer[5].role, Role::kAttnOutput);
     // They are shared, so no layer is charged for them.
     EXPECT_EQ(model->segment_bytes(SegmentId::of_layer(il)), plain->segment_bytes(SegmentId::of_layer(il)));
   }

@@ -22,7 +22,6 @@ constexpr RoleRow kRows[] = {
     {Role::kTokenEmbedding, "token_embd.weight", Kind::kMatrix},
     {Role::kOutputNorm, "output_norm.weight", Kind::kVector},
     {Role::kOutput, "output.weight", Kind::kMatrix},
-    {Role::kRopeFactors, "rope_freqs.weight", Kind::kVector},
     {Role::kAttnNorm, "attn_norm.weight", Kind::kVector},
     {Role::kAttnQ, "attn_q.weight", Kind::kMatrix},
     {Role::kAttnK, "attn_k.weight", Kind::kMatrix},
@@ -32,6 +31,7 @@ constexpr RoleRow kRows[] = {
     {Role::kAttnVBias, "attn_v.bias", Kind::kVector},
     {Role::kAttnQNorm, "attn_q_norm.weight", Kind::kVector},
     {Role::kAttnKNorm, "attn_k_norm.weight", Kind::kVector},
+    {Role::kRopeFactors, "rope_freqs.weight", Kind::kVector},
     {Role::kAttnOutput, "attn_output.weight", Kind::kMatrix},
     {Role::kAttnOutputBias, "attn_output.bias", Kind::kVector},
     {Role::kFfnNorm, "ffn_norm.weight", Kind::kVector},
@@ -43,10 +43,10 @@ constexpr RoleRow kRows[] = {
 constexpr Role kEmbeddingRoles[] = {Role::kTokenEmbedding};
 constexpr Role kOutputRoles[] = {Role::kOutputNorm, Role::kOutput};
 constexpr Role kLayerRoles[] = {
-    Role::kRopeFactors, Role::kAttnNorm,  Role::kAttnQ,      Role::kAttnK,
-    Role::kAttnV,       Role::kAttnQBias, Role::kAttnKBias,  Role::kAttnVBias,
-    Role::kAttnQNorm,   Role::kAttnKNorm, Role::kAttnOutput, Role::kAttnOutputBias,
-    Role::kFfnNorm,     Role::kFfnGate,   Role::kFfnUp,      Role::kFfnDown};
+    Role::kAttnNorm,  Role::kAttnQ,       Role::kAttnK,      Role::kAttnV,
+    Role::kAttnQBias, Role::kAttnKBias,   Role::kAttnVBias,  Role::kAttnQNorm,
+    Role::kAttnKNorm, Role::kRopeFactors, Role::kAttnOutput, Role::kAttnOutputBias,
+    Role::kFfnNorm,   Role::kFfnGate,     Role::kFfnUp,      Role::kFfnDown};
 
 const RoleRow& row_of(Role role) {
   const auto* const row = std::ranges::find(kRows, role, &RoleRow::role);

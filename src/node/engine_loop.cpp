@@ -1,5 +1,6 @@
 #include "node/engine_loop.h"
 
+#include <chrono>
 #include <new>
 #include <type_traits>
 
@@ -7,6 +8,10 @@
 
 namespace hearth::node {
 namespace {
+
+// How long batches wait for the next chunk of their prompt: longer than a frame of 4 MiB is on its way at
+// home, shorter than what it saves, a pass over all streamed weights.
+constexpr std::chrono::milliseconds kPatience{250};
 
 // What `work` gives; running out of memory ends the epoch, not the program.
 template <class Work>
@@ -37,8 +42,12 @@ void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Gener
   executor.abort_when([&recalls](std::uint32_t epoch) { return recalls.has(epoch); });
   bool more = false;
   while (true) {
-    auto input = more ? inputs.try_receive() : inputs.receive();
-    if (!input && (!more || inputs.closed())) return;
+    const std::optional<std::uint32_t> waiting = executor.waiting();
+    auto input = more                              ? inputs.try_receive()
+                 : !waiting                        ? inputs.receive()
+                 : executor.expects_more(*waiting) ? inputs.receive_for(kPatience)
+                                                   : inputs.try_receive();
+    if (!input && (inputs.closed() || (!more && !waiting))) return;
     for (const Recalls::Batches& batches : recalls.take_batches())
       executor.cancel(batches.epoch, batches.first, batches.last);
     if (input)
@@ -79,6 +88,8 @@ void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Gener
             }
           },
           *input);
+    // Only when nothing else is to be done, so that they are computed with all that came meanwhile.
+    if (!input && !more && waiting) check(with_memory(*waiting, [&] { return executor.run_waiting(); }));
     if (generator == nullptr) continue;
     const auto pumped = with_memory(generator->epoch(), [&] { return generator->pump(); });
     more = pumped.value_or(false);

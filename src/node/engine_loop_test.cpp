@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "model/tokenizer.h"
+#include "support/streaming_source.h"
 #include "support/test_models.h"
 #include "support/value_of.h"
 
@@ -182,6 +184,114 @@ TEST_F(Loop, AFailureEndsItsEpochAndSaysWhy) {
   EXPECT_EQ(broken_[0].second.code, ErrorCode::kProtocol);
   EXPECT_TRUE(sent_.empty());
   EXPECT_FALSE(executor_.holds(5));
+}
+
+// --- Streamed weights
+
+TEST_F(Loop, WhatWaitsIsComputedTogether) {
+  std::uint64_t n_acquired = 0;
+  const testing::MovingSource* source = nullptr;
+  Executor streaming(model_, *backend_, 1,
+                     {.send =
+                          [&](const DeviceKey&, std::vector<std::uint8_t> frame) {
+                            sent_.push_back(std::move(frame));
+                            if (sent_.size() < 4) return;
+                            n_acquired = source->n_acquired();
+                            inputs_.close();
+                          },
+                      .finished = {}},
+                     testing::open_streaming([&](const testing::MovingSource* opened) { source = opened; }));
+  inputs_.send(LoadPlan{plan(5), 1});
+  for (std::uint64_t id = 1; id <= 4; ++id) inputs_.send(frame(5, id));
+  run_engine(inputs_, recalls_, streaming, nullptr, hooks_, 1ULL << 40);
+  ASSERT_EQ(sent_.size(), 4U);
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(value_of(wire::peek_batch_frame(sent_[i])).batch, i + 1);
+  EXPECT_EQ(n_acquired, model_.params().n_layer) << "each layer once for four batches";
+  EXPECT_TRUE(broken_.empty());
+}
+
+TEST_F(Loop, TheEndOfAnEpochEndsWhatWaits) {
+  Executor streaming(
+      model_, *backend_, 1,
+      {.send = [&](const DeviceKey&,
+                   const std::vector<std::uint8_t>&) { ADD_FAILURE() << "nobody waits for it"; },
+       .finished = {}},
+      testing::open_streaming());
+  inputs_.send(LoadPlan{plan(5), 1});
+  for (std::uint64_t id = 1; id <= 3; ++id) inputs_.send(frame(5, id));
+  inputs_.send(FreePlan{5});
+  inputs_.close();
+  run_engine(inputs_, recalls_, streaming, nullptr, hooks_, 1ULL << 40);
+  EXPECT_EQ(freed_, std::vector<std::uint32_t>{5});
+  EXPECT_FALSE(streaming.waiting());
+  EXPECT_TRUE(broken_.empty());
+}
+
+// A head that is its own ring: what it generates from a prompt of four chunks, and how often it fetched a
+// layer.
+TEST(HeadLoop, APromptIsOneGroup) {
+  const auto path = testing::test_model(testing::small_spec("llama", "Q8_0"));
+  const auto model = value_of(model::ModelFile::open(path));
+  const auto tokenizer = value_of(model::Tokenizer::load(path));
+  const auto backend = value_of(compute::Backend::cpu(1));
+  const auto generate = [&](const OpenWeights& open_weights, const std::function<void()>& first_token) {
+    Channel<EngineInput> inputs(64);
+    Recalls recalls;
+    std::atomic<std::uint32_t> in_flight{0};
+    std::unique_ptr<Generator> generator;
+    Executor executor(model, *backend, 1,
+                      {.send = {},
+                       .finished =
+                           [&](const FinishedBatch& batch) {
+                             if (!batch.logits.empty()) first_token();
+                             generator->on_finished(batch);
+                           }},
+                      open_weights);
+    generator = std::make_unique<Generator>(
+        tokenizer, executor,
+        Generator::Options{.n_ctx = 64, .n_ubatch = 16, .n_seq_max = 1, .max_in_flight = 2},
+        [](std::uint32_t, engine::BatchRange) {}, in_flight);
+    wire::Prepare plan{.epoch = 5,
+                       .n_layer = model.params().n_layer,
+                       .n_ctx = 64,
+                       .n_ubatch = 16,
+                       .steps = {{0, 0, model.params().n_layer}}};
+    plan.members = {{.name = "head", .key = key_of(1), .address = {"127.0.0.1", 1, 2}}};
+    auto request = std::make_shared<Request>();
+    for (std::int32_t i = 0; i < 50; ++i) request->prompt.push_back(5 + i * 11);
+    request->options.max_tokens = 4;
+    request->options.ignore_end = true;
+    request->options.sampling.temperature = 0;
+    inputs.send(LoadPlan{plan, 0});
+    inputs.send(EpochActive{5});
+    inputs.send(Submit{request});
+    std::thread engine([&] {
+      run_engine(inputs, recalls, executor, generator.get(),
+                 {.loaded = [](auto, auto) {}, .broken = [](auto, auto) {}, .load_progress = {}, .freed = {}},
+                 1ULL << 40);
+    });
+    std::vector<model::Token> tokens;
+    while (const auto event = request->events.receive()) {
+      if (const auto* token = std::get_if<TokenEvent>(&*event)) tokens.push_back(token->token);
+      if (const auto* failed = std::get_if<FailedEvent>(&*event)) ADD_FAILURE() << failed->error.message;
+    }
+    inputs.close();
+    engine.join();
+    return tokens;
+  };
+  const auto wanted = generate({}, [] {});
+  ASSERT_EQ(wanted.size(), 4U);
+  const testing::MovingSource* source = nullptr;
+  std::vector<std::uint64_t> fetched;
+  const auto tokens =
+      generate(testing::open_streaming([&](const testing::MovingSource* opened) { source = opened; }),
+               [&] { fetched.push_back(source->n_acquired()); });
+  EXPECT_EQ(tokens, wanted);
+  // Embeddings of four chunks, each layer once, the output; then a token at a time.
+  const std::uint64_t n_layer = model.params().n_layer;
+  ASSERT_EQ(fetched.size(), 4U);
+  EXPECT_EQ(fetched[0], 4 + n_layer + 1);
+  EXPECT_EQ(fetched[1] - fetched[0], 1 + n_layer + 1);
 }
 
 }  // namespace

@@ -40,7 +40,21 @@ Result<> take(std::uint64_t& left, std::uint64_t bytes, std::string_view what, s
   return {};
 }
 
+Result<std::unique_ptr<residency::WeightSource>> open_resident(const model::ModelFile& model,
+                                                               std::span<const model::SegmentId> segments,
+                                                               ggml_backend_device* device,
+                                                               const residency::LoadOptions& options) {
+  HEARTH_TRY(auto source, residency::ResidentSource::load(model, segments, device, options));
+  return std::unique_ptr<residency::WeightSource>(std::move(source));
+}
+
 }  // namespace
+
+// A batch that has come to a window of its own device, and was taken there.
+struct Executor::Waiting {
+  wire::BatchFrame frame;
+  std::vector<float> rows;  // [n_tokens][n_embd]; empty when nothing is computed
+};
 
 struct Executor::Epoch {
   Epoch(const wire::Prepare& prepare, std::uint16_t index)
@@ -51,7 +65,7 @@ struct Executor::Epoch {
   engine::MemberCore member;
   wire::FrameLimits limits;
   // Destroyed in reverse: windows and head use scratch and weights.
-  std::unique_ptr<residency::ResidentSource> weights;
+  std::unique_ptr<residency::WeightSource> weights;
   std::unique_ptr<compute::Scratch> scratch;
   std::unique_ptr<compute::Head> head;                                // on the head only
   std::map<std::uint16_t, std::unique_ptr<compute::Window>> windows;  // own steps
@@ -63,12 +77,26 @@ struct Executor::Epoch {
     bool operations_only = false;
   };
   std::deque<Sent> sent;
-  std::vector<float> embedded;  // rows of a batch that starts elsewhere
+  std::vector<float> embedded;   // rows of a batch that starts elsewhere
+  std::size_t group_tokens = 0;  // of all batches that wait, at most; 0: none waits, each is computed at once
+  std::size_t waiting_tokens = 0;
+  std::map<std::uint16_t, std::deque<Waiting>> waiting;  // by step; no queue is empty
+
+  // The step whose first batch is the oldest.
+  [[nodiscard]] std::uint16_t oldest_step() const {
+    return std::ranges::min_element(waiting, {},
+                                    [](const auto& w) { return w.second.front().frame.batch.id; })
+        ->first;
+  }
 };
 
 Executor::Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
-                   ExecutorSink sink)
-    : model_(model), backend_(backend), max_outputs_(max_outputs), sink_(std::move(sink)) {}
+                   ExecutorSink sink, OpenWeights open_weights)
+    : model_(model),
+      backend_(backend),
+      max_outputs_(max_outputs),
+      sink_(std::move(sink)),
+      open_weights_(open_weights ? std::move(open_weights) : open_resident) {}
 Executor::~Executor() = default;
 
 Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16_t device,
@@ -117,10 +145,9 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   residency::LoadOptions weight_options = options;
   weight_options.repack = plan.repack;
   weight_options.anonymous_limit = left;
-  HEARTH_TRY(epoch->weights,
-             residency::ResidentSource::load(model_, segments, backend_.device(), weight_options));
+  HEARTH_TRY(epoch->weights, open_weights_(model_, segments, backend_.device(), weight_options));
   report.weight_bytes = epoch->weights->resident_bytes();
-  left -= std::min(left, epoch->weights->cost().repacked_bytes);
+  left -= std::min(left, epoch->weights->anonymous_bytes());
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
@@ -134,6 +161,17 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                                   std::min(max_outputs_, plan.n_ubatch)));
     report.compute_bytes += epoch->head->bytes();
     HEARTH_TRY_VOID(take(left, epoch->head->bytes(), "the output head", "ask for smaller batches (-ub)"));
+  }
+  if (epoch->weights->streams() && !epoch->windows.empty()) {
+    // Of a batch that waits: what came or leaves, and its rows. More tokens than cells never wait, nor do
+    // fewer than two batches.
+    const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(model_.params(), 1);
+    const std::uint64_t least = 2ULL * plan.n_ubatch;
+    const std::uint64_t most = std::min<std::uint64_t>(
+        std::uint64_t{kMaxGroup} * plan.n_ubatch, std::max<std::uint64_t>(least, n_cells + plan.n_ubatch));
+    const std::uint64_t n_tokens = std::min(most, left / token_bytes);
+    epoch->group_tokens = n_tokens >= least ? n_tokens : 0;
+    report.compute_bytes += epoch->group_tokens * token_bytes;
   }
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;
@@ -193,37 +231,35 @@ Executor::Outcome Executor::start(std::uint32_t id, const engine::OutgoingBatch&
                             .encoding = wire::HiddenEncoding::kF32,
                             .n_embd = epoch.limits.n_embd,
                             .hidden = {}};
-  return pass_on(epoch, std::move(frame), 0, batch.tokens);
+  if (batch.tokens.empty() || batch.batch.operations_only) return pass_on(epoch, std::move(frame), 0);
+  computing_ = id;
+  const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  std::span<float> rows;
+  if (epoch.windows.contains(0)) {
+    rows = epoch.windows.at(0)->input(n_tokens);
+  } else {
+    epoch.embedded.resize(std::size_t{n_tokens} * epoch.limits.n_embd);
+    rows = epoch.embedded;
+  }
+  {
+    const Stopwatch watch(counters_.compute_ns);
+    if (const auto done = epoch.head->embed(batch.tokens, rows); !done) return failed(epoch, done.error());
+  }
+  return pass_on(epoch, std::move(frame), 0, rows, true);
 }
 
-// Runs the frame through own steps until it belongs to another device or is finished. The rows are in
-// `frame.hidden` when it came over a link, else in memory: of the first window for `tokens`, of the window
-// before for the next own step.
+std::unexpected<Executor::Failure> Executor::failed(const Epoch& epoch, const Error& error) const {
+  return std::unexpected(Failure{epoch.plan.epoch, located(epoch, error)});
+}
+
+// Runs the frame through own steps until it waits for one, belongs to another device or is finished. The rows
+// are in `rows` when in_memory: embedded, or what the window before gave; else in frame.hidden, as they came
+// over a link.
 Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::uint16_t from,
-                                    std::span<const std::int32_t> tokens) {
-  const auto failed = [&](const Error& error) {
-    return std::unexpected(Failure{epoch.plan.epoch, located(epoch, error)});
-  };
+                                    std::span<const float> rows, bool in_memory) {
   const auto n_tokens = static_cast<std::uint32_t>(frame.batch.tokens.size());
   const std::size_t n_embd = epoch.limits.n_embd;
   computing_ = epoch.plan.epoch;
-  std::span<const float> rows;
-  bool in_memory = false;
-
-  if (!tokens.empty() && !frame.batch.operations_only) {
-    std::span<float> target;
-    if (epoch.windows.contains(0)) {
-      target = epoch.windows.at(0)->input(n_tokens);
-    } else {
-      epoch.embedded.resize(std::size_t{n_tokens} * n_embd);
-      target = epoch.embedded;
-    }
-    const Stopwatch watch(counters_.compute_ns);
-    if (const auto done = epoch.head->embed(tokens, target); !done) return failed(done.error());
-    rows = target;
-    in_memory = true;
-  }
-
   while (true) {
     const std::uint16_t n_steps = epoch.member.n_steps();
     const bool to_output = frame.step == n_steps;
@@ -232,7 +268,7 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
       frame.encoding = rows.size_bytes() <= kSmallFrameBytes ? wire::HiddenEncoding::kF32 : epoch.plan.hidden;
       frame.hidden.clear();
       if (const auto done = wire::encode_hidden(frame.encoding, rows, n_embd, frame.hidden); !done)
-        return failed(done.error());
+        return failed(epoch, done.error());
       std::vector<std::uint8_t> bytes;
       wire::encode(frame, bytes);
       sink_.send(epoch.plan.members[device].key, std::move(bytes));
@@ -241,7 +277,7 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
 
     const auto verdict =
         epoch.member.on_frame({.epoch = frame.epoch, .step = frame.step, .batch = frame.batch.id}, from);
-    if (!verdict) return failed(verdict.error());
+    if (!verdict) return failed(epoch, verdict.error());
     if (std::holds_alternative<engine::MemberCore::Drop>(*verdict)) return {};
     ++counters_.steps_accepted;
     if (std::get<engine::MemberCore::Run>(*verdict).suppressed) frame.batch.operations_only = true;
@@ -250,8 +286,8 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
     if (to_output) {
       if (const auto as_sent = check_returned(epoch, frame); !as_sent)
         return failed(
-            {as_sent.error().code,
-             std::format("from device '{}': {}", epoch.plan.members[from].name, as_sent.error().message)});
+            epoch, {as_sent.error().code, std::format("from device '{}': {}", epoch.plan.members[from].name,
+                                                      as_sent.error().message)});
       FinishedBatch finished = {.epoch = frame.epoch,
                                 .batch = frame.batch.id,
                                 .operations_only = frame.batch.operations_only,
@@ -261,12 +297,12 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
           epoch.embedded.resize(frame.batch.n_outputs() * n_embd);
           if (const auto done = wire::decode_hidden(frame.encoding, frame.hidden, n_embd, epoch.embedded);
               !done)
-            return failed(done.error());
+            return failed(epoch, done.error());
           rows = epoch.embedded;
         }
         const Stopwatch watch(counters_.compute_ns);
         const auto logits = epoch.head->logits(rows);
-        if (!logits) return failed(logits.error());
+        if (!logits) return failed(epoch, logits.error());
         finished.logits = *logits;
       }
       ++counters_.steps_done;
@@ -274,16 +310,17 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
       return {};
     }
 
+    if (epoch.group_tokens > 0) return wait(epoch, std::move(frame), rows, in_memory);
     compute::Window& window = *epoch.windows.at(frame.step);
     if (computes && !in_memory) {
       if (const auto done = wire::decode_hidden(frame.encoding, frame.hidden, n_embd, window.input(n_tokens));
           !done)
-        return failed(done.error());
+        return failed(epoch, done.error());
     }
     {
       const Stopwatch watch(counters_.compute_ns);
       const auto out = window.run(frame.batch);
-      if (!out) return failed(out.error());
+      if (!out) return failed(epoch, out.error());
       rows = *out;
     }
     in_memory = true;
@@ -291,6 +328,110 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
     from = epoch.device;
     frame.step = epoch.member.destination(frame.step).step;
   }
+}
+
+Executor::Outcome Executor::wait(Epoch& epoch, wire::BatchFrame frame, std::span<const float> rows,
+                                 bool in_memory) {
+  Waiting batch;
+  if (!frame.batch.operations_only && !frame.batch.tokens.empty()) {
+    if (in_memory) {
+      batch.rows.assign(rows.begin(), rows.end());
+    } else {
+      batch.rows.resize(frame.batch.tokens.size() * epoch.limits.n_embd);
+      if (const auto done =
+              wire::decode_hidden(frame.encoding, frame.hidden, epoch.limits.n_embd, batch.rows);
+          !done)
+        return failed(epoch, done.error());
+    }
+  }
+  frame.hidden = {};
+  batch.frame = std::move(frame);
+  const std::uint16_t step = batch.frame.step;
+  epoch.waiting_tokens += batch.frame.batch.tokens.size();
+  std::deque<Waiting>& queue = epoch.waiting[step];
+  queue.push_back(std::move(batch));
+  // Memory is counted for so many. Only this step: of another one a group may be on its way here.
+  if (queue.size() == kMaxGroup || epoch.waiting_tokens + epoch.plan.n_ubatch > epoch.group_tokens)
+    return run_group(epoch, step);
+  return {};
+}
+
+std::optional<std::uint32_t> Executor::waiting() const {
+  for (const auto& [id, epoch] : epochs_)
+    if (!epoch->waiting.empty()) return id;
+  return std::nullopt;
+}
+
+std::uint32_t Executor::max_group(std::uint32_t epoch) const {
+  const auto found = epochs_.find(epoch);
+  if (found == epochs_.end()) return 1;
+  const Epoch& e = *found->second;
+  return std::max(1U, static_cast<std::uint32_t>(e.group_tokens / e.plan.n_ubatch));
+}
+
+bool Executor::expects_more(std::uint32_t id) const {
+  const Epoch& epoch = *epochs_.at(id);
+  const std::uint16_t step = epoch.oldest_step();
+  const wire::Batch& last = epoch.waiting.at(step).back().frame.batch;
+  const std::uint16_t sender = step == 0 ? std::uint16_t{0} : epoch.plan.steps[step - 1U].device;
+  return sender != epoch.device && !last.operations_only && !last.tokens.empty() && last.n_outputs() == 0;
+}
+
+Executor::Outcome Executor::run_waiting() {
+  const auto id = waiting();
+  if (!id) return {};
+  Epoch& epoch = *epochs_.at(*id);
+  return run_group(epoch, epoch.oldest_step());
+}
+
+// The first batches that wait for `step` pass its window together, then go on one by one.
+Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
+  computing_ = epoch.plan.epoch;
+  std::deque<Waiting>& queue = epoch.waiting.at(step);
+  std::vector<Waiting> group;
+  do {
+    epoch.waiting_tokens -= queue.front().frame.batch.tokens.size();
+    group.push_back(std::move(queue.front()));
+    queue.pop_front();
+  } while (!queue.empty() && compute::Window::may_follow(queue.front().frame.batch));
+  if (queue.empty()) epoch.waiting.erase(step);
+
+  std::vector<compute::Window::GroupItem> items;
+  for (Waiting& member : group) {
+    wire::Batch& batch = member.frame.batch;
+    if (epoch.member.suppressed(batch.id)) batch.operations_only = true;
+    items.push_back({.batch = &batch, .rows = member.rows});
+  }
+  compute::Window& window = *epoch.windows.at(step);
+  const std::uint64_t done_before = counters_.steps_done;
+  if (group.size() == 1) {
+    // A step of a text: part by part, without a way around.
+    const Stopwatch watch(counters_.compute_ns);
+    const wire::Batch& batch = *items[0].batch;
+    if (!batch.operations_only)
+      std::ranges::copy(group[0].rows, window.input(static_cast<std::uint32_t>(batch.tokens.size())).begin());
+    const auto out = window.run(batch);
+    if (!out) return failed(epoch, out.error());
+    std::ranges::copy(*out, group[0].rows.begin());
+    items[0].n_rows = static_cast<std::uint32_t>(out->size() / epoch.limits.n_embd);
+  } else {
+    const Stopwatch watch(counters_.compute_ns);
+    // A group may take long; whoever watches sees its steps pass.
+    const auto done = window.run_group(items, [&](std::uint32_t part, std::uint32_t total) {
+      counters_.steps_done = done_before + std::uint64_t{group.size()} * part / total;
+    });
+    if (!done) return failed(epoch, done.error());
+  }
+  counters_.steps_done = done_before + group.size();
+
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    wire::BatchFrame& frame = group[i].frame;
+    frame.step = epoch.member.destination(step).step;
+    const auto rows = std::span<const float>(group[i].rows).first(items[i].n_rows * epoch.limits.n_embd);
+    if (auto passed = pass_on(epoch, std::move(frame), epoch.device, rows, true); !passed) return passed;
+    group[i].rows = {};
+  }
+  return {};
 }
 
 // A frame for the output stage is one that was sent, as it was sent.

@@ -3,6 +3,10 @@
 // Holds up to two epochs. Everything happens on the caller's thread, which must be the node's engine thread.
 // What leaves is handed to the sink: frames for other devices, and on the head the batches that have passed
 // the ring.
+//
+// Where the weights of an epoch are streamed, its batches wait until the caller has nothing else to hand in
+// (run_waiting): those that have come to the same window by then are computed as a group, layer by layer, so
+// that each layer is fetched once for all. A prompt's chunks are such a group.
 #pragma once
 
 #include <atomic>
@@ -11,6 +15,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -49,11 +54,20 @@ struct ExecutorSink {
   std::function<void(const FinishedBatch& batch)> finished;
 };
 
+// Makes the source of an epoch's weights; options.anonymous_limit is what is left for it.
+using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource>>(
+    const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
+    const residency::LoadOptions& options)>;
+
+// Most batches of a group.
+inline constexpr std::uint32_t kMaxGroup = 64;
+
 class Executor {
  public:
-  // `model` and `backend` must outlive it. `max_outputs`: most rows of logits in a batch (head).
+  // `model` and `backend` must outlive it. `max_outputs`: most rows of logits in a batch (head). Without
+  // `open_weights` all weights stay in memory.
   Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
-           ExecutorSink sink);
+           ExecutorSink sink, OpenWeights open_weights = {});
   ~Executor();
 
   // options.anonymous_limit is for all that is taken: KV cells, buffers and repacked weights. kOutOfMemory,
@@ -70,10 +84,24 @@ class Executor {
   };
   using Outcome = std::expected<void, Failure>;
 
-  // A frame from another device, `from` proven. Frames of unknown epochs are dropped.
+  // A frame from another device, `from` proven. Frames of unknown epochs are dropped. It is computed at once,
+  // or waits.
   [[nodiscard]] Outcome on_frame(const DeviceKey& from, std::span<const std::uint8_t> frame);
   // Head: a new batch enters the ring.
   [[nodiscard]] Outcome start(std::uint32_t epoch, const engine::OutgoingBatch& batch);
+
+  // The epoch of the batches that wait to be computed; nothing when none does.
+  [[nodiscard]] std::optional<std::uint32_t> waiting() const;
+  // Whether another batch is sure to come for the window that run_waiting() would take: the last that waits
+  // there is a piece of a prompt, and came from another device.
+  [[nodiscard]] bool expects_more(std::uint32_t epoch) const;
+  // Computes one group of those that wait: for the window whose first batch is the oldest, as many as follow
+  // it.
+  [[nodiscard]] Outcome run_waiting();
+  // How many full batches of `epoch` are computed as a group: 1 where weights are not streamed, at most
+  // kMaxGroup, as many as there was memory for when it was loaded. So many in flight cost no more reading
+  // than one.
+  [[nodiscard]] std::uint32_t max_group(std::uint32_t epoch) const;
 
   // Asked while a step of `epoch` is computed; true ends it with kCancelled.
   void abort_when(std::function<bool(std::uint32_t epoch)> condition);
@@ -84,8 +112,13 @@ class Executor {
 
  private:
   struct Epoch;
+  struct Waiting;
   [[nodiscard]] Outcome pass_on(Epoch& epoch, wire::BatchFrame frame, std::uint16_t from,
-                                std::span<const std::int32_t> tokens = {});
+                                std::span<const float> rows = {}, bool in_memory = false);
+  [[nodiscard]] Outcome wait(Epoch& epoch, wire::BatchFrame frame, std::span<const float> rows,
+                             bool in_memory);
+  [[nodiscard]] Outcome run_group(Epoch& epoch, std::uint16_t step);
+  [[nodiscard]] std::unexpected<Failure> failed(const Epoch& epoch, const Error& error) const;
   [[nodiscard]] static Result<> check_returned(Epoch& epoch, const wire::BatchFrame& frame);
   [[nodiscard]] Error located(const Epoch& epoch, const Error& error) const;
 
@@ -93,6 +126,7 @@ class Executor {
   compute::Backend& backend_;
   std::uint32_t max_outputs_;
   ExecutorSink sink_;
+  OpenWeights open_weights_;
   ExecutorCounters counters_;
   std::uint32_t computing_ = 0;  // epoch of the frame at hand
   std::map<std::uint32_t, std::unique_ptr<Epoch>> epochs_;

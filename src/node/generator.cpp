@@ -6,11 +6,11 @@
 namespace hearth::node {
 namespace {
 
-engine::BatcherOptions batcher_options(const Generator::Options& options) {
+engine::BatcherOptions batcher_options(const Generator::Options& options, std::uint32_t max_group = 1) {
   return {.n_ctx = options.n_ctx,
           .n_ubatch = options.n_ubatch,
           .n_seq_max = options.n_seq_max,
-          .max_in_flight = options.max_in_flight};
+          .max_in_flight = std::max(options.max_in_flight, max_group)};
 }
 
 }  // namespace
@@ -30,11 +30,12 @@ Generator::Generator(const model::Tokenizer& tokenizer, Executor& executor, cons
       in_flight_(in_flight),
       batcher_(batcher_options(options)) {}
 
-// An epoch starts with empty KV caches and batch 1.
+// An epoch starts with empty KV caches and batch 1. Where weights are streamed, as many chunks of a prompt as
+// can be computed at once go out.
 void Generator::activate(std::uint32_t epoch) {
   epoch_ = epoch;
   failure_.reset();
-  batcher_ = engine::Batcher(batcher_options(options_));
+  batcher_ = engine::Batcher(batcher_options(options_, executor_.max_group(epoch)));
   in_flight_ = 0;
 }
 

@@ -80,7 +80,7 @@ class Generator {
     std::uint32_t n_ctx = 4096;
     std::uint32_t n_ubatch = 512;
     std::uint32_t n_seq_max = 1;
-    std::uint32_t max_in_flight = 4;
+    std::uint32_t max_in_flight = 4;  // or Executor::max_group(), if that is more
   };
   // announce_cancel tells the other devices; in_flight is kept up to date for the control thread.
   Generator(const model::Tokenizer& tokenizer, Executor& executor, const Options& options,

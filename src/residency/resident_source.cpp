@@ -26,8 +26,14 @@ struct ResidentSource::Impl {
   std::vector<BufferPtr> map_buffers;  // ggml's handle of each
   std::vector<BufferPtr> repacked;
   ContextPtr tensors;
-  std::map<model::SegmentId, std::vector<TensorPlace>> places;
+  struct Segment {
+    std::vector<TensorPlace> places;
+    Part whole;
+  };
+  std::map<model::SegmentId, Segment> segments;
   LoadCost cost;
+
+  [[nodiscard]] const Segment& segment(model::SegmentId id) const;
 };
 
 ResidentSource::ResidentSource(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -64,8 +70,9 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
 
   for (const model::SegmentId id : segments) {
     const auto& tensors = model.segment(id);
-    auto& places = impl->places[id];
+    auto& [places, whole] = impl->segments[id];
     HEARTH_CHECK(places.empty(), "a segment is listed twice");
+    whole.n_tensors = static_cast<std::uint32_t>(tensors.size());
     places.resize(tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const gguf::Tensor& source = *tensors[i].tensor;
@@ -135,16 +142,29 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
   return std::unique_ptr<ResidentSource>(new ResidentSource(std::move(impl)));
 }
 
-Result<std::span<const TensorPlace>> ResidentSource::acquire(model::SegmentId id) {
-  const auto found = impl_->places.find(id);
-  HEARTH_CHECK(found != impl_->places.end(), "a segment that was not loaded");
-  return std::span<const TensorPlace>(found->second);
+const ResidentSource::Impl::Segment& ResidentSource::Impl::segment(model::SegmentId id) const {
+  const auto found = segments.find(id);
+  HEARTH_CHECK(found != segments.end(), "a segment that was not loaded");
+  return found->second;
 }
 
-void ResidentSource::release(model::SegmentId) {}
+std::span<const Part> ResidentSource::parts(model::SegmentId id) const {
+  return {&impl_->segment(id).whole, 1};
+}
+
+Result<std::span<const TensorPlace>> ResidentSource::acquire(model::SegmentId id, std::uint32_t part) {
+  HEARTH_CHECK(part == 0);
+  return std::span<const TensorPlace>(impl_->segment(id).places);
+}
+
+void ResidentSource::release(model::SegmentId, std::uint32_t) {}
 
 std::uint64_t ResidentSource::resident_bytes() const {
   return impl_->cost.mapped_bytes + impl_->cost.repacked_bytes;
+}
+
+std::uint64_t ResidentSource::anonymous_bytes() const {
+  return impl_->cost.repacked_bytes;
 }
 
 const LoadCost& ResidentSource::cost() const {

@@ -44,9 +44,13 @@ class ResidentSource final : public WeightSource {
       const LoadOptions& options);
   ~ResidentSource() override;
 
-  [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id) override;
-  void release(model::SegmentId id) override;
+  // Every segment is one part.
+  [[nodiscard]] std::span<const Part> parts(model::SegmentId id) const override;
+  [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id,
+                                                             std::uint32_t part) override;
+  void release(model::SegmentId id, std::uint32_t part) override;
   [[nodiscard]] std::uint64_t resident_bytes() const override;
+  [[nodiscard]] std::uint64_t anonymous_bytes() const override;
   [[nodiscard]] const LoadCost& cost() const;
 
  private:

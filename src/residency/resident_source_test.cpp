@@ -67,7 +67,7 @@ TEST(ResidentSource, PlainTensorsAreTheFilesBytes) {
     std::uint64_t bytes = 0;
     std::set<const gguf::Tensor*> counted;
     for (const SegmentId id : all_segments(loaded.model)) {
-      const auto places = value_of(loaded.source->acquire(id));
+      const auto places = value_of(loaded.source->acquire(id, 0));
       const auto& tensors = loaded.model.segment(id);
       ASSERT_EQ(places.size(), tensors.size());
       for (std::size_t i = 0; i < places.size(); ++i) {
@@ -77,7 +77,7 @@ TEST(ResidentSource, PlainTensorsAreTheFilesBytes) {
         EXPECT_NE(places[i].buffer, nullptr);
         if (counted.insert(tensors[i].tensor).second) bytes += wanted.size();
       }
-      loaded.source->release(id);
+      loaded.source->release(id, 0);
     }
     EXPECT_EQ(loaded.source->cost().mapped_bytes, bytes);
     EXPECT_EQ(loaded.source->cost().repacked_bytes, 0U);
@@ -95,12 +95,13 @@ TEST(ResidentSource, RepackedMatricesHaveMemoryOfTheirOwn) {
         loaded(test_model(small_spec("llama", type)), true);
     std::uint64_t mapped = 0, repacked = 0;
     for (const SegmentId id : all_segments(loaded.model)) {
-      const auto places = value_of(loaded.source->acquire(id));
+      const auto places = value_of(loaded.source->acquire(id, 0));
       const auto& tensors = loaded.model.segment(id);
       for (std::size_t i = 0; i < places.size(); ++i) {
         const auto& tensor = *tensors[i].tensor;
-        const bool is_repacked = ggml_backend_buffer_get_type(places[i].buffer) !=
-                                 ggml_backend_buffer_get_type(value_of(plain.source->acquire(id))[i].buffer);
+        const bool is_repacked =
+            ggml_backend_buffer_get_type(places[i].buffer) !=
+            ggml_backend_buffer_get_type(value_of(plain.source->acquire(id, 0))[i].buffer);
         if (is_repacked) {
           EXPECT_FALSE(model::is_vector(tensors[i].role)) << tensor.name;
           EXPECT_NE(tensors[i].role, model::Role::kTokenEmbedding) << "its rows are looked up";
@@ -134,8 +135,8 @@ TEST(ResidentSource, HoldsOnlyTheSegmentsAskedFor) {
   const auto source = value_of(ResidentSource::load(model, two, backend->device(),
                                                     {.repack = false, .progress = {}, .cancelled = {}}));
   EXPECT_EQ(source->resident_bytes(), model.segment_bytes(two[0]) + model.segment_bytes(two[1]));
-  EXPECT_TRUE(source->acquire(two[1]));
-  EXPECT_DEATH((void)source->acquire(SegmentId::of_layer(3)), "not loaded");
+  EXPECT_TRUE(source->acquire(two[1], 0));
+  EXPECT_DEATH((void)source->acquire(SegmentId::of_layer(3), 0), "not loaded");
 }
 
 // Where the CPU repacks Q4_0 at all.
@@ -161,9 +162,9 @@ TEST(ResidentSource, KeepsToTheLimitOfItsMemory) {
 TEST(ResidentSource, PlacesStay) {
   const Loaded loaded(test_model(small_spec("llama", "Q4_0")), true);
   const auto id = SegmentId::of_layer(4);
-  const auto first = value_of(loaded.source->acquire(id));
-  loaded.source->release(id);
-  const auto second = value_of(loaded.source->acquire(id));
+  const auto first = value_of(loaded.source->acquire(id, 0));
+  loaded.source->release(id, 0);
+  const auto second = value_of(loaded.source->acquire(id, 0));
   EXPECT_EQ(first.data(), second.data());
   EXPECT_EQ(first.size(), second.size());
 }

@@ -1,8 +1,11 @@
 // WeightSource: where the weights of a segment are while it is computed.
 //
-// The window runner calls acquire(segment) -> computes -> release(segment), segment after segment. Between
-// acquire and release the returned places are valid and their bytes do not change; after release they may be
-// reused. Addresses may differ each time. Thread contract: acquire and release come from the engine thread.
+// A segment is used in parts, in the order of use: the window runner calls acquire(segment, part) -> computes
+// what reads it -> release(segment, part), part after part, segment after segment. Between acquire and
+// release the returned places are valid and their bytes do not change; after release they may be reused.
+// Addresses may differ each time. A whole pass acquires every part of every segment of a window once, also
+// those that this batch does not read; a pass that fails stops anywhere, and a shift of positions acquires
+// only the parts with RoPE factors. Thread contract: all calls come from the engine thread.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +26,40 @@ struct TensorPlace {
   void* extra = nullptr;  // what the buffer type keeps per tensor (repacking traits); shared, never owned
 };
 
+// What of a segment is in memory at once: tensors first_tensor .. first_tensor + n_tensors - 1 of
+// ModelFile::segment(). The matrix of the output segment may be cut into blocks of rows: such a part holds
+// the rows row_begin .. row_end - 1 of it, as a matrix of that many rows; 0, 0: all of them.
+struct Part {
+  std::uint32_t first_tensor = 0, n_tensors = 0;
+  std::uint32_t row_begin = 0, row_end = 0;
+  friend bool operator==(const Part&, const Part&) = default;
+};
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  // Places in the order of ModelFile::segment(id). Blocks until they are in memory; errors kIo, kInvalidFile
-  // (checksum).
-  [[nodiscard]] virtual Result<std::span<const TensorPlace>> acquire(model::SegmentId id) = 0;
-  virtual void release(model::SegmentId id) = 0;
+  // In the order of use; they cover the segment and stay the same for as long as the source lives. An output
+  // segment's norm comes before or with its first rows, the blocks of rows follow each other.
+  [[nodiscard]] virtual std::span<const Part> parts(model::SegmentId id) const = 0;
+
+  // The places of the part's tensors, in their order; the span too is valid until the release. Blocks until
+  // the bytes are there; errors kIo, kInvalidFile (checksum).
+  [[nodiscard]] virtual Result<std::span<const TensorPlace>> acquire(model::SegmentId id,
+                                                                     std::uint32_t part) = 0;
+  virtual void release(model::SegmentId id, std::uint32_t part) = 0;
+
+  // Whether weights are fetched anew for every pass: then it pays to compute several batches with what is
+  // there.
+  [[nodiscard]] virtual bool streams() const { return false; }
+  // How many parts may be held (acquired and not released) at once, at least 1: with more, acquire() could
+  // wait for a release that never comes.
+  [[nodiscard]] virtual std::uint32_t max_parts_held() const { return 1; }
 
   // Bytes this source keeps in memory for weights.
   [[nodiscard]] virtual std::uint64_t resident_bytes() const = 0;
+  // Those of them that are not pages of a file.
+  [[nodiscard]] virtual std::uint64_t anonymous_bytes() const { return 0; }
 };
 
 }  // namespace hearth::residency

@@ -101,7 +101,7 @@ INSTANTIATE_TEST_SUITE_P(
         variant("TwoThreads", "llama", "Q4_K_M",
                 [](Variant& v) {
                   v.options.n_threads = 2;
-                  v.options.moving_weights = true;
+                  v.options.moving_weights.emplace();
                   v.n_generated = 12;
                 }),
         variant("TwoThreadsQwen2", "qwen2", "Q4_0",

@@ -39,7 +39,8 @@ TEST_P(EveryType, OneLayerGivesTheBitsOfLibllama) {
 
   for (const bool repack : {true, false}) {
     SCOPED_TRACE(repack ? "repacked" : "plain");
-    const RingOptions options = {.n_ctx = 256, .n_ubatch = 32, .repack = repack, .moving_weights = true};
+    const RingOptions options = {
+        .n_ctx = 256, .n_ubatch = 32, .repack = repack, .moving_weights = MovingOptions{}};
     oracle::Oracle oracle = open_oracle(path, options);
     const auto ring = open_ring(path, options);
     OraclePlayer reference(oracle);

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <format>
 
-#include "support/moving_source.h"
-
 namespace hearth::testing {
 
 struct InProcessRing::Impl {
@@ -43,7 +41,7 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
                                              {.repack = options.repack, .progress = {}, .cancelled = {}}));
   residency::WeightSource* source = impl->resident.get();
   if (options.moving_weights) {
-    impl->moving = std::make_unique<MovingSource>(*impl->resident, *impl->model);
+    impl->moving = std::make_unique<MovingSource>(*impl->resident, *impl->model, *options.moving_weights);
     source = impl->moving.get();
   }
   const compute::ScratchOptions scratch_options = {.n_cells = compute::pad_cells(options.n_ctx),

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "model/model_file.h"
 #include "plan/plan.h"
 #include "residency/resident_source.h"
+#include "support/moving_source.h"
 #include "wire/codec.h"
 
 namespace hearth::testing {
@@ -29,7 +31,7 @@ struct RingOptions {
   bool flash_attention = true;
   wire::KvType kv_type = wire::KvType::kF16;
   wire::HiddenEncoding encoding = wire::HiddenEncoding::kF32;
-  bool moving_weights = false;  // every segment at another address each time
+  std::optional<MovingOptions> moving_weights = {};  // every part at another address each time
 };
 
 class InProcessRing {

@@ -1,60 +1,74 @@
-// MovingSource: a WeightSource that puts every segment at another address each time it is acquired and spoils
-// the old place, so that whoever keeps a pointer to weights is found out.
+// MovingSource: a WeightSource that puts every part at another address each time it is acquired and spoils
+// the old place, so that whoever keeps a pointer to weights, or reads them when their part is gone, is found
+// out.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <cstring>
+#include <cstdint>
 #include <map>
+#include <utility>
 #include <vector>
 
+#include "base/os_file.h"
 #include "residency/ggml_tensors.h"
 #include "residency/weight_source.h"
 
 namespace hearth::testing {
 
+enum class Division : std::uint8_t {
+  kWhole,    // a segment is one part
+  kSmall,    // a few tensors per part, the output in blocks of rows
+  kTensors,  // each tensor by itself, the output in blocks of 64 rows
+};
+
+struct MovingOptions {
+  Division division = Division::kWhole;
+  bool streams = false;
+  std::uint32_t max_parts_held = 1;
+};
+
 class MovingSource final : public residency::WeightSource {
  public:
-  MovingSource(residency::WeightSource& origin, const model::ModelFile& model)
-      : origin_(origin), model_(model) {}
+  // `origin` holds the segments whole; it and `model` must outlive this.
+  MovingSource(residency::WeightSource& origin, const model::ModelFile& model,
+               const MovingOptions& options = {});
 
-  Result<std::span<const residency::TensorPlace>> acquire(model::SegmentId id) override {
-    HEARTH_TRY(const auto places, origin_.acquire(id));
-    Copy& copy = copies_[id];
-    const auto& tensors = model_.segment(id);
-    copy.places.assign(places.begin(), places.end());
-    const std::size_t slot = copy.turn++ % 2;
-    copy.bytes[slot].resize(tensors.size());
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      // A repacked tensor has the size of the plain one.
-      auto& bytes = copy.bytes[slot][i];
-      bytes.resize(tensors[i].tensor->bytes + kAlignment);
-      auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
-      address = (address + kAlignment - 1) / kAlignment * kAlignment;
-      std::memcpy(reinterpret_cast<void*>(address), places[i].data, tensors[i].tensor->bytes);
-      copy.places[i].data = reinterpret_cast<void*>(address);
-    }
-    return std::span<const residency::TensorPlace>(copy.places);
-  }
+  [[nodiscard]] std::span<const residency::Part> parts(model::SegmentId id) const override;
+  [[nodiscard]] Result<std::span<const residency::TensorPlace>> acquire(model::SegmentId id,
+                                                                        std::uint32_t part) override;
+  void release(model::SegmentId id, std::uint32_t part) override;
+  [[nodiscard]] bool streams() const override { return options_.streams; }
+  [[nodiscard]] std::uint32_t max_parts_held() const override { return options_.max_parts_held; }
+  [[nodiscard]] std::uint64_t resident_bytes() const override { return origin_.resident_bytes(); }
 
-  void release(model::SegmentId id) override {
-    for (auto& slot : copies_[id].bytes)
-      for (auto& bytes : slot) std::ranges::fill(bytes, std::uint8_t{0xFF});  // reads as NaN
-    origin_.release(id);
-  }
-
-  std::uint64_t resident_bytes() const override { return origin_.resident_bytes(); }
+  // How often a part was acquired.
+  [[nodiscard]] std::uint64_t n_acquired() const { return n_acquired_; }
+  // Parts that are held now; no more than max_parts_held ever are.
+  [[nodiscard]] std::uint32_t n_held() const { return n_held_; }
 
  private:
-  static constexpr std::size_t kAlignment = 64;
   struct Copy {
     std::size_t turn = 0;
-    std::array<std::vector<std::vector<std::uint8_t>>, 2> bytes;
+    bool held = false;
+    std::array<std::vector<std::vector<std::uint8_t>>, 3> bytes;
     std::vector<residency::TensorPlace> places;
   };
+  struct Block {  // repacked rows
+    residency::ContextPtr ctx;
+    residency::BufferPtr buffer;
+    residency::TensorPlace place;
+  };
+  residency::TensorPlace original(model::SegmentId id, const residency::Part& part, std::uint32_t tensor,
+                                  const residency::TensorPlace& whole);
+
   residency::WeightSource& origin_;
   const model::ModelFile& model_;
-  std::map<model::SegmentId, Copy> copies_;
+  MovingOptions options_;
+  mutable std::map<model::SegmentId, std::vector<residency::Part>> parts_;
+  std::map<std::pair<model::SegmentId, std::uint32_t>, Copy> copies_;
+  std::map<std::uint32_t, Block> blocks_;  // of the output matrix, by first row
+  std::uint64_t n_acquired_ = 0;
+  std::uint32_t n_held_ = 0;
 };
 
 }  // namespace hearth::testing
