@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/os_memory.h"
 #include "base/os_process.h"
 #include "cli/console.h"
 #include "cli/generate.h"
@@ -27,6 +28,21 @@ double median(std::vector<double> values) {
   std::ranges::sort(values);
   const std::size_t n = values.size();
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+// Of this device: what of the weights is where, and what each token reads.
+nlohmann::ordered_json residency_json(const node::ExecutorCounters& counters, std::uint64_t weight_bytes) {
+  const ProcessMemory memory = process_memory();
+  const std::uint64_t slots = counters.slots_bytes;
+  return {{"weight_bytes", weight_bytes},
+          {"pinned_bytes", counters.pinned_bytes.load()},
+          {"slot_bytes", slots},
+          {"streamed_bytes_per_token", counters.streamed_bytes_per_pass.load()},
+          {"read_bytes", counters.read_bytes.load()},
+          {"disk_wait_s", static_cast<double>(counters.disk_wait_ns) * 1e-9},
+          {"anonymous_bytes", memory.anonymous},
+          {"fixed_bytes", memory.anonymous - std::min(memory.anonymous, slots)},
+          {"major_faults", memory.major_faults}};
 }
 
 int run(const Flags& flags) {
@@ -84,7 +100,8 @@ int run(const Flags& flags) {
                                 {"elapsed_s", elapsed},
                                 {"head_compute_s", static_cast<double>(h.counters().compute_ns) * 1e-9},
                                 {"weight_bytes_per_token", bytes},
-                                {"weight_bytes_per_s", static_cast<double>(bytes) / tpot}};
+                                {"weight_bytes_per_s", static_cast<double>(bytes) / tpot},
+                                {"residency", residency_json(h.counters(), bytes)}};
     std::printf("%s\n", j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
     return kOk;
   }

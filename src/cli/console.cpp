@@ -78,7 +78,21 @@ void ModelFlags::add(CLI::App& app) {
   app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")->required();
   app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
       ->check(CLI::Range(1, 512));
-  app.add_option("--memory", memory, "memory this device lends, e.g. 6GiB (default: what is available)");
+  app.add_option(
+      "--memory", memory,
+      "memory this device lends, this program included, e.g. 6GiB (default: what is available); what does "
+      "not fit is read from the disk for every token");
+  app.add_option(
+         "--pin", pin,
+         "how weights that stay in memory are kept there: cache, as pages that other programs can have in an "
+         "emergency, or lock")
+      ->check(CLI::IsMember({"cache", "lock"}))
+      ->capture_default_str();
+  app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)");
+}
+
+residency::WeightOptions ModelFlags::weights(std::function<void(const std::string&)> notice) const {
+  return {.cache_dir = cache_dir, .lock_pins = pin == "lock", .notice = std::move(notice)};
 }
 
 std::uint32_t ModelFlags::threads() const {
@@ -127,6 +141,8 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
   options.model_path = model.model;
   options.n_threads = model.threads();
   HEARTH_TRY(options.memory_bytes, model.memory_bytes());
+  options.weights =
+      model.weights([](const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); });
   options.epoch = {
       .n_ctx = n_ctx,
       .n_ubatch = std::min(n_ubatch, n_ctx),

@@ -56,9 +56,12 @@ struct ModelFlags {
   std::string model;
   std::uint32_t n_threads = 0;  // 0: one per core
   std::string memory;           // "", or a size
+  std::string pin = "cache";
+  std::string cache_dir;
   void add(CLI::App& app);
   [[nodiscard]] std::uint32_t threads() const;
   [[nodiscard]] Result<std::uint64_t> memory_bytes() const;
+  [[nodiscard]] residency::WeightOptions weights(std::function<void(const std::string&)> notice) const;
 };
 
 // Options of a head: context, split, workers.

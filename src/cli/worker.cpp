@@ -42,6 +42,8 @@ int run(const Flags& flags) {
                      : flags.quiet ? engine::LogLevel::kError
                                    : engine::LogLevel::kInfo;
   options.log = [least](engine::LogLevel level, const std::string& text) { print_log(level, text, least); };
+  options.weights = flags.model.weights(
+      [log = options.log](const std::string& text) { log(engine::LogLevel::kInfo, text); });
   auto key = net::KeyPair::load(flags.key_file);
   if (!key) return report(key.error());
   count_interrupts();

@@ -96,11 +96,9 @@ class Hub {
 
   // Before the data thread begins.
   virtual void separate_data() = 0;
-  // The next data message, waiting without end; nothing after wake_receiver(), at once where it was called
-  // before.
-  [[nodiscard]] virtual std::optional<MessageEvent> receive() = 0;
-  // The same without waiting; a wake is left for receive().
-  [[nodiscard]] virtual std::optional<MessageEvent> try_receive() = 0;
+  // // The next data message; nothing after `timeout` (0: only what is there), or after wake_receiver(), at
+  // once where that was called before.
+  [[nodiscard]] virtual std::optional<MessageEvent> receive(std::chrono::milliseconds timeout) = 0;
   // Any thread; several wakes may become one.
   virtual void wake_receiver() = 0;
   // Whose data messages came since the last call (control thread).

@@ -230,18 +230,18 @@ class InprocHub final : public Hub {
     self_.data_separate = true;
   }
 
-  [[nodiscard]] std::optional<MessageEvent> receive() override {
+  [[nodiscard]] std::optional<MessageEvent> receive(std::chrono::milliseconds timeout) override {
     std::unique_lock lock(state_->mutex);
+    const auto deadline = Clock::now() + timeout;
     for (;;) {
-      if (auto message = take_data()) return message;
-      if (std::exchange(self_.receiver_woken, false)) return std::nullopt;
-      self_.changed.wait(lock);
+      if (auto event = take_message(Lane::kData)) {
+        auto message = std::get<MessageEvent>(*std::move(event));
+        self_.data_senders.insert(message.from);
+        return message;
+      }
+      if (std::exchange(self_.receiver_woken, false) || Clock::now() >= deadline) return std::nullopt;
+      self_.changed.wait_until(lock, deadline);
     }
-  }
-
-  [[nodiscard]] std::optional<MessageEvent> try_receive() override {
-    const std::lock_guard lock(state_->mutex);
-    return take_data();
   }
 
   void wake_receiver() override {
@@ -269,14 +269,6 @@ class InprocHub final : public Hub {
       return event;
     }
     return self_.data_separate ? std::nullopt : take_message(Lane::kData);
-  }
-
-  std::optional<MessageEvent> take_data() {
-    auto event = take_message(Lane::kData);
-    if (!event) return std::nullopt;
-    auto message = std::get<MessageEvent>(*std::move(event));
-    self_.data_senders.insert(message.from);
-    return message;
   }
 
   std::optional<Event> take_message(Lane lane) {

@@ -18,7 +18,7 @@ class ReadySet {
   // `id` is reported for it. False when the system has no room for another.
   [[nodiscard]] bool add(int descriptor, std::uint64_t id, bool also_for_output = false);
   void watch_output(int descriptor, std::uint64_t id, bool wanted);
-  // Ids of the members that are ready, none after `timeout_ms` (-1: without end, 0: at once).
+  // Ids of the members that are ready, none after `timeout_ms` (0: at once).
   void wait(int timeout_ms, std::vector<std::uint64_t>& ready);
   [[nodiscard]] int descriptor() const { return set_.get(); }
 

@@ -116,11 +116,7 @@ class ZmqHub final : public Hub {
     wake_pipe_.signal();
   }
   void separate_data() override { data_separate_ = true; }
-  [[nodiscard]] std::optional<MessageEvent> receive() override;
-  [[nodiscard]] std::optional<MessageEvent> try_receive() override {
-    const std::lock_guard lock(mutex_);
-    return take_data(ready_);
-  }
+  [[nodiscard]] std::optional<MessageEvent> receive(std::chrono::milliseconds timeout) override;
   void wake_receiver() override {
     const std::lock_guard lock(mutex_);
     receiver_woken_ = true;
@@ -332,15 +328,18 @@ std::optional<Event> ZmqHub::poll(std::chrono::milliseconds timeout) {
   }
 }
 
-std::optional<MessageEvent> ZmqHub::receive() {
+std::optional<MessageEvent> ZmqHub::receive(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
+  const auto deadline = Clock::now() + timeout;
   std::vector<std::uint64_t> ready;
   for (;;) {
     if (auto message = take_data(ready)) return message;
     if (std::exchange(receiver_woken_, false)) return std::nullopt;
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    if (left.count() <= 0) return std::nullopt;
     receiving_ = true;
     lock.unlock();
-    data_->ready_set().wait(-1, ready);
+    data_->ready_set().wait(static_cast<int>(std::min<std::int64_t>(left.count(), 60'000)), ready);
     lock.lock();
     receiving_ = false;
     // Also a byte that came after the wait: it would keep the set ready while the engine computes.

@@ -5,6 +5,7 @@
 // an idle core; this costs one.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <utility>
 
@@ -39,22 +40,24 @@ class EngineInbox {
 
   // Engine thread. What was asked comes before frames. Nothing when closed and empty.
   std::optional<EngineInput> receive() {
-    if (hub_ == nullptr) return asked_.receive();
     while (true) {
-      if (auto input = asked_.try_receive()) return input;
-      if (asked_.closed()) return std::nullopt;
-      if (auto message = hub_->receive()) return FrameArrived{message->from, std::move(message->bytes)};
+      if (auto input = receive_for(kLong)) return input;
+      if (asked_.closed()) return asked_.try_receive();
     }
   }
-  // The same without waiting.
-  std::optional<EngineInput> try_receive() {
+  // The same, nothing also when none came within `timeout`, or earlier for no reason.
+  std::optional<EngineInput> receive_for(std::chrono::milliseconds timeout) {
+    if (hub_ == nullptr) return asked_.receive_for(timeout);
     if (auto input = asked_.try_receive()) return input;
-    if (auto message = hub_ == nullptr ? std::nullopt : hub_->try_receive())
-      return FrameArrived{message->from, std::move(message->bytes)};
-    return std::nullopt;
+    if (asked_.closed()) return std::nullopt;
+    if (auto message = hub_->receive(timeout)) return FrameArrived{message->from, std::move(message->bytes)};
+    return asked_.try_receive();
   }
+  std::optional<EngineInput> try_receive() { return receive_for(std::chrono::milliseconds{0}); }
 
  private:
+  static constexpr std::chrono::hours kLong{1};
+
   Channel<EngineInput> asked_;
   net::Hub* hub_ = nullptr;
 };

@@ -235,7 +235,7 @@ TEST(HeadLoop, APromptIsOneGroup) {
   const auto tokenizer = value_of(model::Tokenizer::load(path));
   const auto backend = value_of(compute::Backend::cpu(1));
   const auto generate = [&](const OpenWeights& open_weights, const std::function<void()>& first_token) {
-    Channel<EngineInput> inputs(64);
+    EngineInbox inputs(64);
     Recalls recalls;
     std::atomic<std::uint32_t> in_flight{0};
     std::unique_ptr<Generator> generator;

@@ -43,7 +43,8 @@ Result<> take(std::uint64_t& left, std::uint64_t bytes, std::string_view what, s
 Result<std::unique_ptr<residency::WeightSource>> open_resident(const model::ModelFile& model,
                                                                std::span<const model::SegmentId> segments,
                                                                ggml_backend_device* device,
-                                                               const residency::LoadOptions& options) {
+                                                               const residency::LoadOptions& options,
+                                                               std::uint64_t, std::uint32_t) {
   HEARTH_TRY(auto source, residency::ResidentSource::load(model, segments, device, options));
   return std::unique_ptr<residency::WeightSource>(std::move(source));
 }
@@ -145,7 +146,20 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   residency::LoadOptions weight_options = options;
   weight_options.repack = plan.repack;
   weight_options.anonymous_limit = left;
-  HEARTH_TRY(epoch->weights, open_weights_(model_, segments, backend_.device(), weight_options));
+  // What the head takes once the weights are there, a little more than it needs.
+  const std::uint64_t rows = std::max(plan.n_ubatch, max_outputs_);
+  const std::uint64_t later_bytes = is_head ? 4 * rows * model_.params().n_embd * sizeof(float) +
+                                                  3 * std::uint64_t{std::min(max_outputs_, plan.n_ubatch)} *
+                                                      model_.params().n_vocab * sizeof(float)
+                                            : 0;
+  const auto visits = static_cast<std::uint32_t>(
+      std::ranges::count(plan.steps, device, [](const wire::StepSpec& step) { return step.device; }));
+  HEARTH_TRY(epoch->weights, open_weights_(model_, segments, backend_.device(), weight_options, later_bytes,
+                                           std::max(visits, 1U)));
+  const residency::StreamStatistics statistics = epoch->weights->statistics();
+  counters_.pinned_bytes = statistics.pinned_bytes;
+  counters_.slots_bytes = statistics.slots_bytes;
+  counters_.streamed_bytes_per_pass = statistics.streamed_bytes_per_pass;
   report.weight_bytes = epoch->weights->resident_bytes();
   left -= std::min(left, epoch->weights->anonymous_bytes());
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
@@ -303,6 +317,7 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
         const Stopwatch watch(counters_.compute_ns);
         const auto logits = epoch.head->logits(rows);
         if (!logits) return failed(epoch, logits.error());
+        if (const auto good = checked(epoch); !good) return failed(epoch, good.error());
         finished.logits = *logits;
       }
       ++counters_.steps_done;
@@ -321,6 +336,7 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
       const Stopwatch watch(counters_.compute_ns);
       const auto out = window.run(frame.batch);
       if (!out) return failed(epoch, out.error());
+      if (const auto good = checked(epoch); !good) return failed(epoch, good.error());
       rows = *out;
     }
     in_memory = true;
@@ -412,6 +428,7 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
       std::ranges::copy(group[0].rows, window.input(static_cast<std::uint32_t>(batch.tokens.size())).begin());
     const auto out = window.run(batch);
     if (!out) return failed(epoch, out.error());
+    if (const auto good = checked(epoch); !good) return failed(epoch, good.error());
     std::ranges::copy(*out, group[0].rows.begin());
     items[0].n_rows = static_cast<std::uint32_t>(out->size() / epoch.limits.n_embd);
   } else {
@@ -421,6 +438,7 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
       counters_.steps_done = done_before + std::uint64_t{group.size()} * part / total;
     });
     if (!done) return failed(epoch, done.error());
+    if (const auto good = checked(epoch); !good) return failed(epoch, good.error());
   }
   counters_.steps_done = done_before + group.size();
 
@@ -432,6 +450,14 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
     group[i].rows = {};
   }
   return {};
+}
+
+// // What was computed may leave only when the weights it was computed with are still what they were.
+Result<> Executor::checked(Epoch& epoch) {
+  const residency::StreamStatistics statistics = epoch.weights->statistics();
+  counters_.read_bytes = statistics.read_bytes;
+  counters_.disk_wait_ns = statistics.waited_ns;
+  return epoch.weights->still_good();
 }
 
 // A frame for the output stage is one that was sent, as it was sent.

@@ -39,6 +39,9 @@ struct ExecutorCounters {
   std::atomic<std::uint64_t> steps_accepted{0};
   std::atomic<std::uint64_t> steps_done{0};
   std::atomic<std::uint64_t> compute_ns{0};  // inside windows, embedding and output head
+  // Of the epoch loaded last.
+  std::atomic<std::uint64_t> pinned_bytes{0}, slots_bytes{0}, streamed_bytes_per_pass{0};
+  std::atomic<std::uint64_t> read_bytes{0}, disk_wait_ns{0};
 };
 
 // A batch that has passed all steps, on the head.
@@ -54,10 +57,11 @@ struct ExecutorSink {
   std::function<void(const FinishedBatch& batch)> finished;
 };
 
-// Makes the source of an epoch's weights; options.anonymous_limit is what is left for it.
+// // Makes the source of an epoch's weights. options.anonymous_limit is what is left for it, of which
+// `later_bytes` are taken afterwards; `visits`: windows of this device.
 using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource>>(
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
-    const residency::LoadOptions& options)>;
+    const residency::LoadOptions& options, std::uint64_t later_bytes, std::uint32_t visits)>;
 
 // Most batches of a group.
 inline constexpr std::uint32_t kMaxGroup = 64;
@@ -119,6 +123,7 @@ class Executor {
                              bool in_memory);
   [[nodiscard]] Outcome run_group(Epoch& epoch, std::uint16_t step);
   [[nodiscard]] std::unexpected<Failure> failed(const Epoch& epoch, const Error& error) const;
+  [[nodiscard]] Result<> checked(Epoch& epoch);
   [[nodiscard]] static Result<> check_returned(Epoch& epoch, const wire::BatchFrame& frame);
   [[nodiscard]] Error located(const Epoch& epoch, const Error& error) const;
 

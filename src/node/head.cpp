@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <format>
 #include <mutex>
+#include <numeric>
 #include <random>
 #include <utility>
 
-#include "base/os_memory.h"
 #include "base/units.h"
 #include "compute/backend.h"
 #include "compute/scratch.h"
@@ -15,6 +15,7 @@
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
+#include "node/weights.h"
 #include "wire/limits.h"
 #include "wire/text.h"
 
@@ -152,6 +153,22 @@ Result<plan::Plan> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
       {.name = names[0], .bytes = own_memory, .reserved = buffers + head_only}};
   for (const engine::WorkerInfo& worker : workers)
     devices.push_back({.name = worker.name, .bytes = worker.memory_bytes, .reserved = buffers});
+  auto plan = plan::split_by_memory(layer_bytes, devices, options.rounds);
+  // What does not fit is streamed from the disk: in proportion to memory all the same, as if each device had
+  // more.
+  std::uint64_t there = 0;
+  for (const plan::DeviceMemory& device : devices)
+    there += device.bytes - std::min(device.bytes, device.reserved);
+  if (plan || plan.error().code != ErrorCode::kOutOfMemory || there == 0) return plan;
+  const std::uint64_t needed = std::reduce(layer_bytes.begin(), layer_bytes.end());
+  const std::uint64_t largest = *std::ranges::max_element(layer_bytes);
+  for (plan::DeviceMemory& device : devices) {
+    const std::uint64_t free = device.bytes - std::min(device.bytes, device.reserved);
+    if (free == 0) continue;
+    const double share = static_cast<double>(free) / static_cast<double>(there);
+    device.bytes =
+        device.reserved + static_cast<std::uint64_t>(share * static_cast<double>(needed)) + largest;
+  }
   return plan::split_by_memory(layer_bytes, devices, options.rounds);
 }
 
@@ -208,14 +225,15 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
                                        .head_address = head_address});
   }
 
-  const std::uint64_t memory = options.memory_bytes != 0 ? options.memory_bytes : available_memory();
+  const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
   node.executor = std::make_unique<Executor>(
       node.model, *node.backend, options.max_outputs,
       ExecutorSink{.send =
                        [&node](const DeviceKey& to, std::vector<std::uint8_t> frame) {
                          node.control->send_frame(to, std::move(frame));
                        },
-                   .finished = [&node](const FinishedBatch& batch) { node.generator->on_finished(batch); }});
+                   .finished = [&node](const FinishedBatch& batch) { node.generator->on_finished(batch); }},
+      open_weights_with(options.weights));
   const std::size_t n_steps = options.rounds * (options.workers.size() + 1);
   node.generator = std::make_unique<Generator>(
       node.tokenizer, *node.executor,

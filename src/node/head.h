@@ -21,6 +21,7 @@
 #include "net/keys.h"
 #include "node/generator.h"
 #include "plan/plan.h"
+#include "residency/open_weights.h"
 
 namespace hearth::node {
 
@@ -39,6 +40,7 @@ struct HeadNodeOptions {
   std::vector<WorkerAddress> workers;
   std::uint32_t n_threads = 1;
   std::uint64_t memory_bytes = 0;  // of this device; 0: what is available
+  residency::WeightOptions weights;
   engine::EpochOptions epoch;
   std::uint32_t n_seq_max = 1;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch

@@ -3,12 +3,12 @@
 #include <format>
 #include <utility>
 
-#include "base/os_memory.h"
 #include "compute/backend.h"
 #include "model/model_file.h"
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
+#include "node/weights.h"
 #include "wire/text.h"
 
 namespace hearth::node {
@@ -59,7 +59,7 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                                           .advertised_host = options.host,
                                           .limits = {}}));
   node.control_port = hub->address().control_port;
-  const std::uint64_t memory = options.memory_bytes != 0 ? options.memory_bytes : available_memory();
+  const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
   engine::WorkerSession session({.key = node.key,
                                  .name = options.name,
                                  .version = HEARTH_VERSION,
@@ -75,7 +75,8 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
           .send = [&node](
                       const DeviceKey& to,
                       std::vector<std::uint8_t> frame) { node.control->send_frame(to, std::move(frame)); },
-          .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }});
+          .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }},
+      open_weights_with(options.weights));
   node.control = std::make_unique<Control<engine::WorkerSession>>(
       std::move(session), std::move(hub), node.inputs, node.recalls, node.executor->counters(),
       node.in_flight, ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});

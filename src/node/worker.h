@@ -15,6 +15,7 @@
 #include "engine/actions.h"
 #include "engine/liveness.h"
 #include "net/keys.h"
+#include "residency/open_weights.h"
 
 namespace hearth::node {
 
@@ -27,6 +28,7 @@ struct WorkerNodeOptions {
   std::vector<DeviceKey> heads;  // who may lead this device
   std::uint32_t n_threads = 1;
   std::uint64_t memory_bytes = 0;  // what it lends; 0: what is available
+  residency::WeightOptions weights;
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
 };

@@ -35,6 +35,15 @@ struct Part {
   friend bool operator==(const Part&, const Part&) = default;
 };
 
+// What a source keeps in memory and what it reads.
+struct StreamStatistics {
+  std::uint64_t pinned_bytes = 0;
+  std::uint64_t slots_bytes = 0;
+  std::uint64_t streamed_bytes_per_pass = 0;
+  std::uint64_t read_bytes = 0;  // through the slots, since the start
+  std::uint64_t waited_ns = 0;   // of computing for the disk, since the start
+};
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -49,6 +58,10 @@ class WeightSource {
                                                                      std::uint32_t part) = 0;
   virtual void release(model::SegmentId id, std::uint32_t part) = 0;
 
+  // // After computing, before its result goes anywhere: whether the bytes that were used are still what they
+  // were. kIo, kInvalidFile.
+  [[nodiscard]] virtual Result<> still_good() { return {}; }
+
   // Whether weights are fetched anew for every pass: then it pays to compute several batches with what is
   // there.
   [[nodiscard]] virtual bool streams() const { return false; }
@@ -60,6 +73,8 @@ class WeightSource {
   [[nodiscard]] virtual std::uint64_t resident_bytes() const = 0;
   // Those of them that are not pages of a file.
   [[nodiscard]] virtual std::uint64_t anonymous_bytes() const { return 0; }
+  // Any thread.
+  [[nodiscard]] virtual StreamStatistics statistics() const { return {.pinned_bytes = resident_bytes()}; }
 };
 
 }  // namespace hearth::residency

@@ -1,0 +1,51 @@
+#include "residency/open_weights.h"
+
+#include <algorithm>
+#include <format>
+#include <vector>
+
+#include "base/units.h"
+#include "residency/pack.h"
+#include "residency/streamed_source.h"
+
+namespace hearth::residency {
+
+Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model,
+                                                   std::span<const model::SegmentId> segments,
+                                                   ggml_backend_device* device, const LoadOptions& load,
+                                                   std::uint64_t later_bytes, std::uint32_t visits,
+                                                   const WeightOptions& options) {
+  std::uint64_t bytes = 0;
+  std::vector<model::SegmentId> packed;
+  for (const model::SegmentId id : segments) {
+    // Only the rows that are looked up count.
+    if (id.kind == model::SegmentId::Kind::kEmbedding) continue;
+    bytes += model.segment_bytes(id);
+    packed.push_back(id);
+  }
+  const std::uint64_t budget = load.anonymous_limit - std::min(load.anonymous_limit, later_bytes);
+  if (bytes <= budget) return ResidentSource::load(model, segments, device, load);
+  const auto tell = [&](const std::string& text) {
+    if (options.notice) options.notice(text);
+  };
+  tell(std::format(
+      "{} of weights do not fit into {}: a part stays in memory, the rest is read for every token",
+      format_bytes(bytes), format_bytes(budget)));
+  HEARTH_TRY(PackFile pack,
+             ensure_pack(model, packed, device,
+                         {.repack = load.repack,
+                          .cache_dir = options.cache_dir,
+                          .progress = load.progress,
+                          .verify_progress = {},
+                          .cancelled = load.cancelled,
+                          .waiting =
+                              [&](const std::filesystem::path& path) {
+                                tell(std::format("another process builds {}; waiting for it", path.string()));
+                              },
+                          .notice = tell}));
+  return StreamedSource::open(
+      model, segments, device, std::move(pack),
+      {.budget_bytes = budget, .visits = visits, .lock_pins = options.lock_pins, .reader = {}});
+}
+
+}  // namespace hearth::residency

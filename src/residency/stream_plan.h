@@ -1,0 +1,41 @@
+// StreamPlan: which parts of the weights stay in memory and which are fetched anew for each token, and in
+// which buffers.
+//
+// One token reads every part once, in the same order: a cyclic scan. No cache that evicts by age hits
+// anything then; the best is to keep a fixed set (the *pinned* parts) and to stream the rest through a few
+// *slots*, while everything else is computed (docs/explanation/residency.md). The parts that are streamed are
+// spread evenly over the order of use, so that the disk never rests.
+//
+// Pure; any thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+
+namespace hearth::residency {
+
+struct StreamPlan {
+  std::vector<bool> pinned;  // by part, in the order of use
+  std::uint64_t pinned_bytes = 0;
+  std::uint64_t streamed_bytes = 0;  // that each token reads
+  std::uint64_t slot_bytes = 0;      // of one slot: the largest part that is streamed; 0: nothing is
+  std::uint32_t n_slots = 0;
+  [[nodiscard]] std::uint64_t slots_bytes() const { return slot_bytes * n_slots; }
+};
+
+// Fewer slots and the disk waits for the computing or the computing for the disk; more cost pins. With one
+// visit per token bursts of loading and computing alternate, and a deeper buffer than this does not help (the
+// bound for k = 1); with k visits what one visit streams should fit: streamed / k.
+inline constexpr std::uint32_t kLeastSlots = 2;
+inline constexpr std::uint32_t kSlotsOfOneVisit = 6;
+
+// `part_bytes`: sizes as stored, in the order of use. `budget_bytes`: for pins and slots together. `visits`:
+// how many times the device is visited per token. kOutOfMemory, with the numbers, when not even the least
+// slots fit.
+[[nodiscard]] Result<StreamPlan> plan_stream(std::span<const std::uint64_t> part_bytes,
+                                             std::uint64_t budget_bytes, std::uint32_t visits);
+
+}  // namespace hearth::residency

@@ -1,0 +1,64 @@
+// StreamedSource: weights that do not fit in memory: a fixed set stays there, the rest passes through a few
+// buffers, read from the pack past the page cache while other parts are computed with.
+//
+// Pinned parts are clean pages of the pack's mapping: other programs can have them in an emergency. A thread
+// of its own reads what will be needed next, all the time, also while other devices compute. Bytes are
+// compared with their checksum each time they are read; a pack that is changed, cut short or unreadable is an
+// error, never a wrong number.
+//
+// Thread contract: as WeightSource; statistics() from any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/direct_reader.h"
+#include "base/result.h"
+#include "model/model_file.h"
+#include "residency/pack_file.h"
+#include "residency/stream_plan.h"
+#include "residency/weight_source.h"
+
+struct ggml_backend_device;
+
+namespace hearth::residency {
+
+struct StreamOptions {
+  std::uint64_t budget_bytes = 0;  // pins and slots
+  std::uint32_t visits = 1;        // of this device per token
+  bool lock_pins = false;          // keep pinned pages from being taken back (mlock)
+  DirectReader::Options reader = {};
+};
+
+class StreamedSource final : public WeightSource {
+ public:
+  // `segments` in the order of use; layers and the output head are in `pack`, the embedding is read from the
+  // model file row by row. `model` must outlive the source. Errors: kOutOfMemory (plan_stream), kIo,
+  // kInvalidFile.
+  [[nodiscard]] static Result<std::unique_ptr<StreamedSource>> open(
+      const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
+      PackFile pack, const StreamOptions& options);
+  ~StreamedSource() override;
+
+  [[nodiscard]] std::span<const Part> parts(model::SegmentId id) const override;
+  // kIo, kInvalidFile: also when the pack was changed since it was opened.
+  [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id,
+                                                             std::uint32_t part) override;
+  void release(model::SegmentId id, std::uint32_t part) override;
+  [[nodiscard]] Result<> still_good() override;
+  [[nodiscard]] bool streams() const override;
+  [[nodiscard]] std::uint32_t max_parts_held() const override;
+  [[nodiscard]] std::uint64_t resident_bytes() const override;
+  [[nodiscard]] std::uint64_t anonymous_bytes() const override;
+
+  [[nodiscard]] StreamStatistics statistics() const override;
+  [[nodiscard]] const StreamPlan& plan() const;
+
+ private:
+  struct Impl;
+  explicit StreamedSource(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hearth::residency

@@ -1,0 +1,5 @@
+#include "residency/streamed_source.h"
+
+#include <gtest/gtest.h>
+
+TEST(StreamedSource, Placeholder) {}
