@@ -30,19 +30,22 @@ double median(std::vector<double> values) {
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-// Of this device: what of the weights is where, and what each token reads.
-nlohmann::ordered_json residency_json(const node::ExecutorCounters& counters, std::uint64_t weight_bytes) {
+// // Of this device: what of the weights is where, and what each token reads. `lent`: --memory, 0 without.
+nlohmann::ordered_json residency_json(const node::ExecutorCounters& counters, std::uint64_t weight_bytes,
+                                      std::uint64_t lent) {
   const ProcessMemory memory = process_memory();
-  const std::uint64_t slots = counters.slots_bytes;
-  return {{"weight_bytes", weight_bytes},
-          {"pinned_bytes", counters.pinned_bytes.load()},
-          {"slot_bytes", slots},
-          {"streamed_bytes_per_token", counters.streamed_bytes_per_pass.load()},
-          {"read_bytes", counters.read_bytes.load()},
-          {"disk_wait_s", static_cast<double>(counters.disk_wait_ns) * 1e-9},
-          {"anonymous_bytes", memory.anonymous},
-          {"fixed_bytes", memory.anonymous - std::min(memory.anonymous, slots)},
-          {"major_faults", memory.major_faults}};
+  const std::uint64_t slots = counters.slots_bytes, budget = counters.weight_budget_bytes;
+  return {
+      {"weight_bytes", weight_bytes},
+      {"pinned_bytes", counters.pinned_bytes.load()},
+      {"slot_bytes", slots},
+      {"streamed_bytes_per_token", counters.streamed_bytes_per_pass.load()},
+      {"read_bytes", counters.read_bytes.load()},
+      {"disk_wait_s", static_cast<double>(counters.disk_wait_ns) * 1e-9},
+      {"anonymous_bytes", memory.anonymous},
+      {"budget_bytes", budget},
+      {"fixed_bytes", lent > budget ? lent - budget : memory.anonymous - std::min(memory.anonymous, slots)},
+      {"major_faults", memory.major_faults}};
 }
 
 int run(const Flags& flags) {
@@ -88,20 +91,21 @@ int run(const Flags& flags) {
     bytes += h.model().segment_bytes(model::SegmentId::of_layer(il));
   const double ttft = median(prefill), tpot = median(decode);
   if (flags.json) {
-    nlohmann::ordered_json j = {{"model", flags.model.model},
-                                {"n_prompt", flags.n_prompt},
-                                {"n_generate", flags.n_generate},
-                                {"threads", flags.model.threads()},
-                                {"devices", h.ring().plan.devices.size()},
-                                {"ttft_s", ttft},
-                                {"tpot_s", tpot},
-                                {"ttft_s_all", prefill},
-                                {"tpot_s_all", decode},
-                                {"elapsed_s", elapsed},
-                                {"head_compute_s", static_cast<double>(h.counters().compute_ns) * 1e-9},
-                                {"weight_bytes_per_token", bytes},
-                                {"weight_bytes_per_s", static_cast<double>(bytes) / tpot},
-                                {"residency", residency_json(h.counters(), bytes)}};
+    nlohmann::ordered_json j = {
+        {"model", flags.model.model},
+        {"n_prompt", flags.n_prompt},
+        {"n_generate", flags.n_generate},
+        {"threads", flags.model.threads()},
+        {"devices", h.ring().plan.devices.size()},
+        {"ttft_s", ttft},
+        {"tpot_s", tpot},
+        {"ttft_s_all", prefill},
+        {"tpot_s_all", decode},
+        {"elapsed_s", elapsed},
+        {"head_compute_s", static_cast<double>(h.counters().compute_ns) * 1e-9},
+        {"weight_bytes_per_token", bytes},
+        {"weight_bytes_per_s", static_cast<double>(bytes) / tpot},
+        {"residency", residency_json(h.counters(), bytes, flags.model.memory_bytes().value_or(0))}};
     std::printf("%s\n", j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
     return kOk;
   }

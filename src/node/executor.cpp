@@ -157,6 +157,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   HEARTH_TRY(epoch->weights, open_weights_(model_, segments, backend_.device(), weight_options, later_bytes,
                                            std::max(visits, 1U)));
   const residency::StreamStatistics statistics = epoch->weights->statistics();
+  counters_.weight_budget_bytes = left - std::min(left, later_bytes);
   counters_.pinned_bytes = statistics.pinned_bytes;
   counters_.slots_bytes = statistics.slots_bytes;
   counters_.streamed_bytes_per_pass = statistics.streamed_bytes_per_pass;

@@ -40,6 +40,7 @@ struct ExecutorCounters {
   std::atomic<std::uint64_t> steps_done{0};
   std::atomic<std::uint64_t> compute_ns{0};  // inside windows, embedding and output head
   // Of the epoch loaded last.
+  std::atomic<std::uint64_t> weight_budget_bytes{0};  // what was left for weights
   std::atomic<std::uint64_t> pinned_bytes{0}, slots_bytes{0}, streamed_bytes_per_pass{0};
   std::atomic<std::uint64_t> read_bytes{0}, disk_wait_ns{0};
 };

@@ -146,28 +146,32 @@ Result<plan::Plan> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
   const std::uint64_t buffers =
       rows * (n_cells * 4ULL + 16ULL * (std::uint64_t{model.params().n_embd} + model.params().n_ff)) +
       (32ULL << 20);
-  const std::uint64_t head_only = model.segment_bytes(model::SegmentId::embedding()) +
-                                  model.segment_bytes(model::SegmentId::output()) +
-                                  4ULL * options.max_outputs * model.params().n_vocab;
+  // The embedding is looked up row by row in the model file and takes no memory of its own.
+  const std::uint64_t output = model.segment_bytes(model::SegmentId::output());
+  const std::uint64_t logits = 4ULL * options.max_outputs * model.params().n_vocab;
   std::vector<plan::DeviceMemory> devices = {
-      {.name = names[0], .bytes = own_memory, .reserved = buffers + head_only}};
+      {.name = names[0], .bytes = own_memory, .reserved = buffers + logits + output}};
   for (const engine::WorkerInfo& worker : workers)
     devices.push_back({.name = worker.name, .bytes = worker.memory_bytes, .reserved = buffers});
   auto plan = plan::split_by_memory(layer_bytes, devices, options.rounds);
-  // What does not fit is streamed from the disk: in proportion to memory all the same, as if each device had
-  // more.
+  if (plan || plan.error().code != ErrorCode::kOutOfMemory) return plan;
+
+  // What does not fit is read from the disk for every token. Weights go in proportion to memory all the same,
+  // of which the output head is the head's part, as if each device had that much more.
+  devices[0].reserved -= output;
   std::uint64_t there = 0;
   for (const plan::DeviceMemory& device : devices)
     there += device.bytes - std::min(device.bytes, device.reserved);
-  if (plan || plan.error().code != ErrorCode::kOutOfMemory || there == 0) return plan;
-  const std::uint64_t needed = std::reduce(layer_bytes.begin(), layer_bytes.end());
-  const std::uint64_t largest = *std::ranges::max_element(layer_bytes);
+  if (there == 0) return plan;
+  const auto needed = static_cast<double>(std::reduce(layer_bytes.begin(), layer_bytes.end(), output));
   for (plan::DeviceMemory& device : devices) {
     const std::uint64_t free = device.bytes - std::min(device.bytes, device.reserved);
-    if (free == 0) continue;
-    const double share = static_cast<double>(free) / static_cast<double>(there);
-    device.bytes =
-        device.reserved + static_cast<std::uint64_t>(share * static_cast<double>(needed)) + largest;
+    auto share = static_cast<std::uint64_t>(static_cast<double>(free) / static_cast<double>(there) * needed);
+    if (&device == &devices[0]) share -= std::min(share, output);
+    // One layer more: shares are whole layers.
+    device = {.name = device.name,
+              .bytes = share == 0 ? 0 : share + *std::ranges::max_element(layer_bytes),
+              .reserved = 0};
   }
   return plan::split_by_memory(layer_bytes, devices, options.rounds);
 }
