@@ -24,9 +24,6 @@
 namespace hearth::residency {
 namespace {
 
-// Parts of about this size make good requests and small slots; a layer is cut into at most four where it is
-// larger.
-constexpr std::uint64_t kPartBytes = std::uint64_t{16} << 20;
 // How long the reading thread sleeps when nothing is to be read.
 constexpr std::chrono::seconds kIdle{1};
 
@@ -151,7 +148,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
       HEARTH_TRY(impl->embedding, ResidentSource::load(model, only, device,
                                                        {.repack = false, .progress = {}, .cancelled = {}}));
     } else {
-      HEARTH_TRY_VOID(impl->add_units(model, id, std::max(kPartBytes, largest_layer / 4)));
+      HEARTH_TRY_VOID(impl->add_units(model, id, std::max(options.part_bytes, largest_layer / 4)));
     }
   }
   const auto bytes = impl->pack.bytes();
