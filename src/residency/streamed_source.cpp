@@ -253,24 +253,30 @@ std::optional<std::size_t> StreamedSource::Impl::slot_of(std::size_t unit) const
   return std::nullopt;
 }
 
-// Gives slots to the units that will be needed next, nearest first: one that holds what is needed later than
-// all of these, or nothing. Under the lock.
+// Gives slots to the units that will be needed next, nearest first: one with nothing in it or with what is
+// needed later. What is held and being read keeps its slot; if the one that is left has a unit that is needed
+// soon, that one has to go for a nearer one, or acquire() would wait for ever. Under the lock.
 void StreamedSource::Impl::assign_slots() {
   const std::size_t n_wanted = std::min(slots.size(), streamed.size());
-  std::vector<std::size_t> wanted;
-  for (std::size_t i = 0; i < n_wanted; ++i) wanted.push_back(streamed[(next + i) % streamed.size()]);
-  for (const std::size_t unit : wanted) {
+  // How many units come before it; a slot that cannot be had comes before all.
+  const auto distance = [&](const Slot& slot) -> std::size_t {
+    if (slot.held || slot.loading) return 0;
+    if (!slot.unit) return streamed.size();
+    const auto place =
+        static_cast<std::size_t>(std::ranges::lower_bound(streamed, *slot.unit) - streamed.begin());
+    return (place + streamed.size() - next) % streamed.size();
+  };
+  for (std::size_t i = 0; i < n_wanted; ++i) {
+    const std::size_t unit = streamed[(next + i) % streamed.size()];
     if (slot_of(unit)) continue;
-    const auto free = std::ranges::find_if(slots, [&](const Slot& slot) {
-      return !slot.held && !slot.loading && (!slot.unit || !std::ranges::contains(wanted, *slot.unit));
-    });
-    if (free == slots.end()) return;
-    free->unit = unit;
-    free->loading = true;
-    free->ready = false;
-    reader->submit({.id = static_cast<std::uint64_t>(free - slots.begin()),
+    const auto farthest = std::ranges::max_element(slots, {}, distance);
+    if (distance(*farthest) <= i) return;
+    farthest->unit = unit;
+    farthest->loading = true;
+    farthest->ready = false;
+    reader->submit({.id = static_cast<std::uint64_t>(farthest - slots.begin()),
                     .offset = units[unit].offset,
-                    .into = free->memory.bytes().first(units[unit].bytes)});
+                    .into = farthest->memory.bytes().first(units[unit].bytes)});
   }
 }
 
