@@ -88,6 +88,16 @@ struct StreamedSource::Impl {
                 "(hearth cache rm), it is built again",
                 pack.path().string(), segment_text(unit.segment))};
   }
+  // The same file as is mapped, also when its name is another's by now.
+  [[nodiscard]] std::string descriptor_path() const {
+    return std::format("/proc/self/fd/{}", pack.descriptor());
+  }
+  // An error of the reader, which knows the pack by that name only.
+  [[nodiscard]] Error named(Error of_reader) const {
+    const std::string name = descriptor_path();
+    if (of_reader.message.starts_with(name)) of_reader.message.replace(0, name.size(), pack.path().string());
+    return of_reader;
+  }
   [[nodiscard]] std::span<const std::uint8_t> mapped(const Unit& unit) const {
     return pack.bytes().subspan(unit.offset, unit.bytes);
   }
@@ -172,9 +182,9 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
   for (std::size_t i = 0; i < impl->units.size(); ++i)
     if (impl->plan.pinned[i]) HEARTH_TRY_VOID(impl->pin(i, options.lock_pins));
   if (!impl->streamed.empty()) {
-    // The same file, also when its name is another's by now.
-    HEARTH_TRY(impl->reader,
-               DirectReader::open(std::format("/proc/self/fd/{}", impl->pack.descriptor()), options.reader));
+    auto reader = DirectReader::open(impl->descriptor_path(), options.reader);
+    if (!reader) return std::unexpected(impl->named(std::move(reader).error()));
+    impl->reader = *std::move(reader);
     impl->loader = std::thread([impl = impl.get()] { impl->run(); });
   }
   return std::unique_ptr<StreamedSource>(new StreamedSource(std::move(impl)));
@@ -288,9 +298,9 @@ void StreamedSource::Impl::run() {
     auto completion = reader->wait(kIdle);
     std::optional<Error> failure;
     if (!completion)
-      failure = completion.error();
+      failure = named(completion.error());
     else if (*completion && (*completion)->error)
-      failure = (*completion)->error;
+      failure = named(*(*completion)->error);
     if (!failure && *completion) {
       Slot& slot = slots[(*completion)->id];
       Unit& unit = units[*slot.unit];
