@@ -43,9 +43,8 @@ Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model
                                 tell(std::format("another process builds {}; waiting for it", path.string()));
                               },
                           .notice = tell}));
-  return StreamedSource::open(
-      model, segments, device, std::move(pack),
-      {.budget_bytes = budget, .visits = visits, .lock_pins = options.lock_pins, .reader = {}});
+  return StreamedSource::open(model, segments, device, std::move(pack),
+                              {.budget_bytes = budget, .visits = visits, .lock_pins = options.lock_pins});
 }
 
 }  // namespace hearth::residency

@@ -24,9 +24,6 @@
 namespace hearth::residency {
 namespace {
 
-// Parts of about this size make good requests and small slots; a layer is cut into at most four where it is
-// larger.
-constexpr std::uint64_t kPartBytes = std::uint64_t{16} << 20;
 // How long the reading thread sleeps when nothing is to be read.
 constexpr std::chrono::seconds kIdle{1};
 
@@ -91,6 +88,16 @@ struct StreamedSource::Impl {
                 "(hearth cache rm), it is built again",
                 pack.path().string(), segment_text(unit.segment))};
   }
+  // The same file as is mapped, also when its name is another's by now.
+  [[nodiscard]] std::string descriptor_path() const {
+    return std::format("/proc/self/fd/{}", pack.descriptor());
+  }
+  // An error of the reader, which knows the pack by that name only.
+  [[nodiscard]] Error named(Error of_reader) const {
+    const std::string name = descriptor_path();
+    if (of_reader.message.starts_with(name)) of_reader.message.replace(0, name.size(), pack.path().string());
+    return of_reader;
+  }
   [[nodiscard]] std::span<const std::uint8_t> mapped(const Unit& unit) const {
     return pack.bytes().subspan(unit.offset, unit.bytes);
   }
@@ -151,7 +158,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
       HEARTH_TRY(impl->embedding, ResidentSource::load(model, only, device,
                                                        {.repack = false, .progress = {}, .cancelled = {}}));
     } else {
-      HEARTH_TRY_VOID(impl->add_units(model, id, std::max(kPartBytes, largest_layer / 4)));
+      HEARTH_TRY_VOID(impl->add_units(model, id, std::max(options.part_bytes, largest_layer / 4)));
     }
   }
   const auto bytes = impl->pack.bytes();
@@ -175,9 +182,9 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
   for (std::size_t i = 0; i < impl->units.size(); ++i)
     if (impl->plan.pinned[i]) HEARTH_TRY_VOID(impl->pin(i, options.lock_pins));
   if (!impl->streamed.empty()) {
-    // The same file, also when its name is another's by now.
-    HEARTH_TRY(impl->reader,
-               DirectReader::open(std::format("/proc/self/fd/{}", impl->pack.descriptor()), options.reader));
+    auto reader = DirectReader::open(impl->descriptor_path(), options.reader);
+    if (!reader) return std::unexpected(impl->named(std::move(reader).error()));
+    impl->reader = *std::move(reader);
     impl->loader = std::thread([impl = impl.get()] { impl->run(); });
   }
   return std::unique_ptr<StreamedSource>(new StreamedSource(std::move(impl)));
@@ -256,24 +263,30 @@ std::optional<std::size_t> StreamedSource::Impl::slot_of(std::size_t unit) const
   return std::nullopt;
 }
 
-// Gives slots to the units that will be needed next, nearest first: one that holds what is needed later than
-// all of these, or nothing. Under the lock.
+// Gives slots to the units that will be needed next, nearest first: one with nothing in it or with what is
+// needed later. What is held and being read keeps its slot; if the one that is left has a unit that is needed
+// soon, that one has to go for a nearer one, or acquire() would wait for ever. Under the lock.
 void StreamedSource::Impl::assign_slots() {
   const std::size_t n_wanted = std::min(slots.size(), streamed.size());
-  std::vector<std::size_t> wanted;
-  for (std::size_t i = 0; i < n_wanted; ++i) wanted.push_back(streamed[(next + i) % streamed.size()]);
-  for (const std::size_t unit : wanted) {
+  // How many units come before it; a slot that cannot be had comes before all.
+  const auto distance = [&](const Slot& slot) -> std::size_t {
+    if (slot.held || slot.loading) return 0;
+    if (!slot.unit) return streamed.size();
+    const auto place =
+        static_cast<std::size_t>(std::ranges::lower_bound(streamed, *slot.unit) - streamed.begin());
+    return (place + streamed.size() - next) % streamed.size();
+  };
+  for (std::size_t i = 0; i < n_wanted; ++i) {
+    const std::size_t unit = streamed[(next + i) % streamed.size()];
     if (slot_of(unit)) continue;
-    const auto free = std::ranges::find_if(slots, [&](const Slot& slot) {
-      return !slot.held && !slot.loading && (!slot.unit || !std::ranges::contains(wanted, *slot.unit));
-    });
-    if (free == slots.end()) return;
-    free->unit = unit;
-    free->loading = true;
-    free->ready = false;
-    reader->submit({.id = static_cast<std::uint64_t>(free - slots.begin()),
+    const auto farthest = std::ranges::max_element(slots, {}, distance);
+    if (distance(*farthest) <= i) return;
+    farthest->unit = unit;
+    farthest->loading = true;
+    farthest->ready = false;
+    reader->submit({.id = static_cast<std::uint64_t>(farthest - slots.begin()),
                     .offset = units[unit].offset,
-                    .into = free->memory.bytes().first(units[unit].bytes)});
+                    .into = farthest->memory.bytes().first(units[unit].bytes)});
   }
 }
 
@@ -285,9 +298,9 @@ void StreamedSource::Impl::run() {
     auto completion = reader->wait(kIdle);
     std::optional<Error> failure;
     if (!completion)
-      failure = completion.error();
+      failure = named(completion.error());
     else if (*completion && (*completion)->error)
-      failure = (*completion)->error;
+      failure = named(*(*completion)->error);
     if (!failure && *completion) {
       Slot& slot = slots[(*completion)->id];
       Unit& unit = units[*slot.unit];

@@ -28,6 +28,9 @@ struct StreamOptions {
   std::uint64_t budget_bytes = 0;  // pins and slots
   std::uint32_t visits = 1;        // of this device per token
   bool lock_pins = false;          // keep pinned pages from being taken back (mlock)
+  // About the size of a part of a layer, which is cut into four at most where it is larger: good requests,
+  // small slots.
+  std::uint64_t part_bytes = std::uint64_t{16} << 20;
   DirectReader::Options reader = {};
 };
 

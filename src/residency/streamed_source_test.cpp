@@ -1,5 +1,475 @@
+// Whatever the budget: the pack's bytes or an error, never other bytes, and no more reads than planned.
 #include "residency/streamed_source.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <format>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 
-TEST(StreamedSource, Placeholder) {}
+#include "base/units.h"
+#include "residency/test_packs.h"
+
+namespace hearth::residency {
+namespace {
+
+using model::SegmentId;
+using test::Bytes;
+using test::flip_bit;
+using test::Packing;
+using test::read_file;
+using testing::small_spec;
+using testing::test_model;
+using testing::value_of;
+
+struct Unit {
+  SegmentId segment;
+  std::uint32_t part = 0;
+  std::vector<PackTensor> tensors;
+  std::uint64_t bytes = 0;  // in whole blocks
+};
+
+// Whether a reader that works in its own time gets there.
+bool eventually(const std::function<bool()>& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // polls; the deadline decides
+  }
+  return true;
+}
+
+// A model's whole pack, and sources that read it with small parts.
+class Streaming {
+ public:
+  explicit Streaming(const synth::SynthSpec& spec, bool repack = true) : packing(test_model(spec)) {
+    packing.options.repack = repack;
+    const PackFile pack = packing.make();
+    path = pack.path();
+    // The clock of a file system is coarse: a change during the test is a later one for sure.
+    std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) - std::chrono::hours(1));
+    original = read_file(path);
+    ids = packing.all();
+    options.part_bytes = 1;
+    cut(pack);
+    ids.insert(ids.begin(), SegmentId::embedding());
+  }
+
+  Result<std::unique_ptr<StreamedSource>> try_open(std::uint64_t budget, std::uint32_t visits = 1) {
+    auto pack = ensure_pack(packing.model, packing.all(), packing.backend->device(), packing.options);
+    if (!pack) return std::unexpected(pack.error());
+    options.budget_bytes = budget;
+    options.visits = visits;
+    return StreamedSource::open(packing.model, ids, packing.backend->device(), *std::move(pack), options);
+  }
+  std::unique_ptr<StreamedSource> open(std::uint64_t budget, std::uint32_t visits = 1) {
+    return value_of(try_open(budget, visits));
+  }
+
+  // Whether these are the bytes that the file had when it was made.
+  [[nodiscard]] bool same(const Unit& unit, std::span<const TensorPlace> places) const {
+    if (places.size() != unit.tensors.size()) return false;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const PackTensor& tensor = unit.tensors[i];
+      if (places[i].buffer == nullptr || (places[i].extra != nullptr) != !tensor.layout.empty()) return false;
+      if (std::memcmp(places[i].data, original.data() + tensor.offset, tensor.bytes) != 0) return false;
+    }
+    return true;
+  }
+  // Acquires it, looks at its bytes, releases it. False when it is there with other bytes.
+  Result<bool> look(StreamedSource& source, const Unit& unit) const {
+    HEARTH_TRY(const auto places, source.acquire(unit.segment, unit.part));
+    const bool good = same(unit, places);
+    source.release(unit.segment, unit.part);
+    return good;
+  }
+  void pass(StreamedSource& source) const { pass(source, units); }
+  void pass(StreamedSource& source, std::span<const Unit> part) const {
+    for (const Unit& unit : part)
+      EXPECT_TRUE(value_of(look(source, unit))) << segment_text(unit.segment) << ", part " << unit.part;
+  }
+  // Passes until something fails; what is there until then is right.
+  [[nodiscard]] Error passes_until_error(StreamedSource& source) const {
+    for (int i = 0; i < 5; ++i) {
+      for (const Unit& unit : units) {
+        const auto good = look(source, unit);
+        if (!good) return good.error();
+        EXPECT_TRUE(*good || !source.still_good()) << segment_text(unit.segment);
+      }
+      if (const auto good = source.still_good(); !good) return good.error();
+    }
+    return {ErrorCode::kNotFound, "nothing failed"};
+  }
+  [[nodiscard]] std::vector<Unit> streamed(const StreamedSource& source) const {
+    std::vector<Unit> list;
+    for (std::size_t i = 0; i < units.size(); ++i)
+      if (!source.plan().pinned[i]) list.push_back(units[i]);
+    return list;
+  }
+  [[nodiscard]] Unit first_pinned(const StreamedSource& source) const {
+    const auto at = std::ranges::find(source.plan().pinned, true);
+    HEARTH_CHECK(at != source.plan().pinned.end());
+    return units[static_cast<std::size_t>(at - source.plan().pinned.begin())];
+  }
+
+  Packing packing;
+  std::filesystem::path path;
+  Bytes original;
+  std::vector<SegmentId> ids;
+  StreamOptions options;
+  std::vector<Unit> units;  // of layers and output head, in the order of use
+  std::uint64_t total = 0, largest = 0;
+
+ private:
+  // Parts follow each other and cover their segment.
+  void cut(const PackFile& pack) {
+    const auto source = open(~std::uint64_t{0});
+    for (const SegmentId id : ids) {
+      const auto& tensors = pack.segment(id).tensors;
+      std::size_t next = 0;
+      for (const Part& part : source->parts(id)) {
+        Unit unit;
+        unit.segment = id;
+        unit.part = static_cast<std::uint32_t>(&part - source->parts(id).data());
+        if (id.kind == SegmentId::Kind::kLayer) {
+          EXPECT_EQ(part.first_tensor, next);
+        }
+        for (std::uint32_t i = 0; i < part.n_tensors; ++i) {
+          unit.tensors.push_back(tensors.at(next++));
+          unit.bytes += pack_padded(unit.tensors.back().bytes);
+        }
+        if (id.kind == SegmentId::Kind::kOutput) {
+          EXPECT_EQ(unit.tensors.size(), unit.part == 0 ? 2U : 1U);
+          EXPECT_EQ(part.row_begin, unit.tensors.back().row_begin);
+          EXPECT_EQ(part.row_end, unit.tensors.back().row_end);
+        }
+        total += unit.bytes;
+        largest = std::max(largest, unit.bytes);
+        units.push_back(std::move(unit));
+      }
+      EXPECT_EQ(next, tensors.size());
+    }
+  }
+};
+
+// Waits until the source has read what it can.
+void expect_read(const StreamedSource& source, std::uint64_t bytes) {
+  EXPECT_TRUE(eventually([&] { return source.statistics().read_bytes >= bytes; }));
+  EXPECT_EQ(source.statistics().read_bytes, bytes);
+}
+
+TEST(StreamedSource, EveryBudgetGivesThePacksBytesWithThePlannedReads) {
+  synth::SynthSpec tied = small_spec("qwen3", "Q8_0");
+  tied.shape.tied = true;
+  struct Case {
+    synth::SynthSpec spec;
+    bool repack;
+  };
+  const synth::SynthSpec llama = small_spec("llama", "Q4_K_M");
+  for (const auto& [spec, repack] :
+       {Case{llama, true}, Case{llama, false}, Case{small_spec("qwen2", "Q4_0"), true}, Case{tied, true}}) {
+    Streaming s(spec, repack);
+    ASSERT_GT(s.units.size(), 16U) << "layers are cut";
+    const std::uint64_t least = 2 * s.largest;
+    ASSERT_LT(least, s.total);
+    for (std::uint32_t visits = 1; visits <= 4; ++visits)
+      for (const std::uint64_t budget :
+           {least, (3 * least + s.total) / 4, (least + s.total) / 2, s.total - 1, s.total}) {
+        SCOPED_TRACE(
+            std::format("{} {}, {} visits, budget {} of {}", spec.arch, spec.type, visits, budget, s.total));
+        const auto source = s.open(budget, visits);
+        EXPECT_EQ(source->streams(), budget < s.total);
+        EXPECT_LE(source->resident_bytes(), budget);
+        const auto streamed = s.streamed(*source);
+        std::uint64_t per_pass = 0, ahead = 0;
+        for (const Unit& unit : streamed) per_pass += unit.bytes;
+        const std::uint64_t n_slots = source->anonymous_bytes() / std::max<std::uint64_t>(s.largest, 1);
+        EXPECT_LE(n_slots, streamed.size());
+        for (std::size_t i = 0; i < n_slots; ++i) ahead += streamed[i].bytes;
+        EXPECT_EQ(source->statistics().streamed_bytes_per_pass, per_pass);
+        EXPECT_EQ(source->statistics().pinned_bytes, s.total - per_pass);
+        expect_read(*source, ahead);
+        for (std::uint64_t i = 1; i <= 5; ++i) {
+          s.pass(*source);
+          EXPECT_TRUE(source->still_good());
+          expect_read(*source, ahead + i * per_pass);
+        }
+      }
+  }
+}
+
+// F16, 256 values: 512 bytes a row, so 16 MiB, a block of the head, are 32768 rows.
+TEST(StreamedSource, AHeadOfSeveralBlocksOfRows) {
+  synth::SynthSpec spec = small_spec("llama", "F16");
+  spec.shape.n_layer = 2;
+  spec.shape.n_vocab = 70'000;
+  Streaming s(spec);
+  const auto source = s.open(2 * s.largest);
+  EXPECT_EQ(source->parts(SegmentId::output()).size(), 3U);
+  EXPECT_EQ(source->parts(SegmentId::embedding()).size(), 1U);
+  for (int i = 0; i < 3; ++i) s.pass(*source);
+}
+
+TEST(StreamedSource, RowsOfTheEmbeddingAreTheModelFiles) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  const auto source = s.open(2 * s.largest);
+  const auto& tensor = *s.packing.model.segment(SegmentId::embedding()).front().tensor;
+  const auto wanted =
+      read_file(s.packing.model.file().paths()[tensor.file_index], tensor.offset, tensor.bytes);
+  const auto places = value_of(source->acquire(SegmentId::embedding(), 0));
+  EXPECT_EQ(std::memcmp(places.front().data, wanted.data(), wanted.size()), 0);
+  source->release(SegmentId::embedding(), 0);
+}
+
+// A prompt of two batches passes each of two windows twice.
+TEST(StreamedSource, TheSameWindowTwice) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  for (const std::uint64_t budget : {2 * s.largest, (2 * s.largest + s.total) / 2}) {
+    const auto source = s.open(budget, 2);
+    const auto first = std::span(s.units).first(s.units.size() / 2);
+    const auto second = std::span(s.units).subspan(first.size());
+    for (int i = 0; i < 3; ++i)
+      for (const auto window : {first, first, second, second}) s.pass(*source, window);
+  }
+}
+
+// Any part at any time, as many as may be held at once, released in any order: they stay as they are.
+TEST(StreamedSource, AnyOrderWithAsManyHeldAsMayBe) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  std::mt19937 random(5);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same in each run
+  for (const std::uint64_t budget : {2 * s.largest, 3 * s.largest, (2 * s.largest + s.total) / 2}) {
+    const auto source = s.open(budget);
+    SCOPED_TRACE(std::format("{} may be held", source->max_parts_held()));
+    struct Held {
+      const Unit* unit;
+      std::span<const TensorPlace> places;
+    };
+    std::vector<Held> held;
+    const auto let_go = [&](std::size_t i) {
+      EXPECT_TRUE(s.same(*held[i].unit, held[i].places)) << "changed while it was held";
+      source->release(held[i].unit->segment, held[i].unit->part);
+      held.erase(held.begin() + static_cast<std::ptrdiff_t>(i));
+    };
+    for (int i = 0; i < 1000; ++i) {
+      const Unit& unit = s.units[random() % s.units.size()];
+      if (std::ranges::contains(held, &unit, &Held::unit)) continue;
+      if (held.size() == source->max_parts_held()) let_go(random() % held.size());
+      const auto places = value_of(source->acquire(unit.segment, unit.part));
+      EXPECT_TRUE(s.same(unit, places));
+      held.push_back({&unit, places});
+      if (random() % 4 == 0) let_go(random() % held.size());
+    }
+    while (!held.empty()) let_go(0);
+    s.pass(*source);
+  }
+}
+
+// The one slot that is free holds what is needed soon, but later than what is waited for.
+TEST(StreamedSource, AFreeSlotGoesToWhatIsWaitedFor) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  const auto source = s.open(3 * s.largest);
+  ASSERT_EQ(source->max_parts_held(), 3U);
+  ASSERT_EQ(s.streamed(*source).size(), s.units.size());
+  std::uint64_t read = s.units[0].bytes + s.units[1].bytes + s.units[2].bytes;
+  expect_read(*source, read);
+  const auto acquire = [&](std::size_t i) {
+    EXPECT_TRUE(s.same(s.units[i], value_of(source->acquire(s.units[i].segment, s.units[i].part))));
+  };
+  acquire(2);
+  acquire(7);
+  // What it reads after 2 and 7 differs; 8 follows 7 in the end.
+  EXPECT_TRUE(eventually([&] {
+    const std::uint64_t now = source->statistics().read_bytes;
+    const bool rests = now == read && now >= s.units[7].bytes + s.units[8].bytes;
+    read = now;
+    return rests;
+  }));
+  acquire(6);
+  for (const std::size_t i : {2U, 7U, 6U}) source->release(s.units[i].segment, s.units[i].part);
+  s.pass(*source);
+}
+
+// In the order of use with all that may be held: nothing is read twice.
+TEST(StreamedSource, HoldingManyReadsNothingTwice) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  const auto source = s.open((2 * s.largest + s.total) / 2);
+  const auto streamed = s.streamed(*source);
+  const std::uint32_t n = source->max_parts_held();
+  std::uint64_t ahead = 0;
+  for (std::size_t i = 0; i < n; ++i) ahead += streamed.at(i).bytes;
+  for (std::uint64_t pass = 1; pass <= 3; ++pass) {
+    std::deque<std::pair<const Unit*, std::span<const TensorPlace>>> held;
+    const auto let_go = [&] {
+      EXPECT_TRUE(s.same(*held.front().first, held.front().second));
+      source->release(held.front().first->segment, held.front().first->part);
+      held.pop_front();
+    };
+    for (const Unit& unit : s.units) {
+      if (held.size() == n) let_go();
+      held.emplace_back(&unit, value_of(source->acquire(unit.segment, unit.part)));
+    }
+    while (!held.empty()) let_go();
+    expect_read(*source, ahead + pass * source->statistics().streamed_bytes_per_pass);
+  }
+}
+
+// --- what goes wrong
+// ------------------------------------------------------------------------------------------
+
+TEST(StreamedSource, AReadThatFailsIsAnErrorForEver) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  // The first read of all, one in the middle of a pass, one of a later pass; it would work again afterwards.
+  for (const int good_reads : {0, 5, 100}) {
+    auto reads = std::make_shared<std::atomic<int>>(0);
+    s.options.reader.inject = [reads, good_reads](std::uint64_t) -> std::optional<int> {
+      return (*reads)++ == good_reads ? std::optional(EIO) : std::nullopt;
+    };
+    const auto source = s.open(3 * s.largest);
+    const Error error = s.passes_until_error(*source);
+    EXPECT_EQ(error.code, ErrorCode::kIo) << error.message;
+    EXPECT_NE(error.message.find(s.path.string()), std::string::npos) << error.message;
+    for (const Unit& unit : s.units) {
+      const auto again = source->acquire(unit.segment, unit.part);
+      ASSERT_FALSE(again);
+      EXPECT_EQ(again.error().message, error.message);
+    }
+  }
+}
+
+// What is held when it fails can still be released, and the source can end with reads in flight.
+TEST(StreamedSource, EndsWhateverIsHeldOrRead) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  for (int i = 0; i < 20; ++i) (void)s.open(6 * s.largest);
+  auto fails = std::make_shared<std::atomic<bool>>(false);
+  s.options.reader.inject = [fails](std::uint64_t) { return *fails ? std::optional(EIO) : std::nullopt; };
+  const auto source = s.open(2 * s.largest);
+  const Unit& unit = s.units[0];
+  const auto places = value_of(source->acquire(unit.segment, unit.part));
+  *fails = true;
+  EXPECT_FALSE(source->acquire(s.units[9].segment, s.units[9].part));
+  EXPECT_TRUE(s.same(unit, places));
+  source->release(unit.segment, unit.part);
+  const auto held = s.open(s.total);  // all pinned: no reads to fail
+  s.pass(*held);
+}
+
+TEST(StreamedSource, AStreamedBitThatFlipsIsAnError) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  for (const bool while_open : {true, false}) {
+    std::unique_ptr<StreamedSource> source = s.open(3 * s.largest);
+    const Unit unit = s.units[10];
+    const std::uint64_t at = unit.tensors.back().offset + unit.tensors.back().bytes - 1;
+    if (while_open) s.pass(*source);
+    if (!while_open) source.reset();
+    flip_bit(s.path, at);
+    if (!while_open) source = s.open(3 * s.largest);
+    const Error error = s.passes_until_error(*source);
+    EXPECT_EQ(error.code, ErrorCode::kInvalidFile) << error.message;
+    EXPECT_NE(error.message.find(s.path.string()), std::string::npos) << error.message;
+    EXPECT_NE(error.message.find(segment_text(unit.segment)), std::string::npos) << error.message;
+    const auto again = source->acquire(s.units[0].segment, s.units[0].part);
+    ASSERT_FALSE(again);
+    EXPECT_EQ(again.error().message, error.message);
+    flip_bit(s.path, at);
+  }
+}
+
+TEST(StreamedSource, APinnedBitThatFlipsIsAnError) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  for (const std::uint64_t budget : {(2 * s.largest + s.total) / 2, s.total}) {
+    const auto source = s.open(budget);
+    s.pass(*source);
+    const Unit unit = s.first_pinned(*source);
+    flip_bit(s.path, unit.tensors.front().offset);
+    const auto good = source->still_good();
+    ASSERT_FALSE(good);
+    EXPECT_EQ(good.error().code, ErrorCode::kInvalidFile);
+    EXPECT_NE(good.error().message.find(segment_text(unit.segment)), std::string::npos)
+        << good.error().message;
+    EXPECT_FALSE(source->still_good()) << "not only once";
+    const auto anew = s.try_open(budget);
+    ASSERT_FALSE(anew);
+    EXPECT_EQ(anew.error().code, ErrorCode::kInvalidFile);
+    flip_bit(s.path, unit.tensors.front().offset);
+    std::filesystem::last_write_time(s.path,
+                                     std::filesystem::last_write_time(s.path) - std::chrono::hours(1));
+  }
+}
+
+TEST(StreamedSource, APackCutShortIsAnError) {
+  for (const std::uint64_t percent : {0U, 30U, 60U, 99U}) {
+    Streaming s(small_spec("llama", "Q4_K_M"));
+    std::vector<std::unique_ptr<StreamedSource>> sources;
+    for (const std::uint64_t budget : {2 * s.largest, (2 * s.largest + s.total) / 2, s.total})
+      sources.push_back(s.open(budget));
+    for (const auto& source : sources) s.pass(*source);
+    std::filesystem::resize_file(s.path, s.original.size() * percent / 100);
+    for (const auto& source : sources) {
+      const Error error = s.passes_until_error(*source);
+      EXPECT_TRUE(error.code == ErrorCode::kIo || error.code == ErrorCode::kInvalidFile) << error.message;
+      EXPECT_NE(error.message.find(s.path.string()), std::string::npos) << error.message;
+    }
+  }
+}
+
+TEST(StreamedSource, APackThatIsRemovedStays) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  const auto source = s.open((2 * s.largest + s.total) / 2);
+  s.pass(*source);
+  std::filesystem::remove(s.path);
+  for (int i = 0; i < 3; ++i) s.pass(*source);
+  EXPECT_TRUE(source->still_good());
+}
+
+TEST(StreamedSource, LayersMayBeAddedToThePack) {
+  Packing p(test_model(small_spec("llama", "Q4_K_M")));
+  const std::vector<SegmentId> mine = {SegmentId::of_layer(0), SegmentId::of_layer(1)};
+  PackFile pack = p.make(mine);
+  const auto path = pack.path();
+  std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) - std::chrono::hours(1));
+  const std::uint64_t bytes = pack.segment(mine[0]).bytes + pack.segment(mine[1]).bytes;
+  StreamOptions options{.budget_bytes = bytes - 1};
+  options.part_bytes = 1;
+  const auto source =
+      value_of(StreamedSource::open(p.model, mine, p.backend->device(), std::move(pack), options));
+  ASSERT_TRUE(source->streams());
+  ASSERT_GT(source->statistics().pinned_bytes, 0U);
+  const auto pass = [&] {
+    for (const SegmentId id : mine)
+      for (std::uint32_t part = 0; part < source->parts(id).size(); ++part) {
+        ASSERT_TRUE(source->acquire(id, part));
+        source->release(id, part);
+      }
+  };
+  pass();
+  (void)p.make();
+  EXPECT_EQ(p.packed, p.to_pack);
+  EXPECT_TRUE(source->still_good());
+  pass();
+  std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now());
+  EXPECT_TRUE(source->still_good());
+  pass();
+}
+
+TEST(StreamedSource, TooLittleMemoryIsAnErrorWithNumbers) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  EXPECT_TRUE(s.try_open(2 * s.largest));
+  for (const std::uint64_t budget : {std::uint64_t{0}, 2 * s.largest - 1}) {
+    const auto source = s.try_open(budget);
+    ASSERT_FALSE(source);
+    EXPECT_EQ(source.error().code, ErrorCode::kOutOfMemory);
+    for (const std::string& text : {format_bytes(s.total), format_bytes(s.largest), format_bytes(budget)})
+      EXPECT_NE(source.error().message.find(text), std::string::npos) << source.error().message;
+  }
+}
+
+}  // namespace
+}  // namespace hearth::residency
