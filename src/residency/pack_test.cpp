@@ -156,7 +156,7 @@ TEST(Pack, ComputesWhatResidentSourceComputes) {
         pack.bytes().size()));
     LayoutHandles handles(p.backend->device());
     for (const SegmentId id : p.all()) {
-      const auto places = value_of(resident->acquire(id));
+      const auto places = value_of(resident->acquire(id, 0));
       std::size_t j = 0;
       for (std::size_t i = 0; i < places.size(); ++i) {
         const model::SegmentTensor& t = p.model.segment(id)[i];
@@ -194,7 +194,7 @@ TEST(Pack, ComputesWhatResidentSourceComputes) {
         }
       }
       ASSERT_EQ(j, pack.segment(id).tensors.size());
-      resident->release(id);
+      resident->release(id, 0);
     }
   }
   std::cout << "[ figures  ] " << n_repacked << " products with repacked weights\n";
