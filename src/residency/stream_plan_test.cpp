@@ -1,6 +1,7 @@
 // By hand: sizes in bytes, as small as they can be.
 #include "residency/stream_plan.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include <gtest/gtest.h>
