@@ -30,7 +30,7 @@ double median(std::vector<double> values) {
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-// // Of this device: what of the weights is where, and what each token reads. `lent`: --memory, 0 without.
+// Of this device: what of the weights is where, and what each token reads. `lent`: --memory, 0 without.
 nlohmann::ordered_json residency_json(const node::ExecutorCounters& counters, std::uint64_t weight_bytes,
                                       std::uint64_t lent) {
   const ProcessMemory memory = process_memory();

@@ -96,7 +96,7 @@ class Hub {
 
   // Before the data thread begins.
   virtual void separate_data() = 0;
-  // // The next data message; nothing after `timeout` (0: only what is there), or after wake_receiver(), at
+  // The next data message; nothing after `timeout` (0: only what is there), or after wake_receiver(), at
   // once where that was called before.
   [[nodiscard]] virtual std::optional<MessageEvent> receive(std::chrono::milliseconds timeout) = 0;
   // Any thread; several wakes may become one.

@@ -33,7 +33,7 @@ constexpr std::size_t kMaxInbox = 1024;
 // While the data thread waits for frames itself, the control thread looks only this often whether it still
 // does: what arrives meanwhile is in the kernel's buffers.
 constexpr std::chrono::milliseconds kLookAfterReceiver{50};
-// // How soon to look for strangers again when the system had no room for one.
+// How soon to look for strangers again when the system had no room for one.
 constexpr std::chrono::milliseconds kAcceptPause{100};
 // Member of the data listener's ready set that is no connection.
 constexpr std::uint64_t kReceiverWake = 0;

@@ -453,7 +453,7 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
   return {};
 }
 
-// // What was computed may leave only when the weights it was computed with are still what they were.
+// What was computed may leave only when the weights it was computed with are still what they were.
 Result<> Executor::checked(Epoch& epoch) {
   const residency::StreamStatistics statistics = epoch.weights->statistics();
   counters_.read_bytes = statistics.read_bytes;

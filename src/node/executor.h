@@ -58,7 +58,7 @@ struct ExecutorSink {
   std::function<void(const FinishedBatch& batch)> finished;
 };
 
-// // Makes the source of an epoch's weights. options.anonymous_limit is what is left for it, of which
+// Makes the source of an epoch's weights. options.anonymous_limit is what is left for it, of which
 // `later_bytes` are taken afterwards; `visits`: windows of this device.
 using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource>>(
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,

@@ -13,6 +13,8 @@
 
 #include "base/test_dir.h"
 #include "engine/plan_rules.h"
+#include "node/weights.h"
+#include "residency/resident_source.h"
 #include "support/damaged_copy.h"
 #include "support/streaming_source.h"
 #include "support/test_models.h"
@@ -451,6 +453,81 @@ TEST_F(StreamingRing, GroupsKeepToTheMemoryThatIsLeft) {
   }
 }
 
+// --- Weights that change
+
+// Says at the `fails_at`th question of all that its weights are not what they were.
+class SpoiledSource final : public residency::WeightSource {
+ public:
+  SpoiledSource(std::unique_ptr<residency::ResidentSource> origin, int& questions, const int& fails_at)
+      : origin_(std::move(origin)), questions_(questions), fails_at_(fails_at) {}
+  [[nodiscard]] std::span<const residency::Part> parts(model::SegmentId id) const override {
+    return origin_->parts(id);
+  }
+  [[nodiscard]] Result<std::span<const residency::TensorPlace>> acquire(model::SegmentId id,
+                                                                        std::uint32_t part) override {
+    return origin_->acquire(id, part);
+  }
+  void release(model::SegmentId id, std::uint32_t part) override { origin_->release(id, part); }
+  [[nodiscard]] Result<> still_good() override {
+    if (++questions_ == fails_at_) return fail(ErrorCode::kInvalidFile, "other weights");
+    return {};
+  }
+  [[nodiscard]] std::uint64_t resident_bytes() const override { return origin_->resident_bytes(); }
+
+ private:
+  std::unique_ptr<residency::ResidentSource> origin_;
+  int& questions_;
+  const int& fails_at_;
+};
+
+class SpoiledRing : public HandRing {
+ protected:
+  SpoiledRing()
+      : HandRing([this](const model::ModelFile& model, std::span<const model::SegmentId> segments,
+                        ggml_backend_device* device, const residency::LoadOptions& options, std::uint64_t,
+                        std::uint32_t) -> Result<std::unique_ptr<residency::WeightSource>> {
+          HEARTH_TRY(auto origin, residency::ResidentSource::load(model, segments, device, options));
+          return std::unique_ptr<residency::WeightSource>(
+              std::make_unique<SpoiledSource>(std::move(origin), questions_, fails_at_));
+        }) {}
+  // Gone before the executors, which ask nothing when they end.
+  int questions_ = 0, fails_at_ = 0;
+};
+
+// Five steps and the logits: asked after each, before its result goes anywhere.
+TEST_F(SpoiledRing, NothingLeavesThatWasComputedWithOtherWeights) {
+  constexpr int kComputed = 6;
+  for (int fails_at = 1; fails_at <= kComputed + 1; ++fails_at) {
+    SCOPED_TRACE(fails_at);
+    const std::uint32_t epoch = kEpoch + static_cast<std::uint32_t>(fails_at);
+    load(two_rounds(epoch));
+    questions_ = 0;
+    fails_at_ = fails_at;
+    finished_.clear();
+    posted_.clear();
+    Text text;
+    Executor::Outcome done = executors_[0]->start(epoch, batch(1, text, 5, 3));
+    int passed = 0;
+    for (; done && !posted_.empty(); ++passed) {
+      const Posted next = std::move(posted_.front());
+      posted_.pop_front();
+      done = deliver(next);
+    }
+    if (fails_at > kComputed) {
+      EXPECT_TRUE(done);
+      EXPECT_EQ(finished_.size(), 1U);
+    } else {
+      ASSERT_FALSE(done);
+      EXPECT_EQ(done.error().error.code, ErrorCode::kInvalidFile);
+      EXPECT_TRUE(done.error().error.message.contains("other weights")) << done.error().error.message;
+      EXPECT_EQ(passed, fails_at - 1);
+      EXPECT_TRUE(finished_.empty());
+    }
+    EXPECT_TRUE(posted_.empty());
+    for (const auto& executor : executors_) executor->free(epoch);
+  }
+}
+
 // --- Memory
 
 TEST_F(HandRing, ALoadKeepsToTheMemoryItMayTake) {
@@ -480,6 +557,16 @@ TEST_F(HandRing, ALoadKeepsToTheMemoryItMayTake) {
     EXPECT_FALSE(executors_[1]->holds(kEpoch));
   }
   EXPECT_TRUE(with_limit(taken));
+}
+
+TEST(MemoryForEpochs, IsWhatIsLentWithoutTheProgram) {
+  constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
+  EXPECT_EQ(memory_for_epochs(1), 0U) << "the program alone takes more";
+  EXPECT_EQ(memory_for_epochs(kMemoryReserve), 0U);
+  // It takes more than a megabyte, and far less than a hundred times the reserve.
+  EXPECT_LT(memory_for_epochs(64 * kGiB), 64 * kGiB - kMemoryReserve - (1U << 20));
+  EXPECT_GT(memory_for_epochs(64 * kGiB), 64 * kGiB - 100 * kMemoryReserve);
+  EXPECT_GT(memory_for_epochs(0), 0U);
 }
 
 TEST_F(HandRing, ALoadCanBeEndedWhileItRuns) {

@@ -58,7 +58,7 @@ class WeightSource {
                                                                      std::uint32_t part) = 0;
   virtual void release(model::SegmentId id, std::uint32_t part) = 0;
 
-  // // After computing, before its result goes anywhere: whether the bytes that were used are still what they
+  // After computing, before its result goes anywhere: whether the bytes that were used are still what they
   // were. kIo, kInvalidFile.
   [[nodiscard]] virtual Result<> still_good() { return {}; }
 

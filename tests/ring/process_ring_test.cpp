@@ -9,10 +9,9 @@
 
 #include <gtest/gtest.h>
 
-#include "base/os_process.h"
-#include "base/test_dir.h"
 #include "node/head.h"
 #include "oracle/player.h"
+#include "real_workers.h"
 #include "support/test_models.h"
 
 namespace hearth::testing {
@@ -21,39 +20,6 @@ namespace {
 constexpr std::uint32_t kChunk = 64;
 constexpr std::size_t kPrompt = 210;
 constexpr std::size_t kGenerated = 64;
-constexpr std::chrono::seconds kPatience{60};
-
-DeviceKey parse_key(const std::string& line) {
-  return DeviceKey::from_hex(line.substr(0, 64)).value();
-}
-
-// Three workers and what a head needs to lead them.
-class Workers {
- public:
-  Workers(const std::string& model, const DeviceKey& head) {
-    for (int i = 1; i <= 3; ++i) {
-      const std::string key_file = (folder_.path() / std::format("{}.key", i)).string();
-      const auto saved = net::KeyPair::generate().value().save(key_file);
-      if (!saved) throw std::runtime_error(saved.error().message);
-      auto child = Child::spawn({HEARTH_PROGRAM, "worker", "-m", model, "--key", key_file, "--allow",
-                                 head.hex(), "--name", std::format("w{}", i), "-t", "1", "-q"});
-      if (!child) throw std::runtime_error(child.error().message);
-      children_.push_back(std::move(*child));
-    }
-    for (Child& child : children_) {
-      const auto line = child.read_line(kPatience);
-      if (!line) throw std::runtime_error(line.error().message);
-      const auto port = static_cast<std::uint16_t>(std::stoul(line->substr(line->rfind(':') + 1)));
-      addresses_.push_back({.key = parse_key(*line), .host = "127.0.0.1", .control_port = port});
-    }
-  }
-  [[nodiscard]] const std::vector<node::WorkerAddress>& addresses() const { return addresses_; }
-
- private:
-  TestDir folder_;
-  std::vector<Child> children_;
-  std::vector<node::WorkerAddress> addresses_;
-};
 
 struct Cut {
   std::vector<std::uint32_t> windows;  // the head, then the workers; empty: by memory
@@ -71,23 +37,6 @@ node::HeadNodeOptions head_options(const std::string& model, const Workers& work
   options.rounds = cut.rounds;
   options.log = [](engine::LogLevel, const std::string&) {};
   return options;
-}
-
-// The answer of a request, tokens and the rows they were chosen from.
-Transcript collect(node::Request& request) {
-  Transcript transcript;
-  while (true) {
-    auto event = request.events.receive_for(kPatience);
-    if (!event) throw std::runtime_error("no answer");
-    if (auto* token = std::get_if<node::TokenEvent>(&*event)) {
-      transcript.tokens.push_back(token->token);
-      transcript.rows.push_back(std::move(token->logits));
-    } else if (auto* failed = std::get_if<node::FailedEvent>(&*event)) {
-      throw std::runtime_error(failed->error.message);
-    } else {
-      return transcript;
-    }
-  }
 }
 
 node::GenerateOptions greedy_options() {
