@@ -24,11 +24,20 @@ constexpr std::string_view kOpenRecordMagic = "HEARTHRB";
 constexpr std::size_t kFirstBytes = 16;
 // Magic, index, count of tensors, sample, hash of the segment, hash of the header's key and layout.
 constexpr std::size_t kRecordFixedBytes = 8 + 4 + 4 + 8 + 32 + 32;
-constexpr std::uint32_t kLastRole = static_cast<std::uint32_t>(Role::kFfnDown);
-// Roles are stored by number: a change of the list is a new version of the format.
-static_assert(static_cast<std::uint32_t>(Role::kTokenEmbedding) == 0 &&
-              static_cast<std::uint32_t>(Role::kOutput) == 2 &&
-              static_cast<std::uint32_t>(Role::kAttnOutput) == 13 && kLastRole == 18);
+// What stands in a pack for each role: its place here. The order is the format's own, model::Role may change
+// its.
+constexpr Role kRoles[] = {
+    Role::kTokenEmbedding, Role::kOutputNorm, Role::kOutput,    Role::kRopeFactors, Role::kAttnNorm,
+    Role::kAttnQ,          Role::kAttnK,      Role::kAttnV,     Role::kAttnQBias,   Role::kAttnKBias,
+    Role::kAttnVBias,      Role::kAttnQNorm,  Role::kAttnKNorm, Role::kAttnOutput,  Role::kAttnOutputBias,
+    Role::kFfnNorm,        Role::kFfnGate,    Role::kFfnUp,     Role::kFfnDown,
+};
+
+std::uint32_t code_of(Role role) {
+  const auto* const found = std::ranges::find(kRoles, role);
+  HEARTH_CHECK(found != std::end(kRoles), "a role that packs have no number for");
+  return static_cast<std::uint32_t>(found - std::begin(kRoles));
+}
 
 class Writer {
  public:
@@ -129,7 +138,7 @@ Writer header_body(const PackHeader& header) {
     w.number<std::uint32_t>(static_cast<std::uint32_t>(segment.tensors.size()));
     for (const PackTensor& tensor : segment.tensors) {
       const auto layout = std::ranges::find(layouts, tensor.layout);
-      w.number<std::uint32_t>(static_cast<std::uint32_t>(tensor.role));
+      w.number<std::uint32_t>(code_of(tensor.role));
       w.number<std::uint32_t>(tensor.ggml_type);
       w.number<std::uint32_t>(
           tensor.layout.empty() ? 0 : static_cast<std::uint32_t>(layout - layouts.begin()) + 1);
@@ -153,7 +162,7 @@ constexpr std::size_t kTensorBytes = 3 * 4 + 5 * 8;
 constexpr std::size_t kSegmentBytes = 3 * 4 + 3 * 8;
 
 PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentId id) {
-  PackTensor t{.role = static_cast<Role>(r.number<std::uint32_t>("role of a tensor", 0, kLastRole)),
+  PackTensor t{.role = kRoles[r.number<std::uint32_t>("role of a tensor", 0, std::size(kRoles) - 1)],
                .layout = {}};
   t.ggml_type = r.number<std::uint32_t>("type of a tensor");
   const auto layout =
@@ -166,7 +175,7 @@ PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentI
   if (r.failed()) return t;
   if (layout != 0) t.layout = layouts[layout - 1];
   r.expect(std::ranges::contains(model::roles_of(id.kind), t.role),
-           std::format("role {} has no place in a segment of this kind", static_cast<std::uint32_t>(t.role)));
+           std::format("role {} has no place in a segment of this kind", code_of(t.role)));
   const gguf::TypeInfo* info = gguf::type_info(t.ggml_type);
   r.expect(info != nullptr, std::format("type {} is unknown", t.ggml_type));
   if (r.failed()) return t;
