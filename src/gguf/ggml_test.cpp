@@ -115,7 +115,12 @@ Value value_of(const gguf_context* context, int64_t id) {
   }
 }
 
-// Bitwise, so that NaN equals itself.
+// ggml hands out C strings: what follows a zero byte does not show.
+std::string as_c_string(const std::string& text) {
+  return text.c_str();
+}
+
+// Ours, then ggml's. Bitwise, so that NaN equals itself.
 bool same(const Value& a, const Value& b) {
   if (a.index() != b.index()) return false;
   return std::visit(
@@ -127,6 +132,13 @@ bool same(const Value& a, const Value& b) {
                              std::is_same_v<T, std::vector<double>>) {
           return left.size() == right.size() &&
                  (left.empty() || std::memcmp(left.data(), right.data(), left.size() * sizeof left[0]) == 0);
+        } else if constexpr (std::is_same_v<T, std::string>) {
+          return as_c_string(left) == right;
+        } else if constexpr (std::is_same_v<T, StringArray>) {
+          if (left.size() != right.size()) return false;
+          for (std::size_t i = 0; i < left.size(); ++i)
+            if (as_c_string(std::string(left[i])) != right[i]) return false;
+          return true;
         } else {
           return left == right;
         }
