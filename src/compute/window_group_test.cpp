@@ -130,7 +130,9 @@ TEST_P(Group, GivesTheBitsOfOneAfterAnother) {
         for (std::size_t i = 0; i < n; ++i) {
           rows[i].resize(items[i].n_rows * n_embd);
           ASSERT_EQ(rows[i].size(), wanted[i].size()) << "step " << step << ", batch " << i;
-          EXPECT_EQ(std::memcmp(rows[i].data(), wanted[i].data(), rows[i].size() * sizeof(float)), 0)
+          // A batch that was cancelled has no rows.
+          EXPECT_TRUE(rows[i].empty() ||
+                      std::memcmp(rows[i].data(), wanted[i].data(), rows[i].size() * sizeof(float)) == 0)
               << "step " << step << ", batch " << i;
         }
         EXPECT_EQ(grouped[step]->cells(), one_by_one[step]->cells());
