@@ -5,6 +5,8 @@ A ring of 4 processes over CURVE, one token in flight, so the devices compute on
     overhead = (elapsed - sum of the compute spans measured inside the processes) / elapsed.
 Beside it the floor: a ring of processes that pass frames of the same size by blocking TCP and read as much memory in
 between (tcp_ring), before and after.
+Measured twice: on all cores, where each hop wakes an idle core, which a virtual machine's hypervisor makes slow; and with all
+processes on one core, which is awake: what is left is this program's and the kernel's own work, of all its threads.
 Environment: HEARTH_PROGRAM, HEARTH_SYNTH (hearth-synth), HEARTH_TCP_RING, HEARTH_MODELS. Appends a record to
 bench/results/ring.jsonl. Arguments: [tokens, 500].
 """
@@ -59,8 +61,33 @@ def floor_us(layers):
     return json.loads(done.stdout)["mean_us"]
 
 
+def overhead(layers, model, n_tokens, cores):
+    """A ring on `cores` and the floor before and after it, as a record; cores are of this process from now on."""
+    os.sched_setaffinity(0, cores)
+    floors = [floor_us(layers)]
+    result, spans = measure(model, n_tokens)
+    floors.append(floor_us(layers))
+    elapsed = result["elapsed_s"]
+    n_periods = 2 * n_tokens  # the warm-up run counts as well
+    record = {
+        "bench": "ring-overhead", "time": int(time.time()), "machine": platform.processor() or platform.machine(),
+        "cores": len(cores), "commit": subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"],
+                                                      capture_output=True, text=True).stdout.strip(),
+        "processes": N_DEVICES, "layers": layers, "tokens": n_periods, "period_ms": 1e3 * elapsed / n_periods,
+        "compute_ms": 1e3 * sum(spans) / n_periods, "overhead": (elapsed - sum(spans)) / elapsed,
+        "us_outside_compute_per_hop": 1e6 * (elapsed - sum(spans)) / n_periods / N_DEVICES,
+        "floor_us_per_hop": floors,
+    }
+    of_floor = " and ".join(f"{us:.0f} us ({us * N_DEVICES / 10 / record['period_ms']:.2f} %)" for us in floors)
+    print(f"on {len(cores)} core{'s' if len(cores) > 1 else ''}: {n_periods} tokens, period {record['period_ms']:.2f} ms, "
+          f"of it computing {record['compute_ms']:.2f} ms: overhead {100 * record['overhead']:.2f} %, "
+          f"{record['us_outside_compute_per_hop']:.0f} us per hop; a bare TCP hop {of_floor}", flush=True)
+    return record
+
+
 def main():
     n_tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    cores = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory(prefix="hearth-bench-") as folder:
         model = os.path.join(folder, "model.gguf")
         # As many layers as give TARGET_MS a token on this machine.
@@ -68,27 +95,12 @@ def main():
         result, _ = measure(model, 100)
         layers = max(FIRST_LAYERS, round(FIRST_LAYERS * TARGET_MS / (1e3 * result["tpot_s"]) / 4) * 4)
         make_model(model, layers)
-        floors = [floor_us(layers)]
-        result, spans = measure(model, n_tokens)
-        floors.append(floor_us(layers))
-    elapsed = result["elapsed_s"]
-    overhead = (elapsed - sum(spans)) / elapsed
-    n_periods = 2 * n_tokens  # the warm-up run counts as well
-    record = {
-        "bench": "ring-overhead", "time": int(time.time()), "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(), "commit": subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"],
-                                                          capture_output=True, text=True).stdout.strip(),
-        "processes": N_DEVICES, "layers": layers, "tokens": n_periods, "period_ms": 1e3 * elapsed / n_periods,
-        "compute_ms": 1e3 * sum(spans) / n_periods, "overhead": overhead,
-        "us_outside_compute_per_hop": 1e6 * (elapsed - sum(spans)) / n_periods / N_DEVICES,
-        "floor_us_per_hop": floors,
-    }
-    print(f"{n_periods} tokens, period {record['period_ms']:.2f} ms, of it computing {record['compute_ms']:.2f} ms")
-    print(f"overhead {100 * overhead:.2f} %, {record['us_outside_compute_per_hop']:.0f} us per hop")
-    print("a bare TCP hop here: " + " and ".join(f"{us:.0f} us, {100 * us * N_DEVICES / 1e3 / record['period_ms']:.2f} %" for us in floors))
+        records = [overhead(layers, model, n_tokens, cores)]
+        if len(cores) > 1:
+            records.append(overhead(layers, model, n_tokens, {max(cores)}))
     os.makedirs(os.path.join(ROOT, "bench", "results"), exist_ok=True)
     with open(os.path.join(ROOT, "bench", "results", "ring.jsonl"), "a") as out:
-        out.write(json.dumps(record) + "\n")
+        out.writelines(json.dumps(record) + "\n" for record in records)
 
 
 main()

@@ -115,6 +115,6 @@ struct Progress {
 };
 
 // Sessions want tick() at least this often.
-inline constexpr Milliseconds kTickInterval{100};
+inline constexpr Milliseconds kTickInterval{250};
 
 }  // namespace hearth::engine

@@ -2,8 +2,8 @@
 //
 // Silence is counted in time that we ourselves were awake: between two ticks at most kMostPerTick of it
 // counts. So after our own SIGSTOP, a closed lid or a starved process the peers first get the time to be
-// heard; a peer is silent only after silence_limit of *our* attention. With ticks every 100 ms a stopped peer
-// is reported 6.0 to 6.5 s after its last word.
+// heard; a peer is silent only after silence_limit of *our* attention. With ticks every 250 ms a stopped peer
+// is reported 6.0 to 6.8 s after its last word.
 //
 // Pure. Thread contract: none; one thread owns it.
 #pragma once
@@ -22,9 +22,9 @@
 namespace hearth::engine {
 
 struct LivenessOptions {
-  // Between two Heartbeats while an epoch is held, and while none is. Far below the limit: twenty lost or
-  // late ones are no alarm.
-  Milliseconds heartbeat{250};
+  // Between two Heartbeats while an epoch is held, and while none is. Far below the limit: ten late ones are
+  // no alarm. Each wakes three threads on either side, of devices that others use.
+  Milliseconds heartbeat{500};
   Milliseconds idle_heartbeat{1000};
   // Above the 5 s of a link flap, and detection stays below 10 s.
   Milliseconds silence_limit{6000};

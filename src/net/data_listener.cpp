@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <format>
+#include <utility>
 
 #include <sys/socket.h>
 
@@ -80,7 +81,7 @@ void DataListener::read_one(std::uint64_t id, Connection& connection, std::vecto
   std::vector<std::vector<std::uint8_t>> contents;
   bool alive = connection.stream.write_some();
   if (alive) alive = connection.stream.read_some(contents, limits_.max_data_bytes);
-  if (alive) ready_.watch_output(connection.stream.descriptor(), id, connection.stream.wants_to_write());
+  if (alive) watch_output(id, connection);
   if (!contents.empty()) connection.proven = true;
   if (!connection.dismissed)
     for (auto& bytes : contents) frames.push_back({id, *connection.from, std::move(bytes)});
@@ -104,7 +105,13 @@ void DataListener::answer(std::uint64_t id, FrameHeader header, std::string_view
   // A sender that does not read its answers loses them.
   if (stream.unsent_records() >= static_cast<std::size_t>(limits_.data_high_water)) return;
   stream.send(header, std::span(reinterpret_cast<const std::uint8_t*>(payload.data()), payload.size()));
-  ready_.watch_output(stream.descriptor(), id, stream.wants_to_write());
+  watch_output(id, found->second);
+}
+
+void DataListener::watch_output(std::uint64_t id, Connection& connection) {
+  const bool wanted = connection.stream.wants_to_write();
+  if (std::exchange(connection.watches_output, wanted) != wanted)
+    ready_.watch_output(connection.stream.descriptor(), id, wanted);
 }
 
 void DataListener::dismiss(std::uint64_t id, TimePoint until) {

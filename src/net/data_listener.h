@@ -75,11 +75,13 @@ class DataListener {
     std::optional<DeviceKey> from;  // whose link its prologue named
     bool proven = false;            // a record opened
     bool dismissed = false;
+    bool watches_output = false;  // of the ready set
   };
   DataListener(Listening listening, ReadySet ready, const HubLimits& limits, Awaited awaited,
                Refused refused);
   void read_one(std::uint64_t id, Connection& connection, std::vector<Frame>& frames,
                 std::vector<std::uint64_t>& ended);
+  void watch_output(std::uint64_t id, Connection& connection);
 
   Descriptor socket_;
   std::uint16_t port_;

@@ -32,7 +32,7 @@ constexpr std::chrono::milliseconds kCloseGrace{300};
 constexpr std::size_t kMaxInbox = 1024;
 // While the data thread waits for frames itself, the control thread looks only this often whether it still
 // does: what arrives meanwhile is in the kernel's buffers.
-constexpr std::chrono::milliseconds kLookAfterReceiver{50};
+constexpr std::chrono::milliseconds kLookAfterReceiver{250};
 // How soon to look for strangers again when the system had no room for one.
 constexpr std::chrono::milliseconds kAcceptPause{100};
 // Member of the data listener's ready set that is no connection.
@@ -332,14 +332,20 @@ std::optional<MessageEvent> ZmqHub::receive(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   const auto deadline = Clock::now() + timeout;
   std::vector<std::uint64_t> ready;
-  for (;;) {
-    if (auto message = take_data(ready)) return message;
+  // One look at least, and one system call for the usual frame, which is still to come.
+  for (bool looked = false;; looked = true) {
+    if (looked && !ready.empty()) receive_data(ready);
+    if (auto& box = inbox_[index(Lane::kData)]; !box.empty()) {
+      MessageEvent message = std::move(box.front());
+      box.pop_front();
+      return message;
+    }
     if (std::exchange(receiver_woken_, false)) return std::nullopt;
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
-    if (left.count() <= 0) return std::nullopt;
+    if (looked && left.count() <= 0) return std::nullopt;
     receiving_ = true;
     lock.unlock();
-    data_->ready_set().wait(static_cast<int>(std::min<std::int64_t>(left.count(), 60'000)), ready);
+    data_->ready_set().wait(static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000)), ready);
     lock.lock();
     receiving_ = false;
     // Also a byte that came after the wait: it would keep the set ready while the engine computes.
