@@ -130,6 +130,23 @@ class Running:
                                        "\n".join(line for _, line in self._lines + self._errors))
                 self._changed.wait(min(left, 1.0))
 
+    def so_far(self):
+        """(time, line) of what it printed until now."""
+        with self._changed:
+            return list(self._lines)
+
+    def wait_for_output(self, condition, patience_s):
+        """Until condition(so_far()) holds; raises RuntimeError when it ended before, or has not come to that in time."""
+        deadline = time.monotonic() + patience_s
+        with self._changed:
+            while not condition(list(self._lines)):
+                if self._ended is not None and not any(t.is_alive() for t in self._threads[:2]):
+                    raise RuntimeError(f"{self._device.name}: it ended before that: " +
+                                       " | ".join(line for _, line in self._errors[-3:]))
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{self._device.name}: it did not come to that within {patience_s} s")
+                self._changed.wait(1.0)
+
     def signal(self, number):
         """To the process itself, if it lives."""
         with contextlib.suppress(ProcessLookupError):

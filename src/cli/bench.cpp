@@ -22,6 +22,7 @@ struct Flags {
   std::uint32_t n_generate = 64;
   std::uint32_t repetitions = 5;
   bool json = false;
+  bool each_token = false;
 };
 
 double median(std::vector<double> values) {
@@ -46,6 +47,17 @@ nlohmann::ordered_json residency_json(const node::ExecutorCounters& counters, st
       {"budget_bytes", budget},
       {"fixed_bytes", lent > budget ? lent - budget : memory.anonymous - std::min(memory.anonymous, slots)},
       {"major_faults", memory.major_faults}};
+}
+
+// A line as soon as it is there: whoever reads it knows when.
+void print_token(const node::ExecutorCounters& counters, std::uint32_t run, model::Token token) {
+  const nlohmann::ordered_json line = {{"event", "token"},
+                                       {"run", run},
+                                       {"token", token},
+                                       {"pinned_bytes", counters.pinned_bytes.load()},
+                                       {"read_bytes", counters.read_bytes.load()}};
+  std::printf("%s\n", line.dump().c_str());
+  std::fflush(stdout);
 }
 
 int run(const Flags& flags) {
@@ -77,7 +89,9 @@ int run(const Flags& flags) {
   std::vector<double> prefill, decode;
   double elapsed = 0;                                          // of all runs, the warm-up too
   for (std::uint32_t i = 0; i < flags.repetitions + 1; ++i) {  // the first warms up and is not counted
-    const auto done = generate(h, prompt, generate_options, [](const std::string&) {});
+    const auto done = generate(h, prompt, generate_options, [&](model::Token token) {
+      if (flags.each_token) print_token(h.counters(), i, token);
+    });
     if (!done) return report(done.error());
     if (done->reason == node::FinishReason::kStopped) return kInterrupted;
     elapsed += std::chrono::duration<double>(done->timings.prompt + done->timings.decode).count();
@@ -135,6 +149,8 @@ void add_bench(CLI::App& app, int& exit) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   verb->add_flag("--json", flags->json, "every run, as JSON");
+  verb->add_flag("--each-token", flags->each_token,
+                 "a line of JSON for each token as it comes, run 0 warms up");
   flags->ring.add(*verb);
   verb->footer("Example: hearth bench -m model.gguf --prompt-tokens 128 -r 10");
   verb->callback([flags, &exit] { exit = run(*flags); });

@@ -48,7 +48,7 @@ Result<Answer> ask(node::HeadNode& head, const Flags& flags, bool print) {
   options.sampling.temperature = 0;
   options.max_tokens = flags.max_tokens;
   Answer answer;
-  HEARTH_TRY(answer.done, generate(head, std::move(tokens), options, [&](const std::string& piece) {
+  HEARTH_TRY(answer.done, generate_text(head, std::move(tokens), options, [&](const std::string& piece) {
                answer.text += piece;
                if (!print) return;
                std::fwrite(piece.data(), 1, piece.size(), stdout);

@@ -64,10 +64,9 @@ Result<std::vector<model::Token>> Prompter::chat(std::span<const model::ChatMess
 
 Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token> prompt,
                                  const node::GenerateOptions& options,
-                                 const std::function<void(const std::string&)>& piece) {
+                                 const std::function<void(model::Token)>& each) {
   constexpr std::chrono::milliseconds kPollInterrupts{50};
   HEARTH_TRY(const auto request, head.submit(std::move(prompt), options));
-  model::Utf8Stream text;
   bool stopping = false;
   while (true) {
     if (interrupts() > 0 && !stopping) {
@@ -80,16 +79,25 @@ Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token>
       event = request->events.try_receive();  // the last word came between the two looks
       HEARTH_CHECK(event.has_value(), "a request ended without a word");
     }
-    if (auto* token = std::get_if<node::TokenEvent>(&*event)) {
-      if (const std::string whole = text.push(head.tokenizer().piece(token->token)); !whole.empty())
-        piece(whole);
-    } else if (auto* done = std::get_if<node::DoneEvent>(&*event)) {
-      if (const std::string rest = text.finish(); !rest.empty()) piece(rest);
+    if (auto* token = std::get_if<node::TokenEvent>(&*event))
+      each(token->token);
+    else if (auto* done = std::get_if<node::DoneEvent>(&*event))
       return *done;
-    } else {
+    else
       return std::unexpected(std::get<node::FailedEvent>(*event).error);
-    }
   }
+}
+
+Result<node::DoneEvent> generate_text(node::HeadNode& head, std::vector<model::Token> prompt,
+                                      const node::GenerateOptions& options,
+                                      const std::function<void(const std::string&)>& piece) {
+  model::Utf8Stream text;
+  auto done = generate(head, std::move(prompt), options, [&](model::Token token) {
+    if (const std::string whole = text.push(head.tokenizer().piece(token)); !whole.empty()) piece(whole);
+  });
+  if (done)
+    if (const std::string rest = text.finish(); !rest.empty()) piece(rest);
+  return done;
 }
 
 std::optional<std::string> read_terminal_line() {

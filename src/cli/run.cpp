@@ -55,7 +55,7 @@ int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, c
   auto tokens = flags.raw ? prompter.raw(text) : prompter.chat(messages);
   if (!tokens) return report(tokens.error());
   const auto done =
-      generate(head, std::move(*tokens), flags.sampling.options(), [](const std::string& piece) {
+      generate_text(head, std::move(*tokens), flags.sampling.options(), [](const std::string& piece) {
         std::fwrite(piece.data(), 1, piece.size(), stdout);
         std::fflush(stdout);
       });
@@ -84,7 +84,7 @@ int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
     if (!tokens) return report(tokens.error());
     std::string text;
     const auto done =
-        generate(head, std::move(*tokens), flags.sampling.options(), [&text](const std::string& piece) {
+        generate_text(head, std::move(*tokens), flags.sampling.options(), [&text](const std::string& piece) {
           std::fwrite(piece.data(), 1, piece.size(), stdout);
           std::fflush(stdout);
           text += piece;

@@ -456,6 +456,8 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
 // What was computed may leave only when the weights it was computed with are still what they were.
 Result<> Executor::checked(Epoch& epoch) {
   const residency::StreamStatistics statistics = epoch.weights->statistics();
+  counters_.pinned_bytes = statistics.pinned_bytes;
+  counters_.streamed_bytes_per_pass = statistics.streamed_bytes_per_pass;
   counters_.read_bytes = statistics.read_bytes;
   counters_.disk_wait_ns = statistics.waited_ns;
   return epoch.weights->still_good();

@@ -8,12 +8,15 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sys/stat.h>
 
 #include "base/os_fault_guard.h"
+#include "base/os_memory.h"
 #include "base/os_pages.h"
 #include "base/units.h"
 #include "residency/division.h"
@@ -26,6 +29,11 @@ namespace {
 
 // How long the reading thread sleeps when nothing is to be read.
 constexpr std::chrono::seconds kIdle{1};
+// How often the pins are looked through, and how long a look at one of them is worth something when it is
+// used: the look costs some 20 us for 16 MiB, a page that was taken 0.1 ms.
+constexpr std::chrono::milliseconds kLook{250}, kFresh{100};
+// Pinned again between two looks at what is free.
+constexpr std::size_t kPinsPerLook = 4;
 
 using Clock = std::chrono::steady_clock;
 
@@ -37,7 +45,9 @@ struct Unit {
   std::uint64_t bytes = 0;              // a multiple of kPackBlock
   std::span<const PackTensor> tensors;  // of the pack's header
   std::vector<TensorPlace> handles;     // without data; buffer is null for plain tensors
-  std::vector<TensorPlace> places;      // where they are now
+  std::vector<TensorPlace> places;      // where they are now; unchanged while held
+  bool held = false;                    // acquired and not released
+  Clock::time_point looked{};           // when all its pages were last seen in memory, pinned
 };
 
 // When the pack's contents or size were last changed.
@@ -58,28 +68,38 @@ struct StreamedSource::Impl {
   explicit Impl(PackFile file, ggml_backend_device* compute_device)
       : pack(std::move(file)), device(compute_device), handles(compute_device) {}
   ~Impl() {
-    if (!loader.joinable()) return;
     {
       const std::lock_guard lock(mutex);
       stopping = true;
       if (reader) reader->wake();
     }
-    loader.join();
+    changed.notify_all();
+    stop.request_stop();
+    if (watch) watch->wake();
+    if (keeper.joinable()) keeper.join();
+    if (loader.joinable()) loader.join();
   }
 
   struct Slot {
     AlignedBuffer memory;
     BufferPtr plain;                  // ggml's handle of the memory
     std::optional<std::size_t> unit;  // that is or will be here
-    bool loading = false, ready = false, held = false;
+    bool loading = false, ready = false;
   };
 
   Result<> add_units(const model::ModelFile& model, model::SegmentId id, std::uint64_t max_part_bytes);
   Result<> pin(std::size_t unit, bool lock_pages);
-  Result<> check_pins();
   Result<> make_slots();
-  void run();
+  void load();
   void assign_slots();
+  void keep(PinPolicy policy);
+  [[nodiscard]] bool forget_lost_pins();
+  void give_back(std::uint64_t bytes);
+  void take_again(std::uint64_t bytes);
+  void pin_again(std::size_t unit);
+  void unpin(std::size_t unit);
+  void drop_unpinned();
+  void list_streamed();
   [[nodiscard]] std::optional<std::size_t> slot_of(std::size_t unit) const;
   [[nodiscard]] Error damaged(const Unit& unit) const {
     return {ErrorCode::kInvalidFile,
@@ -100,6 +120,11 @@ struct StreamedSource::Impl {
   }
   [[nodiscard]] std::span<const std::uint8_t> mapped(const Unit& unit) const {
     return pack.bytes().subspan(unit.offset, unit.bytes);
+  }
+  // Whether all its pages are in memory; also where the system does not say.
+  [[nodiscard]] bool is_resident(const Unit& unit) const {
+    const auto pages = resident_pages(mapped(unit));
+    return !pages || *pages == count_pages(mapped(unit));
   }
   // Whether the tensors of `unit`, which begin at `at`, have their bytes.
   [[nodiscard]] static bool intact(const Unit& unit, const std::uint8_t* at) {
@@ -126,18 +151,24 @@ struct StreamedSource::Impl {
   StreamPlan plan;
   std::optional<FaultGuard> guard;
   FileState state;
-  std::vector<std::size_t> streamed;  // units that are, in the order of use
 
   std::optional<DirectReader> reader;  // the loader's
-  // Guards what follows.
+  std::optional<PressureWatch> watch;  // the keeper's; wake() is for any thread
+  std::function<MemoryStatus()> memory;
+  std::stop_source stop;
+  // Guards what follows, and the units' `held` and `looked`.
   mutable std::mutex mutex;
   std::condition_variable changed;
   std::vector<Slot> slots;
-  std::size_t next = 0;  // place in `streamed` of what computing needs next
+  std::vector<bool> pinned;           // now, of those that the plan pins
+  std::vector<std::size_t> streamed;  // units that are, in the order of use
+  std::vector<std::size_t> unpinned;  // whose pages are still to be given back
+  std::size_t next = 0;               // unit that computing needs next
+  bool lost = false;                  // a pin was found gone since the keeper last asked
   std::optional<Error> error;
   bool stopping = false;
-  std::atomic<std::uint64_t> read_bytes{0}, waited_ns{0};
-  std::thread loader;
+  std::atomic<std::uint64_t> pinned_bytes{0}, read_bytes{0}, waited_ns{0};
+  std::thread loader, keeper;
 };
 
 StreamedSource::StreamedSource(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -176,8 +207,8 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     HEARTH_TRY(impl->plan, plan_stream(sizes, options.budget_bytes, options.visits));
   }
   // Slots first: they are taken whatever happens, pins only as far as there is room.
-  for (std::size_t i = 0; i < impl->units.size(); ++i)
-    if (!impl->plan.pinned[i]) impl->streamed.push_back(i);
+  impl->pinned = impl->plan.pinned;
+  impl->list_streamed();
   HEARTH_TRY_VOID(impl->make_slots());
   for (std::size_t i = 0; i < impl->units.size(); ++i)
     if (impl->plan.pinned[i]) HEARTH_TRY_VOID(impl->pin(i, options.lock_pins));
@@ -185,7 +216,14 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     auto reader = DirectReader::open(impl->descriptor_path(), options.reader);
     if (!reader) return std::unexpected(impl->named(std::move(reader).error()));
     impl->reader = *std::move(reader);
-    impl->loader = std::thread([impl = impl.get()] { impl->run(); });
+    impl->loader = std::thread([impl = impl.get()] { impl->load(); });
+    impl->memory = options.memory ? options.memory : [] { return memory_status(); };
+    // usable() counts the pins as free, so a limit for it would say nothing.
+    HEARTH_TRY(impl->watch,
+               PressureWatch::open({.short_bytes = 0, .critical_bytes = 0, .status = impl->memory}));
+    if (!options.lock_pins && impl->plan.pinned_bytes > 0)
+      impl->keeper =
+          std::thread([impl = impl.get(), policy = PinPolicy(options.pins)] { impl->keep(policy); });
   }
   return std::unique_ptr<StreamedSource>(new StreamedSource(std::move(impl)));
 }
@@ -268,16 +306,18 @@ std::optional<std::size_t> StreamedSource::Impl::slot_of(std::size_t unit) const
 // soon, that one has to go for a nearer one, or acquire() would wait for ever. Under the lock.
 void StreamedSource::Impl::assign_slots() {
   const std::size_t n_wanted = std::min(slots.size(), streamed.size());
+  const auto place_of = [&](std::size_t unit) {
+    return static_cast<std::size_t>(std::ranges::lower_bound(streamed, unit) - streamed.begin());
+  };
+  const std::size_t first = place_of(next);
   // How many units come before it; a slot that cannot be had comes before all.
   const auto distance = [&](const Slot& slot) -> std::size_t {
-    if (slot.held || slot.loading) return 0;
+    if (slot.loading || (slot.unit && units[*slot.unit].held)) return 0;
     if (!slot.unit) return streamed.size();
-    const auto place =
-        static_cast<std::size_t>(std::ranges::lower_bound(streamed, *slot.unit) - streamed.begin());
-    return (place + streamed.size() - next) % streamed.size();
+    return (place_of(*slot.unit) + streamed.size() - first) % streamed.size();
   };
   for (std::size_t i = 0; i < n_wanted; ++i) {
-    const std::size_t unit = streamed[(next + i) % streamed.size()];
+    const std::size_t unit = streamed[(first + i) % streamed.size()];
     if (slot_of(unit)) continue;
     const auto farthest = std::ranges::max_element(slots, {}, distance);
     if (distance(*farthest) <= i) return;
@@ -290,7 +330,8 @@ void StreamedSource::Impl::assign_slots() {
   }
 }
 
-void StreamedSource::Impl::run() {
+// The thread that reads what is streamed.
+void StreamedSource::Impl::load() {
   std::unique_lock guard_lock(mutex);
   while (!stopping && !error) {
     assign_slots();
@@ -329,6 +370,146 @@ void StreamedSource::Impl::run() {
   reader.reset();
 }
 
+// --- pins that come and go ---------------------------------------------------------------------------------
+
+// The thread that looks after the pins.
+void StreamedSource::Impl::keep(PinPolicy policy) {
+  while (true) {
+    const auto pressure = watch->next(kLook);
+    {
+      const std::lock_guard lock(mutex);
+      if (stopping || error) return;
+    }
+    const bool some_lost = forget_lost_pins();
+    drop_unpinned();
+    const std::uint64_t usable = memory().usable(), ours = pinned_bytes;
+    const PinPolicy::Change change =
+        policy.decide({.now = Clock::now(),
+                       .pressure = pressure ? std::optional(pressure->level) : std::nullopt,
+                       .planned_bytes = plan.pinned_bytes,
+                       .pinned_bytes = ours,
+                       .lost = some_lost,
+                       .free_bytes = usable - std::min(usable, ours)});
+    if (change.give_back_bytes > 0) give_back(change.give_back_bytes);
+    if (change.take_bytes > 0) take_again(change.take_bytes);
+  }
+}
+
+// Whether the kernel took pages of pins since the last call; such pins are streamed from now on.
+bool StreamedSource::Impl::forget_lost_pins() {
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    {
+      const std::lock_guard lock(mutex);
+      if (!pinned[i] || units[i].held) continue;
+    }
+    const bool there = is_resident(units[i]);
+    const std::lock_guard lock(mutex);
+    if (there) {
+      units[i].looked = Clock::now();
+    } else if (pinned[i] && !units[i].held) {
+      unpin(i);
+      lost = true;
+    }
+  }
+  const std::lock_guard lock(mutex);
+  return std::exchange(lost, false);
+}
+
+// Unpins about `bytes`, spread over the order of use.
+void StreamedSource::Impl::give_back(std::uint64_t bytes) {
+  {
+    const std::lock_guard lock(mutex);
+    const std::uint64_t before = pinned_bytes;
+    // Of each run of pins that has its share of `bytes`, the last.
+    std::uint64_t owed = 0;
+    for (std::size_t i = 0; i < units.size(); ++i) {
+      if (!pinned[i] || units[i].held) continue;
+      owed += units[i].bytes * bytes / before;
+      if (owed < units[i].bytes / 2) continue;
+      owed -= std::min(owed, units[i].bytes);
+      unpin(i);
+    }
+  }
+  drop_unpinned();
+}
+
+// Pins again what the plan pins, as far as `bytes` go: what is needed last comes first, it is read meanwhile.
+void StreamedSource::Impl::take_again(std::uint64_t bytes) {
+  std::vector<std::size_t> missing;
+  {
+    const std::lock_guard lock(mutex);
+    for (std::size_t i = 0; i < units.size(); ++i)
+      if (const std::size_t unit = (next + units.size() - 1 - i) % units.size();
+          plan.pinned[unit] && !pinned[unit])
+        missing.push_back(unit);
+  }
+  std::size_t taken = 0;
+  for (const std::size_t unit : missing) {
+    if (taken == kPinsPerLook || stop.stop_requested()) return;
+    if (units[unit].bytes > bytes) continue;
+    bytes -= units[unit].bytes;
+    ++taken;
+    pin_again(unit);
+  }
+}
+
+void StreamedSource::Impl::pin_again(std::size_t index) {
+  Unit& unit = units[index];
+  // A file that cannot be read any more is the loader's to report: it reads this unit for the next token.
+  if (!populate(mapped(unit), stop.get_token())) return;
+  const bool good = intact(unit, mapped(unit).data());
+  std::unique_lock lock(mutex);
+  if (!good && !error) error = damaged(unit);
+  const auto is_free = [&] {
+    const auto slot = slot_of(index);
+    return !unit.held && !(slot && slots[*slot].loading);
+  };
+  changed.wait(lock, [&] { return stopping || error || is_free(); });
+  if (stopping || error) return changed.notify_all();
+  if (const auto slot = slot_of(index)) {
+    slots[*slot].unit.reset();
+    slots[*slot].ready = false;
+  }
+  place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
+  unit.looked = Clock::now();
+  pinned[index] = true;
+  list_streamed();
+  if (reader) reader->wake();
+}
+
+// Under the lock; not while it is held.
+void StreamedSource::Impl::unpin(std::size_t index) {
+  pinned[index] = false;
+  unpinned.push_back(index);
+  list_streamed();
+  if (reader) reader->wake();
+}
+
+// Under the lock.
+void StreamedSource::Impl::list_streamed() {
+  streamed.clear();
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    if (pinned[i])
+      bytes += units[i].bytes;
+    else
+      streamed.push_back(i);
+  }
+  pinned_bytes = bytes;
+}
+
+// Gives the pages of what is pinned no more back to the system, also those that were left of it.
+void StreamedSource::Impl::drop_unpinned() {
+  std::vector<std::size_t> list;
+  {
+    const std::lock_guard lock(mutex);
+    list = std::exchange(unpinned, {});
+  }
+  for (const std::size_t i : list) drop(mapped(units[i]), pack.file(), units[i].offset);
+}
+
+// --- WeightSource ------------------------------------------------------------------------------------------
+
 std::span<const Part> StreamedSource::parts(model::SegmentId id) const {
   if (id.kind == model::SegmentId::Kind::kEmbedding) return impl_->embedding->parts(id);
   return impl_->parts.at(id);
@@ -338,12 +519,25 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
   Impl& s = *impl_;
   if (id.kind == model::SegmentId::Kind::kEmbedding) return s.embedding->acquire(id, part);
   const std::size_t index = s.first_unit.at(id) + part;
-  const Unit& unit = s.units[index];
-  if (s.plan.pinned[index]) return std::span<const TensorPlace>(unit.places);
-
+  Unit& unit = s.units[index];
   std::unique_lock lock(s.mutex);
-  const auto at = std::ranges::lower_bound(s.streamed, index);
-  s.next = static_cast<std::size_t>(at - s.streamed.begin());
+  if (s.error) return std::unexpected(*s.error);
+  s.next = index;
+  if (s.pinned[index]) {
+    unit.held = true;
+    if (!s.keeper.joinable() || Clock::now() - unit.looked < kFresh)
+      return std::span<const TensorPlace>(unit.places);
+    // Pages that were taken would come back one by one while it is computed with.
+    lock.unlock();
+    const bool there = s.is_resident(unit);
+    lock.lock();
+    unit.looked = Clock::now();
+    if (there) return std::span<const TensorPlace>(unit.places);
+    unit.held = false;
+    s.unpin(index);
+    s.lost = true;
+  }
+
   const auto ready = [&] {
     const auto slot = s.slot_of(index);
     return slot && s.slots[*slot].ready;
@@ -351,11 +545,11 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
   if (!ready()) {
     const auto start = Clock::now();
     if (s.reader) s.reader->wake();
-    s.changed.wait(lock, [&] { return s.error || ready(); });
+    s.changed.wait(lock, [&] { return s.error || s.pinned[index] || ready(); });
     s.waited_ns += static_cast<std::uint64_t>((Clock::now() - start).count());
   }
   if (s.error) return std::unexpected(*s.error);
-  s.slots[*s.slot_of(index)].held = true;
+  unit.held = true;
   return std::span<const TensorPlace>(unit.places);
 }
 
@@ -363,12 +557,13 @@ void StreamedSource::release(model::SegmentId id, std::uint32_t part) {
   Impl& s = *impl_;
   if (id.kind == model::SegmentId::Kind::kEmbedding) return s.embedding->release(id, part);
   const std::size_t index = s.first_unit.at(id) + part;
-  if (s.plan.pinned[index]) return;
-  const std::lock_guard lock(s.mutex);
-  s.slots[*s.slot_of(index)].held = false;
-  const auto at = std::ranges::upper_bound(s.streamed, index);
-  s.next = static_cast<std::size_t>(at - s.streamed.begin()) % s.streamed.size();
-  if (s.reader) s.reader->wake();
+  {
+    const std::lock_guard lock(s.mutex);
+    s.units[index].held = false;
+    s.next = (index + 1) % s.units.size();
+    if (!s.pinned[index] && s.reader) s.reader->wake();
+  }
+  s.changed.notify_all();
 }
 
 Result<> StreamedSource::still_good() {
@@ -381,9 +576,13 @@ Result<> StreamedSource::still_good() {
   if (now == s.state) return {};
   // Another process may have added layers to it. What is pinned is looked through; what is streamed always
   // is.
-  for (std::size_t i = 0; i < s.units.size(); ++i)
-    if (s.plan.pinned[i] && !Impl::intact(s.units[i], s.mapped(s.units[i]).data()))
-      return std::unexpected(s.damaged(s.units[i]));
+  for (std::size_t i = 0; i < s.units.size(); ++i) {
+    {
+      const std::lock_guard lock(s.mutex);
+      if (!s.pinned[i]) continue;
+    }
+    if (!Impl::intact(s.units[i], s.mapped(s.units[i]).data())) return std::unexpected(s.damaged(s.units[i]));
+  }
   if (s.guard->damaged()) return still_good();
   s.state = now;
   return {};
@@ -394,7 +593,7 @@ std::uint32_t StreamedSource::max_parts_held() const {
 }
 
 bool StreamedSource::streams() const {
-  return !impl_->streamed.empty();
+  return impl_->plan.n_slots > 0;
 }
 std::uint64_t StreamedSource::resident_bytes() const {
   return impl_->plan.pinned_bytes + impl_->plan.slots_bytes();
@@ -407,9 +606,10 @@ const StreamPlan& StreamedSource::plan() const {
 }
 
 StreamStatistics StreamedSource::statistics() const {
-  return {.pinned_bytes = impl_->plan.pinned_bytes,
+  const std::uint64_t pinned = impl_->pinned_bytes;
+  return {.pinned_bytes = pinned,
           .slots_bytes = impl_->plan.slots_bytes(),
-          .streamed_bytes_per_pass = impl_->plan.streamed_bytes,
+          .streamed_bytes_per_pass = impl_->plan.pinned_bytes + impl_->plan.streamed_bytes - pinned,
           .read_bytes = impl_->read_bytes,
           .waited_ns = impl_->waited_ns};
 }

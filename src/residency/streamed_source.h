@@ -1,22 +1,26 @@
 // StreamedSource: weights that do not fit in memory: a fixed set stays there, the rest passes through a few
 // buffers, read from the pack past the page cache while other parts are computed with.
 //
-// Pinned parts are clean pages of the pack's mapping: other programs can have them in an emergency. A thread
-// of its own reads what will be needed next, all the time, also while other devices compute. Bytes are
-// compared with their checksum each time they are read; a pack that is changed, cut short or unreadable is an
-// error, never a wrong number.
+// Pinned parts are clean pages of the pack's mapping: other programs can have them. A part whose pages were
+// taken is streamed from then on instead of being faulted in page by page, and pinned again when there is
+// memory for it (PinPolicy); a thread of its own sees to that. Another one reads what will be needed next,
+// all the time, also while other devices compute. Bytes are compared with their checksum each time they are
+// read; a pack that is changed, cut short or unreadable is an error, never a wrong number.
 //
 // Thread contract: as WeightSource; statistics() from any thread.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
 #include "base/direct_reader.h"
+#include "base/os_memory.h"
 #include "base/result.h"
 #include "model/model_file.h"
 #include "residency/pack_file.h"
+#include "residency/pin_policy.h"
 #include "residency/stream_plan.h"
 #include "residency/weight_source.h"
 
@@ -32,6 +36,9 @@ struct StreamOptions {
   // small slots.
   std::uint64_t part_bytes = std::uint64_t{16} << 20;
   DirectReader::Options reader = {};
+  PinPolicy::Options pins = {};
+  // Tests give other numbers than the machine's.
+  std::function<MemoryStatus()> memory = {};
 };
 
 class StreamedSource final : public WeightSource {
@@ -56,6 +63,7 @@ class StreamedSource final : public WeightSource {
   [[nodiscard]] std::uint64_t anonymous_bytes() const override;
 
   [[nodiscard]] StreamStatistics statistics() const override;
+  // What was planned; statistics() says what is pinned now.
   [[nodiscard]] const StreamPlan& plan() const;
 
  private:

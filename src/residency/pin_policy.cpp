@@ -1,0 +1,41 @@
+#include "residency/pin_policy.h"
+
+namespace hearth::residency {
+namespace {
+
+// Of the planned pins, per second of pressure about: some of it is felt by nobody, and all of it is gone
+// within seconds when nothing else helps.
+constexpr std::uint64_t kShortDivisor = 16, kCriticalDivisor = 4;
+// With this much free, what makes others wait is not our pins.
+constexpr std::uint64_t kPlentyBytes = std::uint64_t{1} << 30;
+
+}  // namespace
+
+PinPolicy::Change PinPolicy::decide(const Look& look) {
+  const bool pressed = look.pressure.has_value() && look.free_bytes < kPlentyBytes;
+  if (look.lost || pressed) {
+    if (taken_ && look.now - *taken_ < options_.relapse) {
+      patience_ = std::min(2 * patience_, options_.most_patience);
+      taken_.reset();
+    }
+    trouble_ = look.now;
+  }
+  if (pressed) {
+    const std::uint64_t step =
+        look.planned_bytes /
+        (*look.pressure == Pressure::Level::kCritical ? kCriticalDivisor : kShortDivisor);
+    return {.give_back_bytes = std::min(step, look.pinned_bytes), .take_bytes = 0};
+  }
+  if (look.pinned_bytes >= look.planned_bytes) {
+    // Long enough for the next trouble to be another one.
+    if (taken_ && look.now - *taken_ >= options_.relapse) patience_ = options_.patience;
+    return {};
+  }
+  if ((trouble_ && look.now - *trouble_ < patience_) || look.free_bytes <= options_.margin_bytes) return {};
+  taken_ = look.now;
+  return {.give_back_bytes = 0,
+          .take_bytes =
+              std::min(look.planned_bytes - look.pinned_bytes, look.free_bytes - options_.margin_bytes)};
+}
+
+}  // namespace hearth::residency
