@@ -15,6 +15,8 @@ namespace {
 
 // Frames up to this size go as f32 whatever the plan says: a decode step costs one round trip, not bandwidth.
 constexpr std::size_t kSmallFrameBytes = 64 * 1024;
+// The part of the memory for weights that batches may take which wait to be computed together.
+constexpr std::uint64_t kGroupDivisor = 16;
 
 class Stopwatch {
  public:
@@ -44,7 +46,7 @@ Result<std::unique_ptr<residency::WeightSource>> open_resident(const model::Mode
                                                                std::span<const model::SegmentId> segments,
                                                                ggml_backend_device* device,
                                                                const residency::LoadOptions& options,
-                                                               std::uint64_t, std::uint32_t) {
+                                                               const residency::WeightUse&) {
   HEARTH_TRY(auto source, residency::ResidentSource::load(model, segments, device, options));
   return std::unique_ptr<residency::WeightSource>(std::move(source));
 }
@@ -154,10 +156,32 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                             : 0;
   const auto visits = static_cast<std::uint32_t>(
       std::ranges::count(plan.steps, device, [](const wire::StepSpec& step) { return step.device; }));
-  HEARTH_TRY(epoch->weights, open_weights_(model_, segments, backend_.device(), weight_options, later_bytes,
-                                           std::max(visits, 1U)));
+  // Batches wait for each other where weights are streamed, at most as many as cells allow, in a small part of
+  // the memory: it costs pins. Of one that waits: what came or leaves, and its rows.
+  const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(model_.params(), 1);
+  const std::uint64_t least_group = 2ULL * plan.n_ubatch;
+  const std::uint64_t most_group =
+      std::min<std::uint64_t>(std::uint64_t{kMaxGroup} * plan.n_ubatch,
+                              std::max<std::uint64_t>(least_group, n_cells + plan.n_ubatch));
+  std::uint64_t group_tokens = std::min(most_group, left / kGroupDivisor / token_bytes);
+  if (group_tokens < least_group) group_tokens = 0;
+  const auto open = [&] {
+    return open_weights_(model_, segments, backend_.device(), weight_options,
+                         {.later_bytes = later_bytes,
+                          .streaming_bytes = group_tokens * token_bytes,
+                          .visits = std::max(visits, 1U)});
+  };
+  auto weights = open();
+  if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group_tokens > 0) {
+    group_tokens = 0;
+    weights = open();
+  }
+  if (!weights) return std::unexpected(std::move(weights).error());
+  epoch->weights = *std::move(weights);
   const residency::StreamStatistics statistics = epoch->weights->statistics();
-  counters_.weight_budget_bytes = left - std::min(left, later_bytes);
+  const std::uint64_t besides =
+      later_bytes + (epoch->weights->streams() ? group_tokens * token_bytes : 0);
+  counters_.weight_budget_bytes = left - std::min(left, besides);
   counters_.pinned_bytes = statistics.pinned_bytes;
   counters_.slots_bytes = statistics.slots_bytes;
   counters_.streamed_bytes_per_pass = statistics.streamed_bytes_per_pass;
@@ -178,15 +202,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     HEARTH_TRY_VOID(take(left, epoch->head->bytes(), "the output head", "ask for smaller batches (-ub)"));
   }
   if (epoch->weights->streams() && !epoch->windows.empty()) {
-    // Of a batch that waits: what came or leaves, and its rows. More tokens than cells never wait, nor do
-    // fewer than two batches.
-    const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(model_.params(), 1);
-    const std::uint64_t least = 2ULL * plan.n_ubatch;
-    const std::uint64_t most = std::min<std::uint64_t>(
-        std::uint64_t{kMaxGroup} * plan.n_ubatch, std::max<std::uint64_t>(least, n_cells + plan.n_ubatch));
-    const std::uint64_t n_tokens = std::min(most, left / token_bytes);
-    epoch->group_tokens = n_tokens >= least ? n_tokens : 0;
-    report.compute_bytes += epoch->group_tokens * token_bytes;
+    epoch->group_tokens = group_tokens;
+    report.compute_bytes += group_tokens * token_bytes;
   }
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;

@@ -29,6 +29,7 @@
 #include "engine/batcher.h"
 #include "engine/member.h"
 #include "model/model_file.h"
+#include "residency/open_weights.h"
 #include "residency/resident_source.h"
 #include "wire/codec.h"
 
@@ -58,11 +59,11 @@ struct ExecutorSink {
   std::function<void(const FinishedBatch& batch)> finished;
 };
 
-// Makes the source of an epoch's weights. options.anonymous_limit is what is left for it, of which
-// `later_bytes` are taken afterwards; `visits`: windows of this device.
+// Makes the source of an epoch's weights. options.anonymous_limit is what is left for it and for what `use`
+// names.
 using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource>>(
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
-    const residency::LoadOptions& options, std::uint64_t later_bytes, std::uint32_t visits)>;
+    const residency::LoadOptions& options, const residency::WeightUse& use)>;
 
 // Most batches of a group.
 inline constexpr std::uint32_t kMaxGroup = 64;

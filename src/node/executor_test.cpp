@@ -445,9 +445,11 @@ TEST_F(StreamingRing, GroupsKeepToTheMemoryThatIsLeft) {
   executors_[1]->free(kEpoch);
   const std::uint64_t per_batch = 2ULL * 16 * model_.params().n_embd * sizeof(float);
   const std::uint64_t fixed = report.kv_bytes + report.compute_bytes - 17 * per_batch;
+  // A sixteenth of what is left for weights.
   for (const std::uint64_t n : {1, 2, 5}) {
     value_of(executors_[1]->load(
-        two_rounds(), 1, {.anonymous_limit = fixed + n * per_batch + 8, .progress = {}, .cancelled = {}}));
+        two_rounds(), 1,
+        {.anonymous_limit = fixed + 16 * n * per_batch + 8, .progress = {}, .cancelled = {}}));
     EXPECT_EQ(executors_[1]->max_group(kEpoch), n);
     executors_[1]->free(kEpoch);
   }
@@ -484,8 +486,8 @@ class SpoiledRing : public HandRing {
  protected:
   SpoiledRing()
       : HandRing([this](const model::ModelFile& model, std::span<const model::SegmentId> segments,
-                        ggml_backend_device* device, const residency::LoadOptions& options, std::uint64_t,
-                        std::uint32_t) -> Result<std::unique_ptr<residency::WeightSource>> {
+                        ggml_backend_device* device, const residency::LoadOptions& options,
+                        const residency::WeightUse&) -> Result<std::unique_ptr<residency::WeightSource>> {
           HEARTH_TRY(auto origin, residency::ResidentSource::load(model, segments, device, options));
           return std::unique_ptr<residency::WeightSource>(
               std::make_unique<SpoiledSource>(std::move(origin), questions_, fails_at_));

@@ -22,9 +22,9 @@ inline constexpr std::uint64_t kMemoryReserve = std::uint64_t{48} << 20;
 
 [[nodiscard]] inline OpenWeights open_weights_with(const residency::WeightOptions& options) {
   return [options](const model::ModelFile& model, std::span<const model::SegmentId> segments,
-                   ggml_backend_device* device, const residency::LoadOptions& load, std::uint64_t later_bytes,
-                   std::uint32_t visits) {
-    return residency::open_weights(model, segments, device, load, later_bytes, visits, options);
+                   ggml_backend_device* device, const residency::LoadOptions& load,
+                   const residency::WeightUse& use) {
+    return residency::open_weights(model, segments, device, load, use, options);
   };
 }
 

@@ -13,8 +13,7 @@ namespace hearth::residency {
 Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model,
                                                    std::span<const model::SegmentId> segments,
                                                    ggml_backend_device* device, const LoadOptions& load,
-                                                   std::uint64_t later_bytes, std::uint32_t visits,
-                                                   const WeightOptions& options) {
+                                                   const WeightUse& use, const WeightOptions& options) {
   std::uint64_t bytes = 0;
   std::vector<model::SegmentId> packed;
   for (const model::SegmentId id : segments) {
@@ -23,8 +22,9 @@ Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model
     bytes += model.segment_bytes(id);
     packed.push_back(id);
   }
-  const std::uint64_t budget = load.anonymous_limit - std::min(load.anonymous_limit, later_bytes);
+  std::uint64_t budget = load.anonymous_limit - std::min(load.anonymous_limit, use.later_bytes);
   if (bytes <= budget) return ResidentSource::load(model, segments, device, load);
+  budget -= std::min(budget, use.streaming_bytes);
   const auto tell = [&](const std::string& text) {
     if (options.notice) options.notice(text);
   };
@@ -44,7 +44,7 @@ Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model
                               },
                           .notice = tell}));
   return StreamedSource::open(model, segments, device, std::move(pack),
-                              {.budget_bytes = budget, .visits = visits, .lock_pins = options.lock_pins});
+                              {.budget_bytes = budget, .visits = use.visits, .lock_pins = options.lock_pins});
 }
 
 }  // namespace hearth::residency

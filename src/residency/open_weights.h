@@ -22,11 +22,17 @@ struct WeightOptions {
   std::function<void(const std::string& text)> notice;
 };
 
-// load.anonymous_limit: memory for all of them, in the page cache or not. `later_bytes`: what the caller
-// takes of it afterwards. `visits`: of this device per token. A pack is built when weights have to be
-// streamed and there is none. Errors: those of ResidentSource::load, ensure_pack, StreamedSource::open.
+// What else the caller takes of the memory for weights, afterwards.
+struct WeightUse {
+  std::uint64_t later_bytes = 0;
+  std::uint64_t streaming_bytes = 0;  // only if weights are streamed
+  std::uint32_t visits = 1;           // of this device per token
+};
+
+// load.anonymous_limit: memory for all of them, in the page cache or not. A pack is built when weights have to
+// be streamed and there is none. Errors: those of ResidentSource::load, ensure_pack, StreamedSource::open.
 [[nodiscard]] Result<std::unique_ptr<WeightSource>> open_weights(
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
-    const LoadOptions& load, std::uint64_t later_bytes, std::uint32_t visits, const WeightOptions& options);
+    const LoadOptions& load, const WeightUse& use, const WeightOptions& options);
 
 }  // namespace hearth::residency

@@ -28,14 +28,14 @@ class OpenWeights : public ::testing::Test {
     packing_.notices.clear();
     return open_weights(packing_.model, ids_, packing_.backend->device(),
                         {.repack = true, .anonymous_limit = limit, .progress = {}, .cancelled = cancelled},
-                        later_bytes, 1,
+                        {.later_bytes = later_bytes, .streaming_bytes = streaming_bytes_},
                         {.cache_dir = packing_.options.cache_dir, .notice = packing_.options.notice});
   }
   [[nodiscard]] bool has_pack() const { return std::filesystem::exists(packing_.options.cache_dir); }
 
   test::Packing packing_{test_model(small_spec("llama", "Q4_K_M"))};
   std::vector<SegmentId> ids_;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0, streaming_bytes_ = 0;
 };
 
 TEST_F(OpenWeights, WhatFitsStaysInMemory) {
@@ -61,6 +61,14 @@ TEST_F(OpenWeights, WhatDoesNotIsStreamedFromAPack) {
     source->release(id, 0);
   }
   EXPECT_TRUE(source->still_good());
+}
+
+TEST_F(OpenWeights, WhatStreamingTakesCountsOnlyWhereItStreams) {
+  const std::uint64_t whole = value_of(open(bytes_ - 1, 0))->resident_bytes();
+  streaming_bytes_ = bytes_ / 4;
+  EXPECT_FALSE(value_of(open(bytes_, 0))->streams());
+  EXPECT_LE(value_of(open(bytes_ - 1, 0))->resident_bytes(), bytes_ - 1 - streaming_bytes_);
+  EXPECT_LT(value_of(open(bytes_ - 1, 0))->resident_bytes(), whole);
 }
 
 TEST_F(OpenWeights, LessThanIsTakenLaterIsAnError) {

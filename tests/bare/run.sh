@@ -18,6 +18,7 @@ if [[ ${1:-} == --inside ]]; then
   # In a mount namespace of its own: --inside ROOT COMMAND…
   root=$2
   shift 2
+  mount --bind "$root" "$root"  # on a machine / is a mount point
   for name in proc sys dev; do mount --rbind "/$name" "$root/$name"; done
   # The installer's network settings; the suite's own files stay as they are.
   cp -L /etc/resolv.conf "$root/etc/resolv.conf"

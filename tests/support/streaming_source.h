@@ -38,8 +38,8 @@ class StreamingSource final : public residency::WeightSource {
 inline node::OpenWeights open_streaming(std::function<void(const MovingSource* source)> opened = {}) {
   return [opened = std::move(opened)](const model::ModelFile& model,
                                       std::span<const model::SegmentId> segments, ggml_backend_device* device,
-                                      const residency::LoadOptions& options, std::uint64_t,
-                                      std::uint32_t) -> Result<std::unique_ptr<residency::WeightSource>> {
+                                      const residency::LoadOptions& options,
+                                      const residency::WeightUse&) -> Result<std::unique_ptr<residency::WeightSource>> {
     // Memory is not what is tested with it: the origin stands for a disk.
     residency::LoadOptions all = options;
     all.anonymous_limit = std::numeric_limits<std::uint64_t>::max();
