@@ -15,6 +15,8 @@ from home.scenario import parse_scenario
 
 _OTHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "other.py")
 _PATIENCE_S = 600
+_N_CTX = 2048
+_WARM_UP = 3  # tokens
 
 # What must hold.
 _MOST_EXTRA_S, _MOST_FACTOR, _BACK_FACTOR, _BACK_S = 2.0, 1.5, 1.1, 30.0
@@ -40,15 +42,15 @@ def available():
 
 
 def tokens_of(lines):
-    """[(time, event)] of a `hearth bench --each-token`, those of its warm-up left out."""
+    """[(time, event)] of a `hearth bench --each-token`: of its first text, which goes on for as long as we look."""
     events = [(at, json.loads(line)) for at, line in lines if '"event":"token"' in line]
-    return [(at, event) for at, event in events if event["run"] == 1]
+    return [(at, event) for at, event in events if event["run"] == 0]
 
 
-def start_hearth(device, model, n_tokens):
-    return device.start([program("hearth"), "bench", "-m", device.file(model), "-t", str(threads_of(device)), "--memory",
-                         f"{device.memory_limit}B", "--json", "--each-token", "--prompt-tokens", "1", "-n",
-                         str(n_tokens), "-r", "1", "-c", "4096"], sample=True)
+def start_hearth(device, model):
+    memory = [] if device.memory_limit is None else ["--memory", f"{device.memory_limit}B"]
+    return device.start([program("hearth"), "bench", "-m", device.file(model), "-t", str(threads_of(device)), *memory,
+                         "--each-token", "--prompt-tokens", "1", "-n", str(_N_CTX), "-c", str(_N_CTX)], sample=True)
 
 
 def seconds_between(tokens, start, end):
@@ -76,8 +78,8 @@ def measure(home, model, weights, options):
     rate = device.disk_rate(device.file(model))
     home.forget_caches()
 
-    hearth = start_hearth(device, model, 4096)
-    hearth.wait_for_output(lambda lines: len(tokens_of(lines)) > options.before, _PATIENCE_S)
+    hearth = start_hearth(device, model)
+    hearth.wait_for_output(lambda lines: len(tokens_of(lines)) > _WARM_UP + options.before, _PATIENCE_S)
     pinned = tokens_of(hearth.so_far())[0][1]["pinned_bytes"]
     taken = int(options.share * pinned)
     free_before = available()
@@ -98,11 +100,13 @@ def measure(home, model, weights, options):
     # The same tokens without anybody else.
     device.limit_memory(None)
     device.limit_disk(None)
-    plain = start_hearth(device, model, len(seen))
-    of_plain = tokens_of(plain.wait(_PATIENCE_S).lines)
+    plain = start_hearth(device, model)
+    plain.wait_for_output(lambda lines: len(tokens_of(lines)) >= len(seen), _PATIENCE_S)
+    of_plain = tokens_of(plain.so_far())[:len(seen)]
+    plain.end()
     exact = [event["token"] for _, event in seen] == [event["token"] for _, event in of_plain]
 
-    before = statistics.median(seconds_between(seen, 0, came))
+    before = statistics.median(seconds_between(seen[_WARM_UP:], 0, came))
     least = min(event["pinned_bytes"] for at, event in seen if came < at < gone)
     predicted = max(before, (weights - least) / rate)
     during = [b - a for (a, _), (b, _) in zip(seen, seen[1:]) if b > came and a < gone]
