@@ -7,6 +7,7 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -87,6 +88,15 @@ Result<> populate(std::span<const std::uint8_t> range, std::stop_token stop) {
       asked += size;
     }
     HEARTH_TRY_VOID(populate_step({pages.begin + at, step}));
+  }
+  return {};
+}
+
+Result<> mark_active(const InputFile& file, std::uint64_t offset, std::uint64_t n) {
+  std::vector<std::uint8_t> piece(std::min<std::uint64_t>(n, kReadAheadBytes));
+  for (std::uint64_t at = 0; at < n; at += piece.size()) {
+    const auto bytes = std::span(piece).first(std::min<std::uint64_t>(piece.size(), n - at));
+    for (int time = 0; time < 2; ++time) HEARTH_TRY_VOID(file.read_at(offset + at, bytes));
   }
   return {};
 }

@@ -24,6 +24,11 @@ namespace hearth {
 // Errors: kIo when the file cannot be read or has become shorter, kCancelled after `stop`.
 [[nodiscard]] Result<> populate(std::span<const std::uint8_t> range, std::stop_token stop = {});
 
+// Tells the system that bytes [offset, offset + n) of `file`, which are in the page cache, are used again and
+// again, so that it takes pages first that were read once. Linux: a page is active when it was read twice.
+// Errors: kIo.
+[[nodiscard]] Result<> mark_active(const InputFile& file, std::uint64_t offset, std::uint64_t n);
+
 // A page that is missing is read alone, without its neighbours.
 void advise_random(std::span<const std::uint8_t> range);
 

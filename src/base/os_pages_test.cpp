@@ -56,6 +56,18 @@ TEST(Pages, PopulateBringsInExactlyTheRange) {
   EXPECT_EQ(file.bytes()[1'000 * page_bytes()], 'x');
 }
 
+TEST(Pages, MarkingPagesActiveReadsNoOthers) {
+  const Mapped file(4'000);
+  NEEDS_A_DISK(file);
+  advise_random(file.bytes());
+  ASSERT_TRUE(populate(file.pages(100, 3'000)));
+  EXPECT_TRUE(mark_active(*file.file, 100 * page_bytes(), 3'000 * page_bytes()));
+  EXPECT_EQ(file.resident(), 3'000U);
+  EXPECT_TRUE(mark_active(*file.file, 0, 0));
+  const auto past_the_end = mark_active(*file.file, 3'999 * page_bytes(), 2 * page_bytes());
+  ASSERT_FALSE(past_the_end);
+}
+
 TEST(Pages, DropGivesBackExactlyTheRange) {
   const Mapped file(100);
   NEEDS_A_DISK(file);

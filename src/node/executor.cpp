@@ -156,8 +156,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                             : 0;
   const auto visits = static_cast<std::uint32_t>(
       std::ranges::count(plan.steps, device, [](const wire::StepSpec& step) { return step.device; }));
-  // Batches wait for each other where weights are streamed, at most as many as cells allow, in a small part of
-  // the memory: it costs pins. Of one that waits: what came or leaves, and its rows.
+  // Batches wait for each other where weights are streamed, at most as many as cells allow, in a small part
+  // of the memory: it costs pins. Of one that waits: what came or leaves, and its rows.
   const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(model_.params(), 1);
   const std::uint64_t least_group = 2ULL * plan.n_ubatch;
   const std::uint64_t most_group =
@@ -179,8 +179,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (!weights) return std::unexpected(std::move(weights).error());
   epoch->weights = *std::move(weights);
   const residency::StreamStatistics statistics = epoch->weights->statistics();
-  const std::uint64_t besides =
-      later_bytes + (epoch->weights->streams() ? group_tokens * token_bytes : 0);
+  const std::uint64_t besides = later_bytes + (epoch->weights->streams() ? group_tokens * token_bytes : 0);
   counters_.weight_budget_bytes = left - std::min(left, besides);
   counters_.pinned_bytes = statistics.pinned_bytes;
   counters_.slots_bytes = statistics.slots_bytes;

@@ -29,8 +29,8 @@ struct WeightUse {
   std::uint32_t visits = 1;           // of this device per token
 };
 
-// load.anonymous_limit: memory for all of them, in the page cache or not. A pack is built when weights have to
-// be streamed and there is none. Errors: those of ResidentSource::load, ensure_pack, StreamedSource::open.
+// load.anonymous_limit: memory for all of them, in the page cache or not. A pack is built when weights have
+// to be streamed and there is none. Errors: those of ResidentSource::load, ensure_pack, StreamedSource::open.
 [[nodiscard]] Result<std::unique_ptr<WeightSource>> open_weights(
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
     const LoadOptions& load, const WeightUse& use, const WeightOptions& options);

@@ -18,6 +18,10 @@ Result<PackSource> PackSource::open(const model::ModelFile& model) {
   return source;
 }
 
+PackSource::~PackSource() {
+  for (const InputFile& file : files_) (void)::posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED);
+}
+
 std::string PackSource::path_of(const gguf::Tensor& tensor) const {
   return model_->file().paths()[tensor.file_index].string();
 }

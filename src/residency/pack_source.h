@@ -29,6 +29,11 @@ class PackSource {
 
   [[nodiscard]] std::string path_of(const gguf::Tensor& tensor) const;
 
+  PackSource(PackSource&&) = default;
+  PackSource& operator=(PackSource&&) = default;
+  // What was read ahead of what was read leaves the page cache, as that did.
+  ~PackSource();
+
  private:
   explicit PackSource(const model::ModelFile& model) : model_(&model) {}
   const model::ModelFile* model_;

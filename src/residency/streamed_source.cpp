@@ -188,6 +188,12 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
       const model::SegmentId only[] = {id};
       HEARTH_TRY(impl->embedding, ResidentSource::load(model, only, device,
                                                        {.repack = false, .progress = {}, .cancelled = {}}));
+      // A prompt looks up a few rows all over the table: read ahead, each would bring megabytes that pins
+      // need.
+      HEARTH_TRY(const auto places, impl->embedding->acquire(id, 0));
+      for (std::size_t i = 0; i < places.size(); ++i)
+        advise_random({static_cast<const std::uint8_t*>(places[i].data), model.segment(id)[i].tensor->bytes});
+      impl->embedding->release(id, 0);
     } else {
       HEARTH_TRY_VOID(impl->add_units(model, id, std::max(options.part_bytes, largest_layer / 4)));
     }
@@ -210,6 +216,8 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
   impl->pinned = impl->plan.pinned;
   impl->list_streamed();
   HEARTH_TRY_VOID(impl->make_slots());
+  // What building and looking left in the page cache would only be in the way of pins.
+  drop(bytes, impl->pack.file(), 0);
   for (std::size_t i = 0; i < impl->units.size(); ++i)
     if (impl->plan.pinned[i]) HEARTH_TRY_VOID(impl->pin(i, options.lock_pins));
   if (!impl->streamed.empty()) {
@@ -275,6 +283,7 @@ Result<> StreamedSource::Impl::add_units(const model::ModelFile& model, model::S
 Result<> StreamedSource::Impl::pin(std::size_t index, bool lock_pages) {
   Unit& unit = units[index];
   HEARTH_TRY_VOID(populate(mapped(unit)));
+  HEARTH_TRY_VOID(mark_active(pack.file(), unit.offset, unit.bytes));
   if (lock_pages) HEARTH_TRY_VOID(lock(mapped(unit)));
   if (!intact(unit, mapped(unit).data())) return std::unexpected(damaged(unit));
   place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
@@ -456,7 +465,7 @@ void StreamedSource::Impl::take_again(std::uint64_t bytes) {
 void StreamedSource::Impl::pin_again(std::size_t index) {
   Unit& unit = units[index];
   // A file that cannot be read any more is the loader's to report: it reads this unit for the next token.
-  if (!populate(mapped(unit), stop.get_token())) return;
+  if (!populate(mapped(unit), stop.get_token()) || !mark_active(pack.file(), unit.offset, unit.bytes)) return;
   const bool good = intact(unit, mapped(unit).data());
   std::unique_lock lock(mutex);
   if (!good && !error) error = damaged(unit);

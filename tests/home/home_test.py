@@ -93,6 +93,8 @@ class Limits(unittest.TestCase):
 
     def test_controllers_that_are_not_mounted(self):
         done = subprocess.run(python(UNMOUNTED), capture_output=True, text=True, timeout=PATIENCE)
+        if "/ is no mount point" in done.stderr:
+            self.skipTest("/ is no mount point in this change of root, so mounts cannot be made private")
         self.assertEqual(done.stdout, "1\n", done.stderr)
 
     def test_orphans_are_ended(self):
@@ -121,7 +123,8 @@ from home.scenario import parse_scenario
 libc = ctypes.CDLL(None, use_errno=True)
 os.unshare(os.CLONE_NEWNS)
 MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 1 << 18, 2
-assert libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0
+if libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) != 0:
+    sys.exit("/ is no mount point")
 with open("/proc/self/mountinfo") as file:
     mounted = cgroup.mount_points(file.read())
 for path in set(mounted.values()):

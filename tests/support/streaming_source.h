@@ -36,10 +36,10 @@ class StreamingSource final : public residency::WeightSource {
 
 // Such sources, whole layers at a time. `opened` sees each; what it gets lives as long as its epoch.
 inline node::OpenWeights open_streaming(std::function<void(const MovingSource* source)> opened = {}) {
-  return [opened = std::move(opened)](const model::ModelFile& model,
-                                      std::span<const model::SegmentId> segments, ggml_backend_device* device,
-                                      const residency::LoadOptions& options,
-                                      const residency::WeightUse&) -> Result<std::unique_ptr<residency::WeightSource>> {
+  return [opened = std::move(opened)](
+             const model::ModelFile& model, std::span<const model::SegmentId> segments,
+             ggml_backend_device* device, const residency::LoadOptions& options,
+             const residency::WeightUse&) -> Result<std::unique_ptr<residency::WeightSource>> {
     // Memory is not what is tested with it: the origin stands for a disk.
     residency::LoadOptions all = options;
     all.anonymous_limit = std::numeric_limits<std::uint64_t>::max();
