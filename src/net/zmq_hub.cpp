@@ -332,6 +332,7 @@ std::optional<MessageEvent> ZmqHub::receive(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   const auto deadline = Clock::now() + timeout;
   std::vector<std::uint64_t> ready;
+  bool woken = false;
   // One look at least, and one system call for the usual frame, which is still to come.
   for (bool looked = false;; looked = true) {
     if (looked && !ready.empty()) receive_data(ready);
@@ -340,8 +341,9 @@ std::optional<MessageEvent> ZmqHub::receive(std::chrono::milliseconds timeout) {
       box.pop_front();
       return message;
     }
-    if (std::exchange(receiver_woken_, false)) return std::nullopt;
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    woken = std::exchange(receiver_woken_, false) || woken;
+    const auto left = woken ? std::chrono::milliseconds{0}
+                            : std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
     if (looked && left.count() <= 0) return std::nullopt;
     receiving_ = true;
     lock.unlock();

@@ -164,7 +164,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
       std::min<std::uint64_t>(std::uint64_t{kMaxGroup} * plan.n_ubatch,
                               std::max<std::uint64_t>(least_group, n_cells + plan.n_ubatch));
   std::uint64_t group_tokens = std::min(most_group, left / kGroupDivisor / token_bytes);
-  if (group_tokens < least_group) group_tokens = 0;
+  if (n_layers == 0 || group_tokens < least_group) group_tokens = 0;
   const auto open = [&] {
     return open_weights_(model_, segments, backend_.device(), weight_options,
                          {.later_bytes = later_bytes,

@@ -6,6 +6,7 @@ namespace {
 // Of the planned pins, per second of pressure about: some of it is felt by nobody, and all of it is gone
 // within seconds when nothing else helps.
 constexpr std::uint64_t kShortDivisor = 16, kCriticalDivisor = 4;
+constexpr std::chrono::seconds kStepInterval{1};
 // With this much free, what makes others wait is not our pins.
 constexpr std::uint64_t kPlentyBytes = std::uint64_t{1} << 30;
 
@@ -21,6 +22,9 @@ PinPolicy::Change PinPolicy::decide(const Look& look) {
     trouble_ = look.now;
   }
   if (pressed) {
+    if (stepped_ && look.now - *stepped_ < kStepInterval && *look.pressure <= step_level_) return {};
+    stepped_ = look.now;
+    step_level_ = *look.pressure;
     const std::uint64_t step =
         look.planned_bytes /
         (*look.pressure == Pressure::Level::kCritical ? kCriticalDivisor : kShortDivisor);
@@ -32,7 +36,6 @@ PinPolicy::Change PinPolicy::decide(const Look& look) {
     return {};
   }
   if ((trouble_ && look.now - *trouble_ < patience_) || look.free_bytes <= options_.margin_bytes) return {};
-  taken_ = look.now;
   return {.give_back_bytes = 0,
           .take_bytes =
               std::min(look.planned_bytes - look.pinned_bytes, look.free_bytes - options_.margin_bytes)};

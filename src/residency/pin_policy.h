@@ -47,12 +47,17 @@ class PinPolicy {
 
   explicit PinPolicy(const Options& options) : options_(options), patience_(options.patience) {}
   [[nodiscard]] Change decide(const Look& look);
+  // Some were pinned again.
+  void took(TimePoint now) { taken_ = now; }
 
  private:
   Options options_;
   std::chrono::milliseconds patience_;
   std::optional<TimePoint> trouble_;  // when memory was last short
   std::optional<TimePoint> taken_;    // when pins were last taken again
+  // The last step back, and why: sources tell of the same stall one after the other.
+  std::optional<TimePoint> stepped_;
+  Pressure::Level step_level_ = Pressure::Level::kShort;
 };
 
 }  // namespace hearth::residency

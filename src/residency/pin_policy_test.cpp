@@ -38,6 +38,18 @@ TEST_F(Pins, PressureTakesSomeAndNeverMoreThanThereIs) {
   EXPECT_EQ(after(1s, {.pressure = Pressure::Level::kCritical, .pinned_bytes = 0}), kNothing);
 }
 
+TEST_F(Pins, OneStallIsOneStepWhoeverTellsOfIt) {
+  const PinPolicy::Look shortage{.pressure = Pressure::Level::kShort, .pinned_bytes = 800 * kMiB};
+  EXPECT_GT(after(1s, shortage).give_back_bytes, 0U);
+  EXPECT_EQ(after(100ms, shortage), kNothing);
+  PinPolicy::Look worse = shortage;
+  worse.pressure = Pressure::Level::kCritical;
+  EXPECT_EQ(after(100ms, worse).give_back_bytes, 200 * kMiB);
+  EXPECT_EQ(after(100ms, worse), kNothing);
+  EXPECT_EQ(after(100ms, shortage), kNothing);
+  EXPECT_GT(after(1s, shortage).give_back_bytes, 0U);
+}
+
 TEST_F(Pins, PressureElsewhereIsNotOurs) {
   EXPECT_EQ(
       after(1s,
@@ -64,11 +76,13 @@ TEST_F(Pins, EachRelapseDoublesThePatience) {
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(after(patience - 1ms, {.pinned_bytes = 400 * kMiB, .free_bytes = 100 * kMiB}), kNothing);
     EXPECT_GT(after(1ms, {.pinned_bytes = 400 * kMiB, .free_bytes = 100 * kMiB}).take_bytes, 0U);
+    policy.took(now);
     EXPECT_EQ(after(5s, {.pinned_bytes = 420 * kMiB, .lost = true}), kNothing);
     patience = std::min<std::chrono::milliseconds>(2 * patience, 20s);
   }
   // All there for longer than a relapse: forgotten.
   EXPECT_GT(after(20s, {.pinned_bytes = 400 * kMiB, .free_bytes = 500 * kMiB}).take_bytes, 0U);
+  policy.took(now);
   EXPECT_EQ(after(11s, {.pinned_bytes = 800 * kMiB, .free_bytes = 100 * kMiB}), kNothing);
   EXPECT_EQ(after(0s, {.pinned_bytes = 400 * kMiB, .lost = true}), kNothing);
   EXPECT_GT(after(4s, {.pinned_bytes = 400 * kMiB, .free_bytes = 100 * kMiB}).take_bytes, 0U);

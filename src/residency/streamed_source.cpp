@@ -95,8 +95,8 @@ struct StreamedSource::Impl {
   void keep(PinPolicy policy);
   [[nodiscard]] bool forget_lost_pins();
   void give_back(std::uint64_t bytes);
-  void take_again(std::uint64_t bytes);
-  void pin_again(std::size_t unit);
+  [[nodiscard]] bool take_again(std::uint64_t bytes);
+  [[nodiscard]] bool pin_again(std::size_t unit);
   void unpin(std::size_t unit);
   void drop_unpinned();
   void list_streamed();
@@ -400,7 +400,7 @@ void StreamedSource::Impl::keep(PinPolicy policy) {
                        .lost = some_lost,
                        .free_bytes = usable - std::min(usable, ours)});
     if (change.give_back_bytes > 0) give_back(change.give_back_bytes);
-    if (change.take_bytes > 0) take_again(change.take_bytes);
+    if (change.take_bytes > 0 && take_again(change.take_bytes)) policy.took(Clock::now());
   }
 }
 
@@ -428,44 +428,55 @@ bool StreamedSource::Impl::forget_lost_pins() {
 void StreamedSource::Impl::give_back(std::uint64_t bytes) {
   {
     const std::lock_guard lock(mutex);
-    const std::uint64_t before = pinned_bytes;
-    // Of each run of pins that has its share of `bytes`, the last.
-    std::uint64_t owed = 0;
+    const double share =
+        static_cast<double>(bytes) / static_cast<double>(std::max<std::uint64_t>(pinned_bytes, 1));
+    double owed = 0;  // bytes that should have gone and did not
+    std::optional<std::size_t> last;
+    bool some = false;
     for (std::size_t i = 0; i < units.size(); ++i) {
       if (!pinned[i] || units[i].held) continue;
-      owed += units[i].bytes * bytes / before;
-      if (owed < units[i].bytes / 2) continue;
-      owed -= std::min(owed, units[i].bytes);
+      last = i;
+      const auto size = static_cast<double>(units[i].bytes);
+      owed += share * size;
+      if (owed < size / 2) continue;
+      owed -= size;
       unpin(i);
+      some = true;
     }
+    if (!some && last) unpin(*last);
   }
   drop_unpinned();
 }
 
 // Pins again what the plan pins, as far as `bytes` go: what is needed last comes first, it is read meanwhile.
-void StreamedSource::Impl::take_again(std::uint64_t bytes) {
+// Whether any was.
+bool StreamedSource::Impl::take_again(std::uint64_t bytes) {
   std::vector<std::size_t> missing;
   {
     const std::lock_guard lock(mutex);
     for (std::size_t i = 0; i < units.size(); ++i)
       if (const std::size_t unit = (next + units.size() - 1 - i) % units.size();
-          plan.pinned[unit] && !pinned[unit])
+          plan.pinned[unit] && !pinned[unit] && !units[unit].held)
         missing.push_back(unit);
   }
-  std::size_t taken = 0;
+  std::size_t tried = 0;
+  bool some = false;
   for (const std::size_t unit : missing) {
-    if (taken == kPinsPerLook || stop.stop_requested()) return;
+    if (tried == kPinsPerLook || stop.stop_requested()) break;
     if (units[unit].bytes > bytes) continue;
     bytes -= units[unit].bytes;
-    ++taken;
-    pin_again(unit);
+    ++tried;
+    some = pin_again(unit) || some;
   }
+  return some;
 }
 
-void StreamedSource::Impl::pin_again(std::size_t index) {
+// False when it is not to be had now.
+bool StreamedSource::Impl::pin_again(std::size_t index) {
   Unit& unit = units[index];
   // A file that cannot be read any more is the loader's to report: it reads this unit for the next token.
-  if (!populate(mapped(unit), stop.get_token()) || !mark_active(pack.file(), unit.offset, unit.bytes)) return;
+  if (!populate(mapped(unit), stop.get_token()) || !mark_active(pack.file(), unit.offset, unit.bytes))
+    return false;
   const bool good = intact(unit, mapped(unit).data());
   std::unique_lock lock(mutex);
   if (!good && !error) error = damaged(unit);
@@ -473,8 +484,12 @@ void StreamedSource::Impl::pin_again(std::size_t index) {
     const auto slot = slot_of(index);
     return !unit.held && !(slot && slots[*slot].loading);
   };
-  changed.wait(lock, [&] { return stopping || error || is_free(); });
-  if (stopping || error) return changed.notify_all();
+  changed.wait_for(lock, kLook, [&] { return stopping || error || is_free(); });
+  if (error) changed.notify_all();
+  if (stopping || error || !is_free()) {
+    unpinned.push_back(index);
+    return false;
+  }
   if (const auto slot = slot_of(index)) {
     slots[*slot].unit.reset();
     slots[*slot].ready = false;
@@ -482,8 +497,10 @@ void StreamedSource::Impl::pin_again(std::size_t index) {
   place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
   unit.looked = Clock::now();
   pinned[index] = true;
+  std::erase(unpinned, index);
   list_streamed();
   if (reader) reader->wake();
+  return true;
 }
 
 // Under the lock; not while it is held.
@@ -585,13 +602,10 @@ Result<> StreamedSource::still_good() {
   if (now == s.state) return {};
   // Another process may have added layers to it. What is pinned is looked through; what is streamed always
   // is.
-  for (std::size_t i = 0; i < s.units.size(); ++i) {
-    {
-      const std::lock_guard lock(s.mutex);
-      if (!s.pinned[i]) continue;
-    }
-    if (!Impl::intact(s.units[i], s.mapped(s.units[i]).data())) return std::unexpected(s.damaged(s.units[i]));
-  }
+  // Also what is pinned no more: it may have been computed with before.
+  for (std::size_t i = 0; i < s.units.size(); ++i)
+    if (s.plan.pinned[i] && !Impl::intact(s.units[i], s.mapped(s.units[i]).data()))
+      return std::unexpected(s.damaged(s.units[i]));
   if (s.guard->damaged()) return still_good();
   s.state = now;
   return {};
