@@ -225,13 +225,15 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     if (!reader) return std::unexpected(impl->named(std::move(reader).error()));
     impl->reader = *std::move(reader);
     impl->loader = std::thread([impl = impl.get()] { impl->load(); });
-    impl->memory = options.memory ? options.memory : [] { return memory_status(); };
-    // usable() counts the pins as free, so a limit for it would say nothing.
-    HEARTH_TRY(impl->watch,
-               PressureWatch::open({.short_bytes = 0, .critical_bytes = 0, .status = impl->memory}));
-    if (!options.lock_pins && impl->plan.pinned_bytes > 0)
+    // Locked pins stay, whoever wants their memory.
+    if (!options.lock_pins && impl->plan.pinned_bytes > 0) {
+      impl->memory = options.memory ? options.memory : [] { return memory_status(); };
+      // usable() counts the pins as free, so a limit for it would say nothing.
+      HEARTH_TRY(impl->watch,
+                 PressureWatch::open({.short_bytes = 0, .critical_bytes = 0, .status = impl->memory}));
       impl->keeper =
           std::thread([impl = impl.get(), policy = PinPolicy(options.pins)] { impl->keep(policy); });
+    }
   }
   return std::unique_ptr<StreamedSource>(new StreamedSource(std::move(impl)));
 }
