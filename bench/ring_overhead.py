@@ -37,12 +37,15 @@ def make_model(path, layers):
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def measure(model, n_tokens):
-    """The head's report and the seconds that each process computed."""
+def measure(model, n_tokens, cores):
+    """The head's report and the seconds that each process computed, on `cores`; this process keeps off them if it can."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
     with Ring(3, model=model) as ring:
         workers = [item for address in ring.addresses for item in ("--worker", address)]
         bench = ring.start("bench", "-m", model, "--key", ring.head_key, "-t", "1", "-c", "1024", "--json",
                            "--prompt-tokens", "1", "-n", str(n_tokens), "-r", "1", *workers)
+        os.sched_setaffinity(0, everywhere - cores or everywhere)
         if bench.wait(900) != 0:
             sys.exit(bench.err.text())
         result = json.loads(bench.out.text())
@@ -50,23 +53,23 @@ def measure(model, n_tokens):
         for worker in ring.workers:
             line = worker.err.wait_for(r"s of computing")[1]
             spans.append(float(re.search(r"([0-9.]+) s of computing", line)[1]))
+    os.sched_setaffinity(0, everywhere)
     return result, spans
 
 
-def floor_us(layers):
-    """Mean microseconds of a bare hop between processes that read a quarter of the weights in between."""
+def floor_us(layers, cores):
+    """Mean microseconds of a bare hop between processes on `cores` that read a quarter of the weights in between."""
     mib = round(layers * 13.8 / N_DEVICES)
     done = subprocess.run([os.environ["HEARTH_TCP_RING"], str(N_DEVICES), "6200", str(mib), "300"], check=True,
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
     return json.loads(done.stdout)["mean_us"]
 
 
 def overhead(layers, model, n_tokens, cores):
-    """A ring on `cores` and the floor before and after it, as a record; cores are of this process from now on."""
-    os.sched_setaffinity(0, cores)
-    floors = [floor_us(layers)]
-    result, spans = measure(model, n_tokens)
-    floors.append(floor_us(layers))
+    """A ring on `cores` and the floor before and after it, as a record."""
+    floors = [floor_us(layers, cores)]
+    result, spans = measure(model, n_tokens, cores)
+    floors.append(floor_us(layers, cores))
     elapsed = result["elapsed_s"]
     n_periods = 2 * n_tokens  # the warm-up run counts as well
     record = {
@@ -92,7 +95,7 @@ def main():
         model = os.path.join(folder, "model.gguf")
         # As many layers as give TARGET_MS a token on this machine.
         make_model(model, FIRST_LAYERS)
-        result, _ = measure(model, 100)
+        result, _ = measure(model, 100, cores)
         layers = max(FIRST_LAYERS, round(FIRST_LAYERS * TARGET_MS / (1e3 * result["tpot_s"]) / 4) * 4)
         make_model(model, layers)
         records = [overhead(layers, model, n_tokens, cores)]

@@ -115,6 +115,6 @@ struct Progress {
 };
 
 // Sessions want tick() at least this often.
-inline constexpr Milliseconds kTickInterval{250};
+inline constexpr Milliseconds kTickInterval{500};
 
 }  // namespace hearth::engine

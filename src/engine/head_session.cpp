@@ -283,8 +283,7 @@ Actions HeadSession::tick(const Progress& own, std::uint32_t batches_in_flight, 
     fail_all_epochs(ring_error(own, batches_in_flight), out);
 
   if (is_running() && now >= next_heartbeat_) {
-    next_heartbeat_ =
-        now + (epochs_.empty() ? options_.liveness.idle_heartbeat : options_.liveness.heartbeat);
+    next_heartbeat_ = now + options_.liveness.heartbeat;
     const wire::Heartbeat heartbeat{.epoch = epochs_.empty() ? 0 : epochs_.rbegin()->first,
                                     .steps_done = own.steps_done};
     for (const Worker& worker : workers_)

@@ -22,10 +22,9 @@
 namespace hearth::engine {
 
 struct LivenessOptions {
-  // Between two Heartbeats while an epoch is held, and while none is. Far below the limit: ten late ones are
-  // no alarm. Each wakes three threads on either side, of devices that others use.
-  Milliseconds heartbeat{500};
-  Milliseconds idle_heartbeat{1000};
+  // Between two Heartbeats. Far below the limit: five late ones are no alarm. Each wakes three threads on
+  // either side, of devices that others use.
+  Milliseconds heartbeat{1000};
   // Above the 5 s of a link flap, and detection stays below 10 s.
   Milliseconds silence_limit{6000};
   // Of the time between two ticks no more than this counts as silence of others.

@@ -319,8 +319,7 @@ Actions WorkerSession::tick(const Progress& progress, TimePoint now) {
     for (const std::uint32_t number : epochs()) fail_epoch(number, error, out);
   }
   if (state_ == State::kJoined && now >= next_heartbeat_) {
-    next_heartbeat_ =
-        now + (epochs_.empty() ? options_.liveness.idle_heartbeat : options_.liveness.heartbeat);
+    next_heartbeat_ = now + options_.liveness.heartbeat;
     const wire::Heartbeat heartbeat{.epoch = epochs_.empty() ? 0 : epochs_.rbegin()->first,
                                     .steps_done = progress.steps_done};
     for (const DeviceKey& peer : links_.up()) out.push_back(Send{peer, heartbeat});

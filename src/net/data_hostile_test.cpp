@@ -206,7 +206,7 @@ TEST_F(HostileData, AChangedRecordEndsTheConnection) {
 
 TEST_F(HostileData, LengthsAreCheckedBeforeAnythingIsAllocated) {
   const std::string lengths[] = {
-      std::string("\0\0\0\0", 4), std::string("\x18\0\0\0", 4),         // shorter than a sealed frame header
+      std::string("\0\0\0\0", 4), std::string("\x27\0\0\0", 4),         // shorter than a sealed frame header
       std::string("\0\0\0\x80", 4), std::string("\xff\xff\xff\xff", 4)  // 2 GB, 4 GB - 1
   };
   // Before the sender has proven itself, and after.
@@ -215,11 +215,11 @@ TEST_F(HostileData, LengthsAreCheckedBeforeAnythingIsAllocated) {
     early.send(Script(secret_).bytes + length + std::string(100, 'x'));
     EXPECT_TRUE(closes(early));
   }
-  EXPECT_TRUE(refused("a record of 2147483648 bytes, 25 to 41 are allowed"));
+  EXPECT_TRUE(refused("a record of 2147483648 bytes, 40 to 56 are allowed"));
   RawTcp late(port());
   late.send(Script(secret_).open().bytes + lengths[2] + std::string(100, 'x'));
   EXPECT_TRUE(closes(late));
-  EXPECT_TRUE(refused("a record of 2147483648 bytes, 25 to 1025 are allowed"));
+  EXPECT_TRUE(refused("a record of 2147483648 bytes, 40 to 1040 are allowed"));
   EXPECT_TRUE(messages_.empty());
 }
 

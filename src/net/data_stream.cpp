@@ -248,9 +248,8 @@ bool DataStream::take_items(std::vector<std::vector<std::uint8_t>>& frames, std:
         secret = *known;
         begin_writing(secret, Direction::kBack);
       }
-      reader_ = SealedReader::begin(secret, connecting_end_ ? Direction::kBack : Direction::kForward,
-                                    rest.subspan(needed - kStreamHeaderBytes).first<kStreamHeaderBytes>());
-      if (!reader_) return break_rules("it began with what is no stream header");
+      reader_.emplace(secret, connecting_end_ ? Direction::kBack : Direction::kForward,
+                      rest.subspan(needed - kStreamHeaderBytes).first<kStreamHeaderBytes>());
       received_begin_ += needed;
       continue;
     }

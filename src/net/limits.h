@@ -23,7 +23,7 @@ struct HubLimits {
   // The transport's own probes on the control lane: a link that stays silent for `heartbeat_timeout` is gone.
   // Answered by the transport's thread, so a busy compute thread is no false alarm, and six seconds are far
   // above what starved scheduling costs; with the interval, a silent peer is found within 5 to 10 s.
-  std::chrono::milliseconds heartbeat_interval{1000};
+  std::chrono::milliseconds heartbeat_interval{2500};
   std::chrono::milliseconds heartbeat_timeout{6000};
   // RefusedEvents per second; the rest is counted in the next one.
   int refused_per_second = 4;

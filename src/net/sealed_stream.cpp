@@ -1,5 +1,7 @@
 #include "net/sealed_stream.h"
 
+#include <algorithm>
+
 #include <sodium.h>
 
 #include "base/result.h"
@@ -7,10 +9,10 @@
 namespace hearth::net {
 namespace {
 
-static_assert(kStreamHeaderBytes == crypto_secretstream_xchacha20poly1305_HEADERBYTES);
-static_assert(kSealBytes == crypto_secretstream_xchacha20poly1305_ABYTES);
+static_assert(kStreamHeaderBytes + sizeof(std::uint64_t) == crypto_aead_aegis256_NPUBBYTES);
+static_assert(kSealBytes == crypto_aead_aegis256_ABYTES);
 static_assert(std::tuple_size_v<StreamSecret> == crypto_kdf_KEYBYTES);
-static_assert(std::tuple_size_v<StreamSecret> == crypto_secretstream_xchacha20poly1305_KEYBYTES);
+static_assert(std::tuple_size_v<StreamSecret> == crypto_aead_aegis256_KEYBYTES);
 
 constexpr char kKeyContext[crypto_kdf_CONTEXTBYTES + 1] = "hearthDL";
 
@@ -20,28 +22,19 @@ void require_sodium() {
 }
 
 constexpr std::uint64_t kTagSubkey = 2;  // 0 and 1 are the directions' keys
-// A larger copy of a frame lives only as long as it is needed.
-constexpr std::size_t kKeptBytes = 1 << 20;
 
-struct DirectionKey {
-  DirectionKey(const StreamSecret& secret, Direction direction) {
-    require_sodium();
-    crypto_kdf_derive_from_key(bytes.data(), bytes.size(), static_cast<std::uint64_t>(direction), kKeyContext,
-                               secret.data());
-  }
-  ~DirectionKey() { sodium_memzero(bytes.data(), bytes.size()); }
-  DirectionKey(const DirectionKey&) = delete;
-  DirectionKey& operator=(const DirectionKey&) = delete;
-  StreamSecret bytes;
-};
+template <class Bytes>
+Bytes random_bytes() {
+  require_sodium();
+  Bytes bytes;
+  randombytes_buf(bytes.data(), bytes.size());
+  return bytes;
+}
 
 }  // namespace
 
 StreamSecret new_stream_secret() {
-  require_sodium();
-  StreamSecret secret;
-  randombytes_buf(secret.data(), secret.size());
-  return secret;
+  return random_bytes<StreamSecret>();
 }
 
 StreamTag tag_of(const StreamSecret& secret) {
@@ -51,60 +44,62 @@ StreamTag tag_of(const StreamSecret& secret) {
   return tag;
 }
 
-struct SealedWriter::State {
-  crypto_secretstream_xchacha20poly1305_state sodium;
-  ~State() { sodium_memzero(&sodium, sizeof sodium); }
-};
-struct SealedReader::State {
-  crypto_secretstream_xchacha20poly1305_state sodium;
-  ~State() { sodium_memzero(&sodium, sizeof sodium); }
-};
+RecordKey::RecordKey(const StreamSecret& secret, Direction direction,
+                     std::span<const std::uint8_t, kStreamHeaderBytes> header) {
+  require_sodium();
+  crypto_kdf_derive_from_key(key_.data(), key_.size(), static_cast<std::uint64_t>(direction), kKeyContext,
+                             secret.data());
+  std::ranges::copy(header, nonce_.begin());
+}
+RecordKey::~RecordKey() {
+  wipe();
+}
+RecordKey::RecordKey(RecordKey&& other) noexcept : key_(other.key_), nonce_(other.nonce_) {
+  other.wipe();
+}
+RecordKey& RecordKey::operator=(RecordKey&& other) noexcept {
+  if (this == &other) return *this;
+  key_ = other.key_;
+  nonce_ = other.nonce_;
+  other.wipe();
+  return *this;
+}
+
+void RecordKey::next() {
+  sodium_increment(nonce_.data() + kStreamHeaderBytes, nonce_.size() - kStreamHeaderBytes);
+}
+
+void RecordKey::wipe() {
+  sodium_memzero(key_.data(), key_.size());
+  sodium_memzero(nonce_.data(), nonce_.size());
+}
 
 SealedWriter::SealedWriter(const StreamSecret& secret, Direction direction)
-    : state_(std::make_unique<State>()) {
-  const DirectionKey key(secret, direction);
-  crypto_secretstream_xchacha20poly1305_init_push(&state_->sodium, header_.data(), key.bytes.data());
-}
-SealedWriter::~SealedWriter() = default;
-SealedWriter::SealedWriter(SealedWriter&&) noexcept = default;
-SealedWriter& SealedWriter::operator=(SealedWriter&&) noexcept = default;
+    : header_(random_bytes<StreamHeader>()), key_(secret, direction, header_) {}
 
 void SealedWriter::seal(std::span<const std::uint8_t> head, std::span<const std::uint8_t> body,
                         std::vector<std::uint8_t>& out) {
-  plain_.assign(head.begin(), head.end());
-  plain_.insert(plain_.end(), body.begin(), body.end());
-  const std::size_t sealed = plain_.size() + kSealBytes;
+  const std::size_t sealed = head.size() + body.size() + kSealBytes;
   HEARTH_CHECK(sealed <= UINT32_MAX, "a record longer than its length can say");
+  for (std::size_t i = 0; i < kLengthBytes; ++i) out.push_back(static_cast<std::uint8_t>(sealed >> (8 * i)));
   const std::size_t at = out.size();
-  out.resize(at + kLengthBytes + sealed);
-  for (std::size_t i = 0; i < kLengthBytes; ++i) out[at + i] = static_cast<std::uint8_t>(sealed >> (8 * i));
-  crypto_secretstream_xchacha20poly1305_push(&state_->sodium, out.data() + at + kLengthBytes, nullptr,
-                                             plain_.data(), plain_.size(), nullptr, 0, 0);
-  if (plain_.capacity() > kKeptBytes) plain_ = {};
-}
-
-SealedReader::SealedReader(std::unique_ptr<State> state) : state_(std::move(state)) {}
-SealedReader::~SealedReader() = default;
-SealedReader::SealedReader(SealedReader&&) noexcept = default;
-SealedReader& SealedReader::operator=(SealedReader&&) noexcept = default;
-
-std::optional<SealedReader> SealedReader::begin(const StreamSecret& secret, Direction direction,
-                                                std::span<const std::uint8_t, kStreamHeaderBytes> header) {
-  const DirectionKey key(secret, direction);
-  auto state = std::make_unique<State>();
-  if (crypto_secretstream_xchacha20poly1305_init_pull(&state->sodium, header.data(), key.bytes.data()) != 0)
-    return std::nullopt;
-  return SealedReader(std::move(state));
+  out.insert(out.end(), head.begin(), head.end());
+  out.insert(out.end(), body.begin(), body.end());
+  out.resize(at + sealed);
+  // In place: the plain bytes are nowhere else.
+  std::uint8_t* const record = out.data() + at;
+  crypto_aead_aegis256_encrypt(record, nullptr, record, sealed - kSealBytes, nullptr, 0, nullptr,
+                               key_.nonce(), key_.bytes());
+  key_.next();
 }
 
 std::optional<std::vector<std::uint8_t>> SealedReader::open(std::span<const std::uint8_t> record) {
   if (record.size() < kSealBytes) return std::nullopt;
   std::vector<std::uint8_t> contents(record.size() - kSealBytes);
-  unsigned char tag = 0;
-  if (crypto_secretstream_xchacha20poly1305_pull(&state_->sodium, contents.data(), nullptr, &tag,
-                                                 record.data(), record.size(), nullptr, 0) != 0 ||
-      tag != 0)
+  if (crypto_aead_aegis256_decrypt(contents.data(), nullptr, nullptr, record.data(), record.size(), nullptr,
+                                   0, key_.nonce(), key_.bytes()) != 0)
     return std::nullopt;
+  key_.next();
   return contents;
 }
 

@@ -1,6 +1,6 @@
 // SealedStream: records on a byte stream, each encrypted and authenticated, in order and each once:
-// libsodium's secretstream (XChaCha20-Poly1305) under a key that both ends have from an encrypted control
-// lane. docs/reference/link.md is the format page.
+// AEGIS-256 (IETF draft-irtf-cfrg-aegis-aead; libsodium) under a key that both ends have from an encrypted
+// control lane. docs/reference/link.md is the format page.
 //
 // No sockets. A forged, repeated, lost or reordered record does not open.
 //
@@ -10,7 +10,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -25,7 +24,7 @@ enum class Direction : std::uint8_t { kForward, kBack };
 inline constexpr std::size_t kStreamHeaderBytes = 24;
 inline constexpr std::size_t kLengthBytes = 4;
 // What sealing adds to a record, without its length.
-inline constexpr std::size_t kSealBytes = 17;
+inline constexpr std::size_t kSealBytes = 32;
 
 // Names a secret without telling it: what a connection begins with, so that the listener finds the secret and
 // nobody else can claim the name.
@@ -35,43 +34,55 @@ using StreamTag = std::array<std::uint8_t, 16>;
 // 32 bytes of the operating system's random source.
 [[nodiscard]] StreamSecret new_stream_secret();
 
+// The first bytes of the nonces of one direction; random, told to the reader before the first record.
+using StreamHeader = std::array<std::uint8_t, kStreamHeaderBytes>;
+
+// Key of a direction and nonce of its next record; both are wiped at the end.
+class RecordKey {
+ public:
+  RecordKey(const StreamSecret& secret, Direction direction,
+            std::span<const std::uint8_t, kStreamHeaderBytes> header);
+  ~RecordKey();
+  RecordKey(RecordKey&& other) noexcept;
+  RecordKey& operator=(RecordKey&& other) noexcept;
+
+  [[nodiscard]] const std::uint8_t* bytes() const { return key_.data(); }
+  [[nodiscard]] const std::uint8_t* nonce() const { return nonce_.data(); }
+  // Every record has a nonce of its own.
+  void next();
+
+ private:
+  void wipe();
+  StreamSecret key_{};
+  std::array<std::uint8_t, kStreamHeaderBytes + 8> nonce_{};  // header, record number
+};
+
 class SealedWriter {
  public:
   SealedWriter(const StreamSecret& secret, Direction direction);
-  ~SealedWriter();
-  SealedWriter(SealedWriter&&) noexcept;
-  SealedWriter& operator=(SealedWriter&&) noexcept;
 
   // Goes over the stream before the first record.
-  [[nodiscard]] const std::array<std::uint8_t, kStreamHeaderBytes>& header() const { return header_; }
+  [[nodiscard]] const StreamHeader& header() const { return header_; }
   // Appends a record that holds `head`, then `body`. Their sum fits a 32-bit length.
   void seal(std::span<const std::uint8_t> head, std::span<const std::uint8_t> body,
             std::vector<std::uint8_t>& out);
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
-  std::array<std::uint8_t, kStreamHeaderBytes> header_{};
-  std::vector<std::uint8_t> plain_;
+  StreamHeader header_;
+  RecordKey key_;
 };
 
 class SealedReader {
  public:
-  // nullopt when the header cannot be one.
-  [[nodiscard]] static std::optional<SealedReader> begin(
-      const StreamSecret& secret, Direction direction,
-      std::span<const std::uint8_t, kStreamHeaderBytes> header);
-  ~SealedReader();
-  SealedReader(SealedReader&&) noexcept;
-  SealedReader& operator=(SealedReader&&) noexcept;
+  SealedReader(const StreamSecret& secret, Direction direction,
+               std::span<const std::uint8_t, kStreamHeaderBytes> header)
+      : key_(secret, direction, header) {}
 
   // The contents of a record (without its length); nullopt when it is not the next one that was sealed.
   [[nodiscard]] std::optional<std::vector<std::uint8_t>> open(std::span<const std::uint8_t> record);
 
  private:
-  struct State;
-  explicit SealedReader(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
+  RecordKey key_;
 };
 
 }  // namespace hearth::net

@@ -32,7 +32,7 @@ constexpr std::chrono::milliseconds kCloseGrace{300};
 constexpr std::size_t kMaxInbox = 1024;
 // While the data thread waits for frames itself, the control thread looks only this often whether it still
 // does: what arrives meanwhile is in the kernel's buffers.
-constexpr std::chrono::milliseconds kLookAfterReceiver{250};
+constexpr std::chrono::milliseconds kLookAfterReceiver{2000};
 // How soon to look for strangers again when the system had no room for one.
 constexpr std::chrono::milliseconds kAcceptPause{100};
 // Member of the data listener's ready set that is no connection.
