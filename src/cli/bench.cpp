@@ -111,6 +111,8 @@ int run(const Flags& flags) {
         {"n_generate", flags.n_generate},
         {"threads", flags.model.threads()},
         {"devices", h.ring().plan.devices.size()},
+        {"rounds", h.ring().rounds},
+        {"predicted_tpot_s", h.ring().predicted_s},
         {"ttft_s", ttft},
         {"tpot_s", tpot},
         {"ttft_s_all", prefill},

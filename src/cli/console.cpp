@@ -106,13 +106,29 @@ Result<std::uint64_t> ModelFlags::memory_bytes() const {
   return bytes;
 }
 
+namespace {
+
+// An option that takes 1 to `most`, or "auto", which is 0.
+void add_number_or_auto(CLI::App& app, const std::string& name, std::uint32_t& value, std::uint32_t most,
+                        const std::string& text) {
+  const CLI::Validator number_or_auto(
+      [most](std::string& given) {
+        if (given != "auto") return CLI::Range(1U, most)(given);
+        given = "0";
+        return std::string();
+      },
+      std::format("1 to {} or auto", most));
+  app.add_option(name, value, text)->transform(number_or_auto)->default_str("auto");
+}
+
+}  // namespace
+
 void RingFlags::add(CLI::App& app) {
   app.add_option("-c,--ctx-size", n_ctx, "context: tokens of prompt and answer together")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  app.add_option("--ubatch-size", n_ubatch, "most tokens computed at once (also -ub)")
-      ->check(CLI::Range(1, 8192))
-      ->capture_default_str();
+  add_number_or_auto(app, "--ubatch-size", n_ubatch, 8192,
+                     "most tokens computed at once (also -ub); auto: 512, 128 where weights are streamed");
   app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache (also -ctk, -ctv)")
       ->check(CLI::IsMember({"f16", "f32"}))
       ->capture_default_str();
@@ -130,9 +146,9 @@ void RingFlags::add(CLI::App& app) {
   app.add_option("--layer-window", windows,
                  "layers per device and round, e.g. 8,8,4: this device, then the workers (default: by "
                  "memory; also -lw)");
-  app.add_option("-k,--rounds", rounds, "times a token passes each device")
-      ->check(CLI::Range(1, 128))
-      ->capture_default_str();
+  add_number_or_auto(app, "-k,--rounds", rounds, 128,
+                     "times a token passes each device; auto: 1, or where weights are streamed the best for "
+                     "the measured disks");
   app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
 }
 
@@ -145,7 +161,7 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
       model.weights([](const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); });
   options.epoch = {
       .n_ctx = n_ctx,
-      .n_ubatch = std::min(n_ubatch, n_ctx),
+      .n_ubatch = std::min(n_ubatch, n_ctx),  // 0 stays 0
       .kv_type = kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
       .hidden = link_type == "f32" ? wire::HiddenEncoding::kF32 : wire::HiddenEncoding::kF16Scaled,
       .repack = !no_repack,
@@ -236,9 +252,13 @@ Result<std::vector<std::uint32_t>> parse_windows(std::string_view text) {
 }
 
 std::string describe(const node::RingReport& ring) {
-  std::string text = std::format("ring of {} device{}, {} step{} a token\n", ring.plan.devices.size(),
+  std::string text = std::format("ring of {} device{}, {} step{} a token", ring.plan.devices.size(),
                                  ring.plan.devices.size() == 1 ? "" : "s", ring.plan.steps.size(),
                                  ring.plan.steps.size() == 1 ? "" : "s");
+  if (ring.predicted_s > 0)
+    text += std::format(", {} round{}: predicted {:.2f} s a token", ring.rounds, ring.rounds == 1 ? "" : "s",
+                        ring.predicted_s);
+  text += '\n';
   for (std::uint16_t device = 0; device < ring.plan.devices.size(); ++device) {
     std::string layers;
     for (const std::uint16_t step : ring.plan.steps_of(device)) {

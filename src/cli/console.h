@@ -67,16 +67,16 @@ struct ModelFlags {
 // Options of a head: context, split, workers.
 struct RingFlags {
   std::uint32_t n_ctx = 4096;
-  std::uint32_t n_ubatch = 512;
+  std::uint32_t n_ubatch = 0;  // 0: by memory
   std::string kv_type = "f16";
   std::string link_type = "auto";
   bool no_repack = false;
   bool no_flash_attention = false;
   std::vector<std::string> workers;  // KEY@HOST:PORT
   std::string key_file;
-  std::string listen;   // HOST[:PORT]
-  std::string windows;  // "8,8,4"
-  std::uint32_t rounds = 1;
+  std::string listen;        // HOST[:PORT]
+  std::string windows;       // "8,8,4"
+  std::uint32_t rounds = 0;  // 0: the best
   bool verbose = false;
   void add(CLI::App& app);
   // Fills a head's options; kInvalidArgument names the flag.

@@ -25,6 +25,7 @@
 #include "engine/liveness.h"
 #include "engine/plan_rules.h"
 #include "plan/plan.h"
+#include "plan/rounds.h"
 #include "wire/messages.h"
 
 namespace hearth::engine {
@@ -57,6 +58,7 @@ struct WorkerInfo {
   wire::Address address{};  // complete
   std::uint64_t memory_bytes = 0;
   std::uint32_t n_threads = 0;
+  plan::DeviceRates rates{};
   std::uint64_t steps_done = 0;  // of its last Heartbeat
 };
 

@@ -150,7 +150,9 @@ Actions WorkerSession::on_peer_up(const DeviceKey& peer, TimePoint now) {
                                            .data_port = options_.data_port,
                                            .model = options_.model,
                                            .memory_bytes = options_.memory_bytes,
-                                           .n_threads = options_.n_threads}});
+                                           .n_threads = options_.n_threads,
+                                           .compute_bytes_per_s = options_.rates.compute_bytes_per_s,
+                                           .disk_bytes_per_s = options_.rates.disk_bytes_per_s}});
     log(out, LogLevel::kInfo, "joined {}", who(peer));
     return out;
   }

@@ -93,6 +93,17 @@ struct Executor::Epoch {
   }
 };
 
+GroupMemory group_memory(const model::HyperParams& params, std::uint32_t n_ubatch, std::uint32_t n_cells,
+                         std::uint64_t left) {
+  const std::uint64_t least = 2ULL * n_ubatch;
+  const std::uint64_t most =
+      std::min(std::uint64_t{kMaxGroup} * n_ubatch, std::max(least, std::uint64_t{n_cells} + n_ubatch));
+  // Of one that waits: what came or leaves, and its rows.
+  const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(params, 1);
+  const std::uint64_t tokens = std::min(most, left / kGroupDivisor / token_bytes);
+  return {.tokens = tokens < least ? 0 : tokens, .token_bytes = token_bytes};
+}
+
 Executor::Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
                    ExecutorSink sink, OpenWeights open_weights)
     : model_(model),
@@ -156,30 +167,22 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                             : 0;
   const auto visits = static_cast<std::uint32_t>(
       std::ranges::count(plan.steps, device, [](const wire::StepSpec& step) { return step.device; }));
-  // Batches wait for each other where weights are streamed, at most as many as cells allow, in a small part
-  // of the memory: it costs pins. Of one that waits: what came or leaves, and its rows.
-  const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(model_.params(), 1);
-  const std::uint64_t least_group = 2ULL * plan.n_ubatch;
-  const std::uint64_t most_group =
-      std::min<std::uint64_t>(std::uint64_t{kMaxGroup} * plan.n_ubatch,
-                              std::max<std::uint64_t>(least_group, n_cells + plan.n_ubatch));
-  std::uint64_t group_tokens = std::min(most_group, left / kGroupDivisor / token_bytes);
-  if (n_layers == 0 || group_tokens < least_group) group_tokens = 0;
+  GroupMemory group;
+  if (n_layers > 0) group = group_memory(model_.params(), plan.n_ubatch, n_cells, left);
   const auto open = [&] {
-    return open_weights_(model_, segments, backend_.device(), weight_options,
-                         {.later_bytes = later_bytes,
-                          .streaming_bytes = group_tokens * token_bytes,
-                          .visits = std::max(visits, 1U)});
+    return open_weights_(
+        model_, segments, backend_.device(), weight_options,
+        {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visits = std::max(visits, 1U)});
   };
   auto weights = open();
-  if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group_tokens > 0) {
-    group_tokens = 0;
+  if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group.tokens > 0) {
+    group.tokens = 0;
     weights = open();
   }
   if (!weights) return std::unexpected(std::move(weights).error());
   epoch->weights = *std::move(weights);
   const residency::StreamStatistics statistics = epoch->weights->statistics();
-  const std::uint64_t besides = later_bytes + (epoch->weights->streams() ? group_tokens * token_bytes : 0);
+  const std::uint64_t besides = later_bytes + (epoch->weights->streams() ? group.bytes() : 0);
   counters_.weight_budget_bytes = left - std::min(left, besides);
   counters_.pinned_bytes = statistics.pinned_bytes;
   counters_.slots_bytes = statistics.slots_bytes;
@@ -201,8 +204,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     HEARTH_TRY_VOID(take(left, epoch->head->bytes(), "the output head", "ask for smaller batches (-ub)"));
   }
   if (epoch->weights->streams() && !epoch->windows.empty()) {
-    epoch->group_tokens = group_tokens;
-    report.compute_bytes += group_tokens * token_bytes;
+    epoch->group_tokens = group.tokens;
+    report.compute_bytes += group.bytes();
   }
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;

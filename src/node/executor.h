@@ -68,6 +68,16 @@ using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource
 // Most batches of a group.
 inline constexpr std::uint32_t kMaxGroup = 64;
 
+// Where weights are streamed, batches wait for each other to be computed as a group, at most as many tokens
+// as there are cells for, in a small part of the memory that is `left` for weights: it costs pins.
+struct GroupMemory {
+  std::uint64_t tokens = 0;  // of all that wait; 0: none does
+  std::uint64_t token_bytes = 0;
+  [[nodiscard]] std::uint64_t bytes() const { return tokens * token_bytes; }
+};
+[[nodiscard]] GroupMemory group_memory(const model::HyperParams& params, std::uint32_t n_ubatch,
+                                       std::uint32_t n_cells, std::uint64_t left);
+
 class Executor {
  public:
   // `model` and `backend` must outlive it. `max_outputs`: most rows of logits in a batch (head). Without

@@ -3,18 +3,18 @@
 #include <algorithm>
 #include <format>
 #include <mutex>
-#include <numeric>
 #include <random>
 #include <utility>
 
 #include "base/units.h"
 #include "compute/backend.h"
-#include "compute/scratch.h"
 #include "net/inproc_hub.h"
 #include "net/route.h"
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
+#include "node/rates.h"
+#include "node/ring_plan.h"
 #include "node/weights.h"
 #include "wire/limits.h"
 #include "wire/text.h"
@@ -67,8 +67,10 @@ struct HeadNode::Impl {
   Result<Progress> wait(const std::function<bool()>& interrupted);
   // The ring is gone: on the control thread, because the engine may be in the middle of a long step.
   void fail_requests(const Error& error);
-  Result<plan::Plan> make_plan(const HeadNodeOptions& options, const std::vector<engine::WorkerInfo>& workers,
-                               std::uint64_t own_memory) const;
+  // Decides what the ring does; the devices are known.
+  Result<engine::EpochOptions> make_plan(const HeadNodeOptions& options,
+                                         const std::vector<engine::WorkerInfo>& workers,
+                                         std::uint64_t own_memory);
 
   model::ModelFile model;
   model::Tokenizer tokenizer;
@@ -121,59 +123,30 @@ Result<Progress> HeadNode::Impl::wait(const std::function<bool()>& interrupted) 
   }
 }
 
-// By hand, or in proportion to memory; the head pays for embedding, output head and buffers first.
-Result<plan::Plan> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
-                                             const std::vector<engine::WorkerInfo>& workers,
-                                             std::uint64_t own_memory) const {
-  std::vector<std::string> names = {options.name};
-  for (const engine::WorkerInfo& worker : workers) names.push_back(worker.name);
-  if (!options.windows.empty()) {
-    if (options.windows.size() != names.size())
-      return fail(
-          ErrorCode::kInvalidArgument,
-          "--layer-window names {} devices, the ring has {}: the head first, then the workers in order",
-          options.windows.size(), names.size());
-    return plan::split_by_windows(model.params().n_layer, names, options.windows, options.rounds);
-  }
-  const std::uint32_t n_cells = compute::pad_cells(options.epoch.n_ctx);
-  std::vector<std::uint64_t> layer_bytes;
-  for (std::uint32_t il = 0; il < model.params().n_layer; ++il)
-    layer_bytes.push_back(model.segment_bytes(model::SegmentId::of_layer(il)) +
-                          compute::KvStorage::bytes(model.params(), 1, options.epoch.kv_type, n_cells));
-  // Hidden rows, mask and activations of the largest batch: a generous estimate, the exact number comes with
-  // loading.
-  const std::uint64_t rows = options.epoch.n_ubatch;
-  const std::uint64_t buffers =
-      rows * (n_cells * 4ULL + 16ULL * (std::uint64_t{model.params().n_embd} + model.params().n_ff)) +
-      (32ULL << 20);
-  // The embedding is looked up row by row in the model file and takes no memory of its own.
-  const std::uint64_t output = model.segment_bytes(model::SegmentId::output());
-  const std::uint64_t logits = 4ULL * options.max_outputs * model.params().n_vocab;
-  std::vector<plan::DeviceMemory> devices = {
-      {.name = names[0], .bytes = own_memory, .reserved = buffers + logits + output}};
+Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
+                                                       const std::vector<engine::WorkerInfo>& workers,
+                                                       std::uint64_t own_memory) {
+  std::vector<RingDevice> devices = {{.name = options.name, .memory_bytes = own_memory, .rates = [&] {
+                                        return measure_rates(model, *backend, own_memory,
+                                                             options.weights.cache_dir, options.log);
+                                      }}};
   for (const engine::WorkerInfo& worker : workers)
-    devices.push_back({.name = worker.name, .bytes = worker.memory_bytes, .reserved = buffers});
-  auto plan = plan::split_by_memory(layer_bytes, devices, options.rounds);
-  if (plan || plan.error().code != ErrorCode::kOutOfMemory) return plan;
-
-  // What does not fit is read from the disk for every token. Weights go in proportion to memory all the same,
-  // of which the output head is the head's part, as if each device had that much more.
-  devices[0].reserved -= output;
-  std::uint64_t there = 0;
-  for (const plan::DeviceMemory& device : devices)
-    there += device.bytes - std::min(device.bytes, device.reserved);
-  if (there == 0) return plan;
-  const auto needed = static_cast<double>(std::reduce(layer_bytes.begin(), layer_bytes.end(), output));
-  for (plan::DeviceMemory& device : devices) {
-    const std::uint64_t free = device.bytes - std::min(device.bytes, device.reserved);
-    auto share = static_cast<std::uint64_t>(static_cast<double>(free) / static_cast<double>(there) * needed);
-    if (&device == &devices[0]) share -= std::min(share, output);
-    // One layer more: shares are whole layers.
-    device = {.name = device.name,
-              .bytes = share == 0 ? 0 : share + *std::ranges::max_element(layer_bytes),
-              .reserved = 0};
-  }
-  return plan::split_by_memory(layer_bytes, devices, options.rounds);
+    devices.push_back(
+        {.name = worker.name, .memory_bytes = worker.memory_bytes, .rates = [&] { return worker.rates; }});
+  HEARTH_TRY(RingPlan made, plan_ring(model,
+                                      {.n_ctx = options.epoch.n_ctx,
+                                       .kv_type = options.epoch.kv_type,
+                                       .max_outputs = options.max_outputs,
+                                       .n_ubatch = options.epoch.n_ubatch,
+                                       .rounds = options.rounds,
+                                       .windows = options.windows},
+                                      devices));
+  ring.plan = std::move(made.plan);
+  ring.rounds = made.rounds;
+  ring.predicted_s = made.period_s;
+  engine::EpochOptions epoch = options.epoch;
+  epoch.n_ubatch = made.n_ubatch;
+  return epoch;
 }
 
 Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options, net::KeyPair key) {
@@ -238,17 +211,6 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
                        },
                    .finished = [&node](const FinishedBatch& batch) { node.generator->on_finished(batch); }},
       open_weights_with(options.weights));
-  const std::size_t n_steps = options.rounds * (options.workers.size() + 1);
-  node.generator = std::make_unique<Generator>(
-      node.tokenizer, *node.executor,
-      Generator::Options{.n_ctx = options.epoch.n_ctx,
-                         .n_ubatch = options.epoch.n_ubatch,
-                         .n_seq_max = options.n_seq_max,
-                         .max_in_flight = most_in_flight(n_steps)},
-      [&node](std::uint32_t epoch, engine::BatchRange range) {
-        node.control->post(AnnounceCancel{epoch, range.first, range.last});
-      },
-      node.in_flight);
   node.control = std::make_unique<Control<engine::HeadSession>>(
       engine::HeadSession(session_options), std::move(hub), node.inputs, node.recalls,
       node.executor->counters(), node.in_flight,
@@ -266,6 +228,19 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
                 node.fail_requests(error);
               },
           .log = options.log});
+  HEARTH_TRY(Progress met, node.wait(options.interrupted));
+  const auto& workers = std::get<Met>(met).workers;
+  HEARTH_TRY(const engine::EpochOptions chosen, node.make_plan(options, workers, memory));
+  node.generator = std::make_unique<Generator>(
+      node.tokenizer, *node.executor,
+      Generator::Options{.n_ctx = chosen.n_ctx,
+                         .n_ubatch = chosen.n_ubatch,
+                         .n_seq_max = options.n_seq_max,
+                         .max_in_flight = most_in_flight(node.ring.plan.steps.size())},
+      [&node](std::uint32_t epoch, engine::BatchRange range) {
+        node.control->post(AnnounceCancel{epoch, range.first, range.last});
+      },
+      node.in_flight);
   node.engine = std::thread([&node, &load_progress = options.load_progress, memory] {
     run_engine(node.inputs, node.recalls, *node.executor, node.generator.get(),
                {.loaded =
@@ -278,11 +253,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
                 .freed = {}},
                memory);
   });
-
-  HEARTH_TRY(Progress met, node.wait(options.interrupted));
-  const auto& workers = std::get<Met>(met).workers;
-  HEARTH_TRY(node.ring.plan, node.make_plan(options, workers, memory));
-  node.control->post(UsePlan{node.ring.plan, options.epoch});
+  node.control->post(UsePlan{node.ring.plan, chosen});
   HEARTH_TRY(Progress active, node.wait(options.interrupted));
   for (const auto& report : std::get<Active>(active).reports)
     node.ring.devices.push_back(report.value_or(engine::LoadReport{}));

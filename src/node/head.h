@@ -46,7 +46,7 @@ struct HeadNodeOptions {
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   // A split by hand: layers per round of the head and of each worker; empty: in proportion to memory.
   std::vector<std::uint32_t> windows;
-  std::uint32_t rounds = 1;
+  std::uint32_t rounds = 0;  // times a token passes each device; 0: the best by memory, disks and computing
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
   std::function<void(std::uint64_t done, std::uint64_t total)> load_progress;  // on the engine thread
@@ -56,6 +56,8 @@ struct HeadNodeOptions {
 // What each device takes, in the plan's order.
 struct RingReport {
   plan::Plan plan;
+  std::uint32_t rounds = 1;
+  double predicted_s = 0;  // per token; 0: not predicted, because everything fits or the user chose
   std::vector<engine::LoadReport> devices;
   std::vector<std::string> addresses;
 };

@@ -8,6 +8,7 @@
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
+#include "node/rates.h"
 #include "node/weights.h"
 #include "wire/text.h"
 
@@ -60,15 +61,19 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                                           .limits = {}}));
   node.control_port = hub->address().control_port;
   const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
-  engine::WorkerSession session({.key = node.key,
-                                 .name = options.name,
-                                 .version = HEARTH_VERSION,
-                                 .data_port = hub->address().data_port,
-                                 .model = node.model.file().fingerprint(),
-                                 .memory_bytes = memory,
-                                 .n_threads = options.n_threads,
-                                 .heads = options.heads,
-                                 .liveness = options.liveness});
+  engine::WorkerSession session(
+      {.key = node.key,
+       .name = options.name,
+       .version = HEARTH_VERSION,
+       .data_port = hub->address().data_port,
+       .model = node.model.file().fingerprint(),
+       .memory_bytes = memory,
+       .n_threads = options.n_threads,
+       .rates = may_stream(node.model, memory)
+                    ? measure_rates(node.model, *node.backend, memory, options.weights.cache_dir, options.log)
+                    : plan::DeviceRates{},
+       .heads = options.heads,
+       .liveness = options.liveness});
   node.executor = std::make_unique<Executor>(
       node.model, *node.backend, 1,
       ExecutorSink{

@@ -26,15 +26,9 @@ struct StreamPlan {
   [[nodiscard]] std::uint64_t slots_bytes() const { return slot_bytes * n_slots; }
 };
 
-// Fewer slots and the disk waits for the computing or the computing for the disk; more cost pins. With one
-// visit per token bursts of loading and computing alternate, and a deeper buffer than this does not help (the
-// bound for k = 1); with k visits what one visit streams should fit: streamed / k.
-inline constexpr std::uint32_t kLeastSlots = 2;
-inline constexpr std::uint32_t kSlotsOfOneVisit = 6;
-
 // `part_bytes`: sizes as stored, in the order of use. `budget_bytes`: for pins and slots together. `visits`:
-// how many times the device is visited per token. kOutOfMemory, with the numbers, when not even the least
-// slots fit.
+// how many times the device is visited per token; plan::slots_wanted() says how many slots that asks for.
+// kOutOfMemory, with the numbers, when not even the least slots fit.
 [[nodiscard]] Result<StreamPlan> plan_stream(std::span<const std::uint64_t> part_bytes,
                                              std::uint64_t budget_bytes, std::uint32_t visits);
 

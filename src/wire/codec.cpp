@@ -119,6 +119,8 @@ void put(Writer& to, const Welcome& m) {
   to.raw(m.model);
   to.number<std::uint64_t>(m.memory_bytes);
   to.number<std::uint32_t>(m.n_threads);
+  to.number<std::uint64_t>(m.compute_bytes_per_s);
+  to.number<std::uint64_t>(m.disk_bytes_per_s);
 }
 
 void get(Reader& from, Welcome& m) {
@@ -129,6 +131,8 @@ void get(Reader& from, Welcome& m) {
   m.model = get_array<32>(from, "model");
   m.memory_bytes = from.number<std::uint64_t>("memory", 0, kMaxMemoryBytes);
   m.n_threads = from.number<std::uint32_t>("thread count", 1, kMaxThreads);
+  m.compute_bytes_per_s = from.number<std::uint64_t>("compute rate", 0, kMaxMemoryBytes);
+  m.disk_bytes_per_s = from.number<std::uint64_t>("disk rate", 0, kMaxMemoryBytes);
 }
 
 void put(Writer& to, const Prepare& m) {

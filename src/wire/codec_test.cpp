@@ -262,12 +262,15 @@ TEST(CodecHostile, Hello) {
 TEST(CodecHostile, Welcome) {
   // minor 28, version 30, name 32 "a" 34, data port 35, model 37, memory 69, threads 77
   const Bytes welcome = encode(Welcome{.name = "a", .data_port = 1, .n_threads = 1});
-  ASSERT_EQ(welcome.size(), 81u);
+  ASSERT_EQ(welcome.size(), 97u);
   expect_refused(patched(welcome, {{35, {0, 0}}}), "Welcome: data port is 0");
   expect_refused(patched(welcome, {{69, {1, 0, 0, 0, 0, 0, 0, 1}}}), "Welcome: memory is 72057594037927937");
   expect_refused(patched(welcome, {{69, Bytes(8, 0xff)}}), "Welcome: memory is 18446744073709551615");
   expect_refused(patched(welcome, {{77, {0}}}), "Welcome: thread count is 0, allowed are 1 to 4096");
   expect_refused(patched(welcome, {{77, {1, 16}}}), "Welcome: thread count is 4097");
+  expect_refused(patched(welcome, {{81, Bytes(8, 0xff)}}), "Welcome: compute rate is 18446744073709551615");
+  expect_refused(patched(welcome, {{89, {1, 0, 0, 0, 0, 0, 0, 1}}}),
+                 "Welcome: disk rate is 72057594037927937");
 }
 
 class HostilePlan : public ::testing::Test {

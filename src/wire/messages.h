@@ -50,6 +50,9 @@ struct Welcome {
   ModelId model{};
   std::uint64_t memory_bytes = 0;  // that this device lends
   std::uint32_t n_threads = 0;
+  // Of weights, for one token: that its CPU passes, and that its disk reads; 0: not measured.
+  std::uint64_t compute_bytes_per_s = 0;
+  std::uint64_t disk_bytes_per_s = 0;
   friend bool operator==(const Welcome&, const Welcome&) = default;
 };
 

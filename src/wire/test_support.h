@@ -136,7 +136,9 @@ inline ControlMessage any_control_message(std::size_t kind) {
                      .data_port = any<std::uint16_t>(1, 65535),
                      .model = any_bytes<32>(),
                      .memory_bytes = any<std::uint64_t>(0, kMaxMemoryBytes),
-                     .n_threads = any<std::uint32_t>(1, kMaxThreads)};
+                     .n_threads = any<std::uint32_t>(1, kMaxThreads),
+                     .compute_bytes_per_s = any<std::uint64_t>(0, kMaxMemoryBytes),
+                     .disk_bytes_per_s = any<std::uint64_t>(0, kMaxMemoryBytes)};
     case 2:
       return any_plan();
     case 3:

@@ -1,0 +1,23 @@
+// What this device does with weights, measured at its start.
+#pragma once
+
+#include <filesystem>
+
+#include "compute/backend.h"
+#include "engine/actions.h"
+#include "model/model_file.h"
+#include "plan/rounds.h"
+
+namespace hearth::node {
+
+// Whether the device may have to stream: its memory does not hold the whole model.
+[[nodiscard]] bool may_stream(const model::ModelFile& model, std::uint64_t memory_bytes);
+
+// A rate that cannot be measured is 0, and `log` hears why. `cache_dir`: of packs; empty: the user's. Takes a
+// second or two.
+[[nodiscard]] plan::DeviceRates measure_rates(
+    const model::ModelFile& model, compute::Backend& backend, std::uint64_t memory_bytes,
+    const std::filesystem::path& cache_dir,
+    const std::function<void(engine::LogLevel, const std::string&)>& log);
+
+}  // namespace hearth::node

@@ -1,0 +1,191 @@
+#include "node/ring_plan.h"
+
+#include <algorithm>
+#include <format>
+#include <numeric>
+
+#include "base/units.h"
+#include "compute/kv_storage.h"
+#include "compute/scratch.h"
+#include "node/executor.h"
+#include "residency/division.h"
+#include "residency/streamed_source.h"
+#include "wire/limits.h"
+
+namespace hearth::node {
+namespace {
+
+using model::SegmentId;
+
+// Bytes of everything, for one request.
+class Needs {
+ public:
+  Needs(const model::ModelFile& model, const RingRequest& request)
+      : model_(model),
+        request_(request),
+        n_cells_(compute::pad_cells(request.n_ctx)),
+        output_(model.segment_bytes(SegmentId::output())) {
+    for (std::uint32_t il = 0; il < model.params().n_layer; ++il) {
+      weights_.push_back(model.segment_bytes(SegmentId::of_layer(il)));
+      with_kv_.push_back(weights_.back() + kv(1));
+    }
+  }
+
+  [[nodiscard]] std::uint64_t kv(std::uint32_t layers) const {
+    return compute::KvStorage::bytes(model_.params(), layers, request_.kv_type, n_cells_);
+  }
+  // Hidden rows, mask and activations of the largest batch, on the head the logits: a generous estimate, the
+  // exact number comes with loading.
+  [[nodiscard]] std::uint64_t buffers(std::uint32_t n_ubatch, bool head) const {
+    const model::HyperParams& p = model_.params();
+    return n_ubatch * (n_cells_ * 4ULL + 16ULL * (std::uint64_t{p.n_embd} + p.n_ff)) + (32ULL << 20) +
+           (head ? 4ULL * request_.max_outputs * p.n_vocab : 0);
+  }
+  [[nodiscard]] std::uint64_t output() const { return output_; }
+  [[nodiscard]] const std::vector<std::uint64_t>& layers_with_kv() const { return with_kv_; }
+
+  // A device's share of a token under `plan`; its rates stay empty.
+  [[nodiscard]] plan::DeviceLoad load(const plan::Plan& plan, std::uint16_t device, std::uint32_t n_ubatch,
+                                      std::uint64_t memory_bytes) const {
+    plan::DeviceLoad load = {.slot_bytes = 1, .n_layers = plan.layers_of(device), .rates = {}};
+    const std::uint64_t part = residency::StreamOptions{}.part_bytes;
+    const auto add = [&](SegmentId id, std::uint64_t bytes, std::uint64_t most) {
+      load.weight_bytes += bytes;
+      for (const residency::Part& p : residency::divide(model_, id, most))
+        load.slot_bytes = std::max(load.slot_bytes, residency::part_bytes(model_, id, p));
+    };
+    for (const std::uint16_t step : plan.steps_of(device))
+      for (std::uint32_t il = plan.steps[step].layers.begin; il < plan.steps[step].layers.end; ++il)
+        add(SegmentId::of_layer(il), weights_[il], std::max(part, weights_[il] / 4));
+    if (device == 0) add(SegmentId::output(), output_, part);
+    const std::uint64_t taken = buffers(n_ubatch, device == 0) + kv(load.n_layers);
+    const std::uint64_t left = memory_bytes - std::min(memory_bytes, taken);
+    load.memory_bytes = left;
+    if (load.weight_bytes > left)
+      load.memory_bytes -= group_memory(model_.params(), n_ubatch, n_cells_, left).bytes();
+    return load;
+  }
+
+ private:
+  const model::ModelFile& model_;
+  const RingRequest& request_;
+  std::uint32_t n_cells_;
+  std::uint64_t output_;
+  std::vector<std::uint64_t> weights_, with_kv_;  // by layer
+};
+
+std::vector<plan::DeviceMemory> memory_of(const std::vector<RingDevice>& devices, const Needs& needs,
+                                          std::uint32_t n_ubatch) {
+  std::vector<plan::DeviceMemory> memory;
+  for (std::size_t m = 0; m < devices.size(); ++m)
+    memory.push_back({.name = devices[m].name,
+                      .bytes = devices[m].memory_bytes,
+                      .reserved = needs.buffers(n_ubatch, m == 0)});
+  return memory;
+}
+
+// What does not fit is read from the disk for every token: weights in proportion to the memory for them, of
+// which the output head is the head's part, as if each device had that much more.
+Result<plan::Plan> split_to_stream(const Needs& needs, std::vector<plan::DeviceMemory> memory,
+                                   std::uint32_t rounds) {
+  std::uint64_t there = 0;
+  for (const plan::DeviceMemory& device : memory)
+    there += device.bytes - std::min(device.bytes, device.reserved);
+  if (there == 0) {
+    std::string each;
+    for (const plan::DeviceMemory& device : memory)
+      each += std::format("{}{} lends {} and needs {} for buffers", each.empty() ? "" : ", ", device.name,
+                          format_bytes(device.bytes), format_bytes(device.reserved));
+    return fail(ErrorCode::kOutOfMemory,
+                "no device has memory left for weights: {}; lend more memory (--memory), ask for a smaller "
+                "context (-c) or smaller batches (-ub)",
+                each);
+  }
+  const std::vector<std::uint64_t>& layers = needs.layers_with_kv();
+  const auto needed = static_cast<double>(std::reduce(layers.begin(), layers.end(), needs.output()));
+  for (plan::DeviceMemory& device : memory) {
+    const std::uint64_t free = device.bytes - std::min(device.bytes, device.reserved);
+    auto share = static_cast<std::uint64_t>(static_cast<double>(free) / static_cast<double>(there) * needed);
+    if (&device == &memory.front()) share -= std::min(share, needs.output());
+    // One layer more: shares are whole layers.
+    device = {.name = device.name,
+              .bytes = share == 0 ? 0 : share + *std::ranges::max_element(layers),
+              .reserved = 0};
+  }
+  return plan::split_by_memory(layers, memory, rounds);
+}
+
+bool any_streams(const Needs& needs, const plan::Plan& plan, const std::vector<RingDevice>& devices,
+                 std::uint32_t n_ubatch) {
+  for (std::size_t m = 0; m < devices.size(); ++m) {
+    const auto load = needs.load(plan, static_cast<std::uint16_t>(m), n_ubatch, devices[m].memory_bytes);
+    if (load.weight_bytes > load.memory_bytes) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& request,
+                           const std::vector<RingDevice>& devices) {
+  HEARTH_CHECK(!devices.empty() && request.n_ctx > 0 && request.max_outputs > 0);
+  const Needs needs(model, request);
+  // A batch must fit a frame.
+  const std::uint64_t most_rows =
+      wire::kMaxHiddenBytes / (std::uint64_t{model.params().n_embd} * sizeof(float));
+  const auto batch = [&](std::uint32_t usual) {
+    if (request.n_ubatch != 0) return request.n_ubatch;
+    return static_cast<std::uint32_t>(
+        std::min<std::uint64_t>({usual, request.n_ctx, std::max<std::uint64_t>(most_rows, 1)}));
+  };
+  const std::uint32_t full = batch(kBatch), small = batch(kStreamingBatch);
+  RingPlan made = {.plan = {}, .n_ubatch = full, .rounds = std::max(request.rounds, 1U)};
+
+  if (!request.windows.empty()) {
+    if (request.windows.size() != devices.size())
+      return fail(
+          ErrorCode::kInvalidArgument,
+          "--layer-window names {} devices, the ring has {}: the head first, then the workers in order",
+          request.windows.size(), devices.size());
+    const std::uint64_t per_round = std::max<std::uint64_t>(
+        1, std::reduce(request.windows.begin(), request.windows.end(), std::uint64_t{0}));
+    if (request.rounds == 0)
+      made.rounds = static_cast<std::uint32_t>((model.params().n_layer + per_round - 1) / per_round);
+    std::vector<std::string> names;
+    for (const RingDevice& device : devices) names.push_back(device.name);
+    HEARTH_TRY(made.plan,
+               plan::split_by_windows(model.params().n_layer, names, request.windows, made.rounds));
+    made.streams = any_streams(needs, made.plan, devices, full);
+    if (made.streams) made.n_ubatch = small;
+    return made;
+  }
+
+  for (const std::uint32_t n_ubatch : {full, small}) {
+    std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, n_ubatch);
+    memory[0].reserved += needs.output();
+    auto split = plan::split_by_memory(needs.layers_with_kv(), memory, made.rounds);
+    if (!split && split.error().code != ErrorCode::kOutOfMemory) return std::unexpected(split.error());
+    if (!split) continue;
+    made.plan = *std::move(split);
+    made.n_ubatch = n_ubatch;
+    return made;
+  }
+
+  made.streams = true;
+  made.n_ubatch = small;
+  const std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, small);
+  HEARTH_TRY(made.plan, split_to_stream(needs, memory, made.rounds));
+  if (request.rounds != 0 || devices.size() == 1) return made;
+  std::vector<plan::DeviceLoad> loads;
+  for (std::size_t m = 0; m < devices.size(); ++m) {
+    loads.push_back(needs.load(made.plan, static_cast<std::uint16_t>(m), small, devices[m].memory_bytes));
+    if (devices[m].rates) loads.back().rates = devices[m].rates();
+  }
+  const plan::Rounds best = plan::best_rounds(loads, kAssumedHopS);
+  made.rounds = best.rounds;
+  made.period_s = best.period_s;
+  HEARTH_TRY(made.plan, split_to_stream(needs, memory, made.rounds));
+  return made;
+}
+
+}  // namespace hearth::node

@@ -1,0 +1,61 @@
+#include "plan/rounds.h"
+
+#include <algorithm>
+
+#include "base/result.h"
+
+namespace hearth::plan {
+namespace {
+
+// More rounds must be worth their hops, whose time is a guess before links are measured.
+constexpr double kWorthIt = 0.99;
+
+double seconds(double bytes, std::uint64_t bytes_per_s) {
+  return bytes_per_s == 0 ? 0 : bytes / static_cast<double>(bytes_per_s);
+}
+
+}  // namespace
+
+std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t slot_bytes, std::uint32_t visits) {
+  HEARTH_CHECK(slot_bytes > 0 && visits >= 1);
+  return visits == 1 ? kSlotsOfOneVisit : excess_bytes / (visits - 1) / slot_bytes + 2;
+}
+
+double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds) {
+  HEARTH_CHECK(!devices.empty() && rounds >= 1);
+  double in_turn = 0, slowest_disk = 0;
+  for (const DeviceLoad& device : devices) {
+    if (device.n_layers == 0) continue;
+    const double visits = std::min(rounds, device.n_layers);
+    double streamed = 0, slots = 0;
+    if (device.weight_bytes > device.memory_bytes) {
+      const std::uint64_t excess = device.weight_bytes - device.memory_bytes;
+      const std::uint64_t most =
+          std::max(kLeastSlots, device.memory_bytes / std::max<std::uint64_t>(device.slot_bytes, 1));
+      const std::uint64_t n_slots = std::clamp(
+          slots_wanted(excess, device.slot_bytes, std::min(rounds, device.n_layers)), kLeastSlots, most);
+      slots = static_cast<double>(n_slots * device.slot_bytes);
+      streamed = std::min(static_cast<double>(excess) + slots, static_cast<double>(device.weight_bytes));
+    }
+    const double compute =
+        seconds(static_cast<double>(device.weight_bytes), device.rates.compute_bytes_per_s);
+    const double late = seconds(std::max(0.0, streamed / visits - slots), device.rates.disk_bytes_per_s);
+    in_turn += visits * (std::max(compute / visits, late) + (devices.size() > 1 ? hop_s : 0));
+    slowest_disk = std::max(slowest_disk, seconds(streamed, device.rates.disk_bytes_per_s));
+  }
+  return std::max(in_turn, slowest_disk);
+}
+
+Rounds best_rounds(std::span<const DeviceLoad> devices, double hop_s) {
+  std::uint32_t most = 1;
+  if (devices.size() > 1)
+    for (const DeviceLoad& device : devices) most = std::max(most, device.n_layers);
+  Rounds best = {.rounds = 1, .period_s = token_period(devices, hop_s, 1)};
+  for (std::uint32_t rounds = 2; rounds <= most; ++rounds) {
+    const double period = token_period(devices, hop_s, rounds);
+    if (period < kWorthIt * best.period_s) best = {.rounds = rounds, .period_s = period};
+  }
+  return best;
+}
+
+}  // namespace hearth::plan

@@ -1,0 +1,57 @@
+// How many rounds a ring should make when devices read a part of their weights from their disks for every
+// token, and how many slots they should stream through.
+//
+// With one round a device's disk works only while the device computes, but for what fits its slots: disks
+// do not overlap. With k rounds a device is visited k times per token and reads for the next visit while the
+// others compute; what one visit streams must fit its slots, and slots cost pins. So more rounds mean smaller
+// slots, more pins and more hops, and one round count is the best.
+//
+// Pure; any thread. Bytes and seconds.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace hearth::plan {
+
+// What a device does with weights for one token; 0: not measured, then that part of it takes no time.
+struct DeviceRates {
+  std::uint64_t compute_bytes_per_s = 0;
+  std::uint64_t disk_bytes_per_s = 0;
+  friend bool operator==(const DeviceRates&, const DeviceRates&) = default;
+};
+
+// Slots of a device that is visited once per token: a deeper buffer does not help, see above.
+inline constexpr std::uint64_t kSlotsOfOneVisit = 6;
+// Fewer, and the disk waits for the computing or the computing for the disk.
+inline constexpr std::uint64_t kLeastSlots = 2;
+
+// Slots for a device with `excess_bytes` more weights than memory for them, visited `visits` times per token:
+// streamed S = excess + slots, and a visit's share of it fits, slots = S / visits, so slots = excess /
+// (visits - 1); one more is being computed with, one more is being filled.
+[[nodiscard]] std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t slot_bytes,
+                                         std::uint32_t visits);
+
+// One device's share of a token.
+struct DeviceLoad {
+  std::uint64_t weight_bytes = 0;  // of its layers, and of the output head on the head
+  std::uint64_t memory_bytes = 0;  // for pins and slots
+  std::uint64_t slot_bytes = 0;    // > 0
+  std::uint32_t n_layers = 0;
+  DeviceRates rates;
+};
+
+// Seconds per token, by these bounds: a visit takes compute / k, or what its slots do not hold of streamed /
+// k from the disk, whichever is longer; the token takes all visits and hops, and at least what each disk
+// needs for what it streams. No device is visited more often than it has layers.
+[[nodiscard]] double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds);
+
+struct Rounds {
+  std::uint32_t rounds = 1;
+  double period_s = 0;
+};
+// The best number of rounds, the least of about equal ones (within 1 %), at most as many as the device with
+// the most layers has layers.
+[[nodiscard]] Rounds best_rounds(std::span<const DeviceLoad> devices, double hop_s);
+
+}  // namespace hearth::plan

@@ -1,0 +1,16 @@
+// How fast the disk of a folder reads, past the page cache, the way packs are streamed.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+#include "base/result.h"
+
+namespace hearth::residency {
+
+// Bytes a second, of a nameless file of `bytes` that is written for it. `folder` is made when it is not
+// there. Blocks, for a second or two at 100 MB/s; any thread. kIo, also when the disk is full.
+[[nodiscard]] Result<std::uint64_t> measure_disk(const std::filesystem::path& folder,
+                                                 std::uint64_t bytes = std::uint64_t{64} << 20);
+
+}  // namespace hearth::residency
