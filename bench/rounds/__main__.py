@@ -17,7 +17,7 @@ _LEAST_GAIN, _MOST_OF_BOUND = 2.0, 1.25
 
 def parse():
     parser = argparse.ArgumentParser(prog="rounds", description="Which number of rounds is best for a ring that streams.")
-    parser.add_argument("--shape", default="8b", help="of the model, as hearth-synth takes it (default 8b: 4.9 GB)")
+    parser.add_argument("--shape", default="8b", help="of the model, as hearth-synth takes it (default 8b: 4.6 GB of weights)")
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--memory", type=int, default=60, help="of all devices, in percent of the weights (default 60)")
     parser.add_argument("--disk", type=int, default=150, help="MB/s of each device (default 150)")
@@ -65,7 +65,7 @@ def measure(home, model, weights, options):
     print(f"{weights / 1e6:.0f} MB of weights; computing alone {compute_s:.3f} s a token; the disk gives "
           f"{', '.join(f'{rate / 1e6:.0f}' for rate in rates)} MB/s while all read", flush=True)
     memory = int(weights * options.memory / 100) // n
-    for device, rate in zip(home, rates):
+    for device in home:
         device.limit_memory(memory)
         device.limit_disk(None)
     sweep = [*options.rounds.split(","), "auto"]
@@ -96,11 +96,10 @@ def measure(home, model, weights, options):
 def verdict(found):
     swept = [row for row in found["sweep"] if row["asked"] != "auto"]
     chosen = next(row for row in found["sweep"] if row["asked"] == "auto")
-    best = min(swept, key=lambda row: row["s_per_token"])
+    best = min(found["sweep"], key=lambda row: row["s_per_token"])
     one = next((row for row in swept if row["rounds"] == 1), None)
-    steps = sorted(row["rounds"] for row in swept)
-    nearest = min(steps, key=lambda rounds: abs(rounds - chosen["rounds"]))
-    apart = abs(steps.index(nearest) - steps.index(best["rounds"]))
+    steps = sorted({row["rounds"] for row in found["sweep"]})
+    apart = abs(steps.index(chosen["rounds"]) - steps.index(best["rounds"]))
     ratio = best["s_per_token"] / best["bound_s"]
     checks = [(f"the best number, {best['rounds']}, within {_MOST_OF_BOUND} of its bound: {ratio:.2f}", ratio <= _MOST_OF_BOUND),
               (f"hearth's choice, {chosen['rounds']}, at most one step of the sweep away: {apart}", apart <= 1)]

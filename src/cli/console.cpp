@@ -113,8 +113,10 @@ void add_number_or_auto(CLI::App& app, const std::string& name, std::uint32_t& v
                         const std::string& text) {
   const CLI::Validator number_or_auto(
       [most](std::string& given) {
-        if (given != "auto") return CLI::Range(1U, most)(given);
-        given = "0";
+        if (given == "auto")
+          given = "0";
+        else if (!CLI::Range(1U, most)(given).empty())
+          return std::format("expected 1 to {} or auto, got '{}'", most, given);
         return std::string();
       },
       std::format("1 to {} or auto", most));
@@ -128,7 +130,8 @@ void RingFlags::add(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   add_number_or_auto(app, "--ubatch-size", n_ubatch, 8192,
-                     "most tokens computed at once (also -ub); auto: 512, 128 where weights are streamed");
+                     "most tokens computed at once (also -ub); auto: 512, or 128 where that saves "
+                     "streaming or weights are streamed");
   app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache (also -ctk, -ctv)")
       ->check(CLI::IsMember({"f16", "f32"}))
       ->capture_default_str();
@@ -147,8 +150,8 @@ void RingFlags::add(CLI::App& app) {
                  "layers per device and round, e.g. 8,8,4: this device, then the workers (default: by "
                  "memory; also -lw)");
   add_number_or_auto(app, "-k,--rounds", rounds, 128,
-                     "times a token passes each device; auto: 1, or where weights are streamed the best for "
-                     "the measured disks");
+                     "times a token passes each device; auto: 1, where weights are streamed the best for the "
+                     "measured disks, with --layer-window as many as the windows need");
   app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
 }
 

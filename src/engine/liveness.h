@@ -2,8 +2,8 @@
 //
 // Silence is counted in time that we ourselves were awake: between two ticks at most kMostPerTick of it
 // counts. So after our own SIGSTOP, a closed lid or a starved process the peers first get the time to be
-// heard; a peer is silent only after silence_limit of *our* attention. With ticks every 250 ms a stopped peer
-// is reported 6.0 to 6.8 s after its last word.
+// heard; a peer is silent only after silence_limit of *our* attention. With ticks every 500 ms a stopped peer
+// is reported 6.0 to 7 s after its last word.
 //
 // Pure. Thread contract: none; one thread owns it.
 #pragma once

@@ -81,13 +81,12 @@ void SealedWriter::seal(std::span<const std::uint8_t> head, std::span<const std:
                         std::vector<std::uint8_t>& out) {
   const std::size_t sealed = head.size() + body.size() + kSealBytes;
   HEARTH_CHECK(sealed <= UINT32_MAX, "a record longer than its length can say");
-  for (std::size_t i = 0; i < kLengthBytes; ++i) out.push_back(static_cast<std::uint8_t>(sealed >> (8 * i)));
   const std::size_t at = out.size();
-  out.insert(out.end(), head.begin(), head.end());
-  out.insert(out.end(), body.begin(), body.end());
-  out.resize(at + sealed);
-  // In place: the plain bytes are nowhere else.
-  std::uint8_t* const record = out.data() + at;
+  out.resize(at + kLengthBytes + sealed);
+  for (std::size_t i = 0; i < kLengthBytes; ++i) out[at + i] = static_cast<std::uint8_t>(sealed >> (8 * i));
+  // In place: no second copy of a large frame.
+  std::uint8_t* const record = out.data() + at + kLengthBytes;
+  std::ranges::copy(body, std::ranges::copy(head, record).out);
   crypto_aead_aegis256_encrypt(record, nullptr, record, sealed - kSealBytes, nullptr, 0, nullptr,
                                key_.nonce(), key_.bytes());
   key_.next();

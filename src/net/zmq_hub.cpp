@@ -30,8 +30,9 @@ namespace {
 constexpr std::chrono::milliseconds kCloseGrace{300};
 // Most messages that flush() takes in while it waits.
 constexpr std::size_t kMaxInbox = 1024;
-// While the data thread waits for frames itself, the control thread looks only this often whether it still
-// does: what arrives meanwhile is in the kernel's buffers.
+// While the data thread waits for frames itself, the control thread looks at least this often whether it
+// still does, besides each time that it has anything else to do: what arrives meanwhile is in the kernel's
+// buffers.
 constexpr std::chrono::milliseconds kLookAfterReceiver{2000};
 // How soon to look for strangers again when the system had no room for one.
 constexpr std::chrono::milliseconds kAcceptPause{100};

@@ -128,7 +128,8 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                                        std::uint64_t own_memory) {
   std::vector<RingDevice> devices = {{.name = options.name, .memory_bytes = own_memory, .rates = [&] {
                                         return measure_rates(model, *backend, own_memory,
-                                                             options.weights.cache_dir, options.log);
+                                                             options.weights.cache_dir, options.log,
+                                                             options.interrupted);
                                       }}};
   for (const engine::WorkerInfo& worker : workers)
     devices.push_back(

@@ -1,5 +1,6 @@
 #include "node/rates.h"
 
+#include <exception>
 #include <format>
 #include <thread>
 
@@ -8,38 +9,53 @@
 #include "residency/pack_cache.h"
 
 namespace hearth::node {
+namespace {
+
+// What `measure` gives; memory that is not there is an error like others.
+template <class Measure>
+Result<std::uint64_t> attempt(Measure measure) {
+  try {
+    return measure();
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::kOutOfMemory, "{}", error.what());
+  }
+}
+
+}  // namespace
 
 bool may_stream(const model::ModelFile& model, std::uint64_t memory_bytes) {
   std::uint64_t weights = model.segment_bytes(model::SegmentId::output());
   for (std::uint32_t il = 0; il < model.params().n_layer; ++il)
     weights += model.segment_bytes(model::SegmentId::of_layer(il));
-  return weights > memory_bytes;
+  return weights + weights / 4 > memory_bytes;
 }
 
 plan::DeviceRates measure_rates(const model::ModelFile& model, compute::Backend& backend,
                                 std::uint64_t memory_bytes, const std::filesystem::path& cache_dir,
-                                const std::function<void(engine::LogLevel, const std::string&)>& log) {
-  const auto or_zero = [&](const Result<std::uint64_t>& rate, const char* what) -> std::uint64_t {
-    if (rate) return *rate;
-    log(engine::LogLevel::kWarning,
-        std::format("the {} of this device is not known to the plan: {}", what, rate.error().message));
-    return 0;
-  };
-  plan::DeviceRates rates;
+                                const std::function<void(engine::LogLevel, const std::string&)>& log,
+                                const std::function<bool()>& cancelled) {
+  Result<std::uint64_t> compute = 0;
   // On a thread of its own: ggml's team belongs to the thread that computes, and ends with it.
   std::thread([&] {
-    rates.compute_bytes_per_s = or_zero(profile::measure_decode(model, backend, memory_bytes / 2), "speed");
+    compute = attempt([&] { return profile::measure_decode(model, backend, memory_bytes / 2, cancelled); });
   }).join();
-  const auto folder =
-      cache_dir.empty() ? residency::default_cache_dir() : Result<std::filesystem::path>(cache_dir);
-  rates.disk_bytes_per_s = or_zero(
-      folder ? residency::measure_disk(*folder) : Result<std::uint64_t>(std::unexpected(folder.error())),
-      "disk");
-  log(engine::LogLevel::kInfo,
-      std::format("this device passes {:.1f} GB/s of weights for a token, its disk reads {:.0f} MB/s",
-                  static_cast<double>(rates.compute_bytes_per_s) * 1e-9,
-                  static_cast<double>(rates.disk_bytes_per_s) * 1e-6));
-  return rates;
+  const Result<std::uint64_t> disk = attempt([&]() -> Result<std::uint64_t> {
+    if (!cache_dir.empty()) return residency::measure_disk(cache_dir);
+    HEARTH_TRY(const std::filesystem::path folder, residency::default_cache_dir());
+    return residency::measure_disk(folder);
+  });
+  const auto tell = [&](const Result<std::uint64_t>& rate, const char* what, double unit, const char* text) {
+    if (!log) return;
+    if (rate)
+      log(engine::LogLevel::kInfo,
+          std::format("{}: {:.1f} {}", what, static_cast<double>(*rate) / unit, text));
+    else
+      log(engine::LogLevel::kWarning,
+          std::format("{} is not known to the plan, which assumes one: {}", what, rate.error().message));
+  };
+  tell(compute, "the speed of this device", 1e9, "GB/s of weights for a token");
+  tell(disk, "the speed of this device's disk", 1e6, "MB/s");
+  return {.compute_bytes_per_s = compute.value_or(0), .disk_bytes_per_s = disk.value_or(0)};
 }
 
 }  // namespace hearth::node

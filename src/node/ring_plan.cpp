@@ -54,15 +54,20 @@ class Needs {
       for (const residency::Part& p : residency::divide(model_, id, most))
         load.slot_bytes = std::max(load.slot_bytes, residency::part_bytes(model_, id, p));
     };
+    std::vector<std::uint32_t> layers;
+    std::uint64_t largest = 0;
     for (const std::uint16_t step : plan.steps_of(device))
-      for (std::uint32_t il = plan.steps[step].layers.begin; il < plan.steps[step].layers.end; ++il)
-        add(SegmentId::of_layer(il), weights_[il], std::max(part, weights_[il] / 4));
+      for (std::uint32_t il = plan.steps[step].layers.begin; il < plan.steps[step].layers.end; ++il) {
+        layers.push_back(il);
+        largest = std::max(largest, weights_[il]);
+      }
+    for (const std::uint32_t il : layers)
+      add(SegmentId::of_layer(il), weights_[il], std::max(part, largest / 4));
     if (device == 0) add(SegmentId::output(), output_, part);
     const std::uint64_t taken = buffers(n_ubatch, device == 0) + kv(load.n_layers);
-    const std::uint64_t left = memory_bytes - std::min(memory_bytes, taken);
-    load.memory_bytes = left;
-    if (load.weight_bytes > left)
-      load.memory_bytes -= group_memory(model_.params(), n_ubatch, n_cells_, left).bytes();
+    load.memory_bytes = memory_bytes - std::min(memory_bytes, taken);
+    if (load.n_layers > 0 && load.weight_bytes > load.memory_bytes)
+      load.memory_bytes -= group_memory(model_.params(), n_ubatch, n_cells_, load.memory_bytes).bytes();
     return load;
   }
 
@@ -124,6 +129,24 @@ bool any_streams(const Needs& needs, const plan::Plan& plan, const std::vector<R
   return false;
 }
 
+// Gives disks that were not measured the rate of the slowest that was, or an assumed one. False when a rate
+// is missing that the period depends on.
+bool assume_disks(std::vector<plan::DeviceLoad>& loads) {
+  std::uint64_t slowest = 0;
+  for (const plan::DeviceLoad& load : loads)
+    if (const std::uint64_t rate = load.rates.disk_bytes_per_s; rate != 0)
+      slowest = slowest == 0 ? rate : std::min(slowest, rate);
+  if (slowest == 0) slowest = kAssumedDiskBytesPerS;
+  bool all_known = true;
+  for (plan::DeviceLoad& load : loads) {
+    const bool streams = load.weight_bytes > load.memory_bytes;
+    if (load.rates.compute_bytes_per_s == 0 || (streams && load.rates.disk_bytes_per_s == 0))
+      all_known = false;
+    if (load.rates.disk_bytes_per_s == 0) load.rates.disk_bytes_per_s = slowest;
+  }
+  return all_known;
+}
+
 }  // namespace
 
 Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& request,
@@ -155,8 +178,8 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
     for (const RingDevice& device : devices) names.push_back(device.name);
     HEARTH_TRY(made.plan,
                plan::split_by_windows(model.params().n_layer, names, request.windows, made.rounds));
-    made.streams = any_streams(needs, made.plan, devices, full);
-    if (made.streams) made.n_ubatch = small;
+    if (any_streams(needs, made.plan, devices, full)) made.n_ubatch = small;
+    made.streams = any_streams(needs, made.plan, devices, made.n_ubatch);
     return made;
   }
 
@@ -181,10 +204,18 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
     loads.push_back(needs.load(made.plan, static_cast<std::uint16_t>(m), small, devices[m].memory_bytes));
     if (devices[m].rates) loads.back().rates = devices[m].rates();
   }
-  const plan::Rounds best = plan::best_rounds(loads, kAssumedHopS);
+  const bool all_known = assume_disks(loads);
+  plan::Rounds best = plan::best_rounds(loads, kAssumedHopS);
+  if (best.rounds > 1) {
+    if (auto in_rounds = split_to_stream(needs, memory, best.rounds)) {
+      made.plan = *std::move(in_rounds);
+    } else {
+      // Layers of unequal size may fit in one round only.
+      best = {.rounds = 1, .period_s = plan::token_period(loads, kAssumedHopS, 1)};
+    }
+  }
   made.rounds = best.rounds;
-  made.period_s = best.period_s;
-  HEARTH_TRY(made.plan, split_to_stream(needs, memory, made.rounds));
+  if (all_known) made.period_s = best.period_s;
   return made;
 }
 

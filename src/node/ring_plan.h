@@ -25,6 +25,8 @@ inline constexpr std::uint32_t kBatch = 512;
 inline constexpr std::uint32_t kStreamingBatch = 128;
 // Of a link whose time was not measured: Wi-Fi at home.
 inline constexpr double kAssumedHopS = 0.003;
+// Of a disk that could not be measured, where no other one could: a hard disk or a memory card.
+inline constexpr std::uint64_t kAssumedDiskBytesPerS = 100'000'000;
 
 struct RingDevice {
   std::string name;
@@ -47,7 +49,7 @@ struct RingPlan {
   std::uint32_t n_ubatch = 0;
   std::uint32_t rounds = 1;
   bool streams = false;  // some device does
-  double period_s = 0;   // a token's, predicted; 0: nothing streams, or rates were not asked
+  double period_s = 0;   // a token's, predicted; 0: nothing streams, or rates were not asked or not measured
 };
 
 // devices[0] is the head. kInvalidArgument: windows that do not fit the ring. kOutOfMemory: not even

@@ -85,6 +85,17 @@ TEST_F(RingPlanning, WhatDoesNotFitIsStreamedInTheBestNumberOfRounds) {
   EXPECT_GE(made.plan.steps.size(), 2 * made.rounds - 1);
 }
 
+TEST_F(RingPlanning, DisksThatWereNotMeasuredAreAssumedSlowAndNothingIsPredicted) {
+  std::vector<RingDevice> unknown = devices(2, buffers(128) + weights / 2);
+  for (RingDevice& device : unknown)
+    device.rates = [] {
+      return plan::DeviceRates{.compute_bytes_per_s = 10'000'000'000, .disk_bytes_per_s = 0};
+    };
+  const RingPlan made = value_of(plan_ring(model, request(), unknown));
+  EXPECT_TRUE(made.streams);
+  EXPECT_EQ(made.period_s, 0);
+}
+
 TEST_F(RingPlanning, WhatTheUserSaysCounts) {
   RingRequest said = request();
   said.rounds = 2;

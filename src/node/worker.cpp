@@ -53,6 +53,11 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   HEARTH_TRY(node.backend, compute::Backend::cpu(options.n_threads));
   node.key = key.public_key();
   node.log = options.log;
+  const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
+  // Before anybody can connect: until the session starts, nobody is on the allow-list.
+  plan::DeviceRates rates;
+  if (may_stream(node.model, memory))
+    rates = measure_rates(node.model, *node.backend, memory, options.weights.cache_dir, options.log);
   HEARTH_TRY(auto hub, net::make_zmq_hub({.keys = std::move(key),
                                           .bind_host = options.host,
                                           .control_port = options.control_port,
@@ -60,20 +65,17 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                                           .advertised_host = options.host,
                                           .limits = {}}));
   node.control_port = hub->address().control_port;
-  const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
-  engine::WorkerSession session(
-      {.key = node.key,
-       .name = options.name,
-       .version = HEARTH_VERSION,
-       .data_port = hub->address().data_port,
-       .model = node.model.file().fingerprint(),
-       .memory_bytes = memory,
-       .n_threads = options.n_threads,
-       .rates = may_stream(node.model, memory)
-                    ? measure_rates(node.model, *node.backend, memory, options.weights.cache_dir, options.log)
-                    : plan::DeviceRates{},
-       .heads = options.heads,
-       .liveness = options.liveness});
+
+  engine::WorkerSession session({.key = node.key,
+                                 .name = options.name,
+                                 .version = HEARTH_VERSION,
+                                 .data_port = hub->address().data_port,
+                                 .model = node.model.file().fingerprint(),
+                                 .memory_bytes = memory,
+                                 .n_threads = options.n_threads,
+                                 .rates = rates,
+                                 .heads = options.heads,
+                                 .liveness = options.liveness});
   node.executor = std::make_unique<Executor>(
       node.model, *node.backend, 1,
       ExecutorSink{

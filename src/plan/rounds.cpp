@@ -26,21 +26,26 @@ double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint
   double in_turn = 0, slowest_disk = 0;
   for (const DeviceLoad& device : devices) {
     if (device.n_layers == 0) continue;
-    const double visits = std::min(rounds, device.n_layers);
+    const std::uint32_t visits = std::min(rounds, device.n_layers);
     double streamed = 0, slots = 0;
     if (device.weight_bytes > device.memory_bytes) {
       const std::uint64_t excess = device.weight_bytes - device.memory_bytes;
-      const std::uint64_t most =
-          std::max(kLeastSlots, device.memory_bytes / std::max<std::uint64_t>(device.slot_bytes, 1));
-      const std::uint64_t n_slots = std::clamp(
-          slots_wanted(excess, device.slot_bytes, std::min(rounds, device.n_layers)), kLeastSlots, most);
+      const std::uint64_t most = std::max(kLeastSlots, device.memory_bytes / device.slot_bytes);
+      const std::uint64_t n_slots =
+          std::clamp(slots_wanted(excess, device.slot_bytes, visits), kLeastSlots, most);
       slots = static_cast<double>(n_slots * device.slot_bytes);
       streamed = std::min(static_cast<double>(excess) + slots, static_cast<double>(device.weight_bytes));
     }
     const double compute =
         seconds(static_cast<double>(device.weight_bytes), device.rates.compute_bytes_per_s);
-    const double late = seconds(std::max(0.0, streamed / visits - slots), device.rates.disk_bytes_per_s);
-    in_turn += visits * (std::max(compute / visits, late) + (devices.size() > 1 ? hop_s : 0));
+    const auto visit = [&](std::uint32_t n_layers) {
+      const double share = static_cast<double>(n_layers) / device.n_layers;
+      return std::max(compute * share,
+                      seconds(std::max(0.0, streamed * share - slots), device.rates.disk_bytes_per_s));
+    };
+    const std::uint32_t few = device.n_layers / visits, with_one_more = device.n_layers % visits;
+    in_turn += (visits - with_one_more) * visit(few) + with_one_more * visit(few + 1) +
+               visits * (devices.size() > 1 ? hop_s : 0);
     slowest_disk = std::max(slowest_disk, seconds(streamed, device.rates.disk_bytes_per_s));
   }
   return std::max(in_turn, slowest_disk);

@@ -41,9 +41,10 @@ struct DeviceLoad {
   DeviceRates rates;
 };
 
-// Seconds per token, by these bounds: a visit takes compute / k, or what its slots do not hold of streamed /
-// k from the disk, whichever is longer; the token takes all visits and hops, and at least what each disk
-// needs for what it streams. No device is visited more often than it has layers.
+// Seconds per token, by these bounds: a visit takes the computing of its layers, or the disk's time for what
+// of their streamed bytes the slots do not hold, whichever is longer; the token takes all visits and hops,
+// and at least what each disk needs for what it streams. Layers are spread over visits as evenly as whole
+// ones can be. No device is visited more often than it has layers.
 [[nodiscard]] double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds);
 
 struct Rounds {

@@ -75,6 +75,18 @@ TEST(Rounds, SlotsThatDoNotHoldAVisitMakeItWait) {
   EXPECT_NEAR(token_period(tight, kHop, 2), 4 * 2 * ((20.0 / 2 - 2) * 0.17 + kHop), 1e-4);
 }
 
+TEST(Rounds, AVisitOfMoreLayersThanOthersWaitsForMore) {
+  // Two devices of 3 layers in 2 visits, one layer in memory: 2 of excess, room for 4 quarters; all 3 stream,
+  // 2 in the larger visit, of which one is there before. The larger visit waits 1 s, the smaller not at all.
+  const std::vector<DeviceLoad> uneven(2, {.weight_bytes = 3 * kLayer,
+                                           .memory_bytes = kLayer,
+                                           .slot_bytes = kLayer / 4,
+                                           .n_layers = 3,
+                                           .rates = {.compute_bytes_per_s = 0, .disk_bytes_per_s = kLayer}});
+  EXPECT_NEAR(token_period(uneven, 0, 2), 3.0, 1e-9);  // the disk's own time is longer
+  EXPECT_NEAR(token_period(uneven, 0.8, 2), 2 * (1 + 2 * 0.8), 1e-9);
+}
+
 TEST(Rounds, WhatWasNotMeasuredTakesNoTime) {
   std::vector<DeviceLoad> unknown = four(12);
   for (DeviceLoad& device : unknown) device.rates = {};

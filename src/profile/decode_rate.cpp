@@ -20,7 +20,8 @@ constexpr std::size_t kPasses = 5;
 }  // namespace
 
 Result<std::uint64_t> measure_decode(const model::ModelFile& model, compute::Backend& backend,
-                                     std::uint64_t memory_bytes, std::uint64_t most_bytes) {
+                                     std::uint64_t memory_bytes, const std::function<bool()>& cancelled,
+                                     std::uint64_t most_bytes) {
   const std::uint64_t first = model.segment_bytes(model::SegmentId::of_layer(0));
   if (first > memory_bytes)
     return fail(ErrorCode::kOutOfMemory, "a layer takes {}, there are {} to measure it in",
@@ -34,7 +35,8 @@ Result<std::uint64_t> measure_decode(const model::ModelFile& model, compute::Bac
     segments.push_back(id);
     bytes = with;
   }
-  HEARTH_TRY(const auto weights, residency::ResidentSource::load(model, segments, backend.device(), {}));
+  HEARTH_TRY(const auto weights, residency::ResidentSource::load(model, segments, backend.device(),
+                                                                 {.progress = {}, .cancelled = cancelled}));
   HEARTH_TRY(const auto scratch,
              compute::Scratch::create(
                  backend, model, {.n_cells = compute::kCellPadding, .n_ubatch = 1, .flash_attention = true}));

@@ -18,7 +18,7 @@ TEST(DecodeRate, OfRealLayers) {
     const auto backend = value_of(compute::Backend::cpu(1));
     EXPECT_GT(value_of(measure_decode(model, *backend, std::uint64_t{1} << 30)), 1'000'000U) << architecture;
     // One layer, however little is asked for.
-    EXPECT_GT(value_of(measure_decode(model, *backend, std::uint64_t{1} << 30, 1)), 1'000'000U)
+    EXPECT_GT(value_of(measure_decode(model, *backend, std::uint64_t{1} << 30, {}, 1)), 1'000'000U)
         << architecture;
   }
 }

@@ -4,10 +4,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <format>
 #include <memory>
-#include <new>
 #include <random>
 #include <string>
 #include <system_error>
@@ -17,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/direct_reader.h"
+#include "base/os_pages.h"
 
 namespace hearth::residency {
 namespace {
@@ -25,15 +24,22 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kReadBytes = std::uint64_t{8} << 20;
 constexpr std::size_t kReadsInFlight = 2;
+// Of writing and of reading each; what is done by then has to do.
+constexpr std::chrono::milliseconds kEnough{500};
 
-// A file of that size whose bytes no file system can compress, on the disk and not in the page cache. It has
-// no name, so nothing of it can stay behind.
+using Clock = std::chrono::steady_clock;
+
+// A file whose bytes no file system can compress, on the disk and not in the page cache: so many, or what can
+// be written in kEnough. It has no name, so nothing of it can stay behind.
 class ProbeFile {
  public:
   static Result<std::unique_ptr<ProbeFile>> make(const fs::path& folder, std::uint64_t bytes) {
     const auto failed = [&] {
-      return fail(ErrorCode::kIo, "cannot measure the disk of {}: {}", folder.string(),
-                  std::generic_category().message(errno));
+      return fail(
+          ErrorCode::kIo,
+          "cannot measure the disk of {}: {}; {} MiB have to be free there for a moment, or choose another "
+          "folder (--cache-dir)",
+          folder.string(), std::generic_category().message(errno), bytes >> 20);
     };
     std::string path = (folder / "speed-XXXXXX").string();
     const int fd = ::mkostemp(path.data(), O_CLOEXEC);
@@ -44,13 +50,16 @@ class ProbeFile {
     std::mt19937_64 random(1);
     std::ranges::generate(block, random);
     const auto* data = reinterpret_cast<const char*>(block.data());
-    for (std::uint64_t done = 0; done < bytes;) {
-      const std::uint64_t at = done % kReadBytes;
-      const ssize_t n = ::write(fd, data + at, std::min(kReadBytes - at, bytes - done));
-      if (n < 0 && errno != EINTR) return failed();
-      if (n > 0) done += static_cast<std::uint64_t>(n);
+    const auto start = Clock::now();
+    for (std::uint64_t done = 0; done < bytes && (done == 0 || Clock::now() - start < kEnough);) {
+      for (std::uint64_t at = 0; at < kReadBytes;) {
+        const ssize_t n = ::write(fd, data + at, kReadBytes - at);
+        if (n < 0 && errno != EINTR) return failed();
+        if (n > 0) at += static_cast<std::uint64_t>(n);
+      }
+      if (::fdatasync(fd) != 0) return failed();
+      done += kReadBytes;
     }
-    if (::fdatasync(fd) != 0) return failed();
     (void)::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     return file;
   }
@@ -64,11 +73,6 @@ class ProbeFile {
   int fd_;
 };
 
-struct FreeAligned {
-  std::size_t alignment;
-  void operator()(std::uint8_t* bytes) const { ::operator delete(bytes, std::align_val_t{alignment}); }
-};
-
 }  // namespace
 
 Result<std::uint64_t> measure_disk(const fs::path& folder, std::uint64_t bytes) {
@@ -76,28 +80,30 @@ Result<std::uint64_t> measure_disk(const fs::path& folder, std::uint64_t bytes) 
   fs::create_directories(folder, error);
   if (error)
     return fail(ErrorCode::kIo, "cannot measure the disk of {}: {}", folder.string(), error.message());
-  const std::uint64_t n_reads = std::max<std::uint64_t>(bytes / kReadBytes, 1);
-  HEARTH_TRY(const auto probe, ProbeFile::make(folder, n_reads * kReadBytes));
+  HEARTH_TRY(const auto probe,
+             ProbeFile::make(folder, std::max<std::uint64_t>(bytes / kReadBytes, 1) * kReadBytes));
+  // Buffers outlive the reader, whose destructor waits for what is in flight.
+  std::vector<AlignedBuffer> buffers;
+  for (std::size_t i = 0; i < kReadsInFlight; ++i) {
+    HEARTH_TRY(auto buffer, AlignedBuffer::make(kReadBytes, {.huge_pages = true, .populate = true}));
+    buffers.push_back(std::move(buffer));
+  }
   HEARTH_TRY(DirectReader reader, DirectReader::open(probe->path()));
-  const std::size_t alignment = reader.alignment();
-  const std::unique_ptr<std::uint8_t, FreeAligned> buffers(
-      static_cast<std::uint8_t*>(::operator new(kReadsInFlight * kReadBytes, std::align_val_t{alignment})),
-      FreeAligned{alignment});
-  std::memset(buffers.get(), 0, kReadsInFlight * kReadBytes);  // pages are made before the clock runs
-  const auto start = std::chrono::steady_clock::now();
+  const std::uint64_t n_reads = reader.file_size() / kReadBytes;
+  const auto start = Clock::now();
   std::uint64_t asked = 0, done = 0;
-  while (done < n_reads) {
+  while (done < n_reads && (done == 0 || Clock::now() - start < kEnough)) {
     for (; asked < n_reads && asked - done < kReadsInFlight; ++asked)
       reader.submit({.id = asked,
                      .offset = asked * kReadBytes,
-                     .into = {buffers.get() + asked % kReadsInFlight * kReadBytes, kReadBytes}});
+                     .into = buffers[asked % kReadsInFlight].bytes().first(kReadBytes)});
     HEARTH_TRY(const auto completion, reader.wait(std::chrono::seconds(1)));
     if (!completion) continue;
     if (completion->error) return std::unexpected(*completion->error);
     ++done;
   }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return static_cast<std::uint64_t>(static_cast<double>(n_reads * kReadBytes) / seconds);
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  return static_cast<std::uint64_t>(static_cast<double>(done * kReadBytes) / seconds);
 }
 
 }  // namespace hearth::residency

@@ -108,7 +108,7 @@ struct Cancel {
   std::uint64_t first_batch = 0, last_batch = 0;
   friend bool operator==(const Cancel&, const Cancel&) = default;
 };
-// Every kHeartbeatInterval on each control link; `steps_done` proves that the compute thread lives.
+// Every second on each control link; `steps_done` proves that the compute thread lives.
 struct Heartbeat {
   std::uint32_t epoch = 0;
   std::uint64_t steps_done = 0;
