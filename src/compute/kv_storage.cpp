@@ -1,5 +1,7 @@
 #include "compute/kv_storage.h"
 
+#include <algorithm>
+
 #include "residency/ggml_tensors.h"
 
 namespace hearth::compute {
@@ -13,7 +15,6 @@ ggml_type storage_type(wire::KvType type) {
 
 struct KvStorage::Impl {
   plan::LayerRange layers;
-  std::uint32_t n_cells = 0;
   residency::ContextPtr ctx;
   residency::BufferPtr buffer;
   std::vector<ggml_tensor*> k, v;
@@ -31,28 +32,30 @@ std::uint64_t KvStorage::bytes(const model::HyperParams& params, std::uint32_t n
 
 Result<std::unique_ptr<KvStorage>> KvStorage::create(Backend& backend, const model::HyperParams& params,
                                                      plan::LayerRange layers, wire::KvType type,
-                                                     std::uint32_t n_cells) {
+                                                     std::span<const std::uint32_t> n_cells) {
+  HEARTH_CHECK(n_cells.size() == layers.size());
   auto impl = std::make_unique<Impl>();
   impl->layers = layers;
-  impl->n_cells = n_cells;
   impl->ctx = residency::make_context(std::size_t{2} * layers.size());
-  for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
-    impl->k.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(type), params.n_embd_k(), n_cells));
-    impl->v.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(type), params.n_embd_v(), n_cells));
+  std::uint64_t needed = 0;
+  for (const std::uint32_t cells : n_cells) {
+    impl->k.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(type), params.n_embd_k(), cells));
+    impl->v.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(type), params.n_embd_v(), cells));
+    needed += bytes(params, 1, type, cells);
   }
   impl->buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(impl->ctx.get(), backend.buffer_type()));
   if (!impl->buffer)
     return fail(ErrorCode::kOutOfMemory,
-                "the KV cache of layers {}..{} needs {} bytes for {} cells, which are not free; ask for a "
-                "smaller context (-c)",
-                layers.begin, layers.end - 1, bytes(params, layers.size(), type, n_cells), n_cells);
+                "the KV cache of layers {}..{} needs {} bytes for {} cells a layer, which are not "
+                "free; ask for a smaller context (-c)",
+                layers.begin, layers.end - 1, needed, std::ranges::max(n_cells));
   // A masked cell still takes part in sums with weight 0: it must not hold NaN.
   ggml_backend_buffer_clear(impl->buffer.get(), 0);
   return std::unique_ptr<KvStorage>(new KvStorage(std::move(impl)));
 }
 
-std::uint32_t KvStorage::n_cells() const {
-  return impl_->n_cells;
+std::uint32_t KvStorage::n_cells(std::uint32_t layer) const {
+  return static_cast<std::uint32_t>(k(layer)->ne[1]);
 }
 ggml_tensor* KvStorage::k(std::uint32_t layer) const {
   return impl_->k[layer - impl_->layers.begin];
@@ -67,8 +70,8 @@ Result<std::vector<std::uint8_t>> KvStorage::export_cells(std::uint32_t layer,
   std::vector<std::uint8_t> bytes(cells.size() * (k_row + v_row));
   std::uint8_t* out = bytes.data();
   for (const std::uint32_t cell : cells) {
-    if (cell >= impl_->n_cells)
-      return fail(ErrorCode::kInvalidArgument, "KV cell {} of {} cannot be exported", cell, impl_->n_cells);
+    if (cell >= n_cells(layer))
+      return fail(ErrorCode::kInvalidArgument, "KV cell {} of {} cannot be exported", cell, n_cells(layer));
     ggml_backend_tensor_get(k(layer), out, cell * k_row, k_row);
     ggml_backend_tensor_get(v(layer), out + k_row, cell * v_row, v_row);
     out += k_row + v_row;
@@ -83,8 +86,8 @@ Result<> KvStorage::import_cells(std::uint32_t layer, std::span<const std::uint3
     return fail(ErrorCode::kInvalidArgument, "{} KV cells of layer {} are {} bytes, got {}", cells.size(),
                 layer, cells.size() * (k_row + v_row), bytes.size());
   for (const std::uint32_t cell : cells)
-    if (cell >= impl_->n_cells)
-      return fail(ErrorCode::kInvalidArgument, "KV cell {} of {} cannot be imported", cell, impl_->n_cells);
+    if (cell >= n_cells(layer))
+      return fail(ErrorCode::kInvalidArgument, "KV cell {} of {} cannot be imported", cell, n_cells(layer));
   const std::uint8_t* in = bytes.data();
   for (const std::uint32_t cell : cells) {
     ggml_backend_tensor_set(k(layer), in, cell * k_row, k_row);

@@ -1,7 +1,8 @@
 // KvStorage: keys and values of a window of layers, addressed by (layer, cell).
 //
-// One K and one V tensor per layer, [n_embd_k or n_embd_v, n_cells], all in one buffer that is zeroed at
-// creation. Which cell holds what is CellTable's business. Engine thread only.
+// One K and one V tensor per layer, [n_embd_k or n_embd_v, cells of that layer], all in one buffer that is
+// zeroed at creation. Layers may have different numbers of cells: one with a sliding window needs fewer.
+// Which cell holds what is CellTable's business. Engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -21,18 +22,20 @@ namespace hearth::compute {
 
 class KvStorage {
  public:
+  // `n_cells`: of each layer, in order. kOutOfMemory, with the bytes.
   [[nodiscard]] static Result<std::unique_ptr<KvStorage>> create(Backend& backend,
                                                                  const model::HyperParams& params,
                                                                  plan::LayerRange layers, wire::KvType type,
-                                                                 std::uint32_t n_cells);
+                                                                 std::span<const std::uint32_t> n_cells);
   ~KvStorage();
 
-  // Bytes that create() will take.
+  // Bytes that create() will take for layers of `n_cells` each.
   [[nodiscard]] static std::uint64_t bytes(const model::HyperParams& params, std::uint32_t n_layers,
                                            wire::KvType type, std::uint32_t n_cells);
 
-  [[nodiscard]] std::uint32_t n_cells() const;
-  [[nodiscard]] ggml_tensor* k(std::uint32_t layer) const;  // `layer` counted from the model's first
+  // `layer` is counted from the model's first.
+  [[nodiscard]] std::uint32_t n_cells(std::uint32_t layer) const;
+  [[nodiscard]] ggml_tensor* k(std::uint32_t layer) const;
   [[nodiscard]] ggml_tensor* v(std::uint32_t layer) const;
 
   // Moves cells between devices: for each cell its K row, then its V row, as stored. kInvalidArgument for a

@@ -25,9 +25,9 @@ model::HyperParams params() {
 }
 
 struct Storage {
-  explicit Storage(wire::KvType type)
+  explicit Storage(wire::KvType type, std::vector<std::uint32_t> n_cells = {256, 256, 256})
       : backend(value_of(Backend::cpu(1))),
-        kv(value_of(KvStorage::create(*backend, params(), {2, 5}, type, 256))) {}
+        kv(value_of(KvStorage::create(*backend, params(), {2, 5}, type, n_cells))) {}
   std::unique_ptr<Backend> backend;
   std::unique_ptr<KvStorage> kv;
 };
@@ -40,7 +40,7 @@ TEST(KvStorage, TakesWhatBytesSays) {
     const Storage s(type);
     EXPECT_EQ(ggml_backend_buffer_get_size(s.kv->k(2)->buffer), KvStorage::bytes(params(), 3, type, 256));
     EXPECT_EQ(s.kv->k(2)->buffer, s.kv->v(4)->buffer) << "one buffer for all";
-    EXPECT_EQ(s.kv->n_cells(), 256U);
+    EXPECT_EQ(s.kv->n_cells(4), 256U);
   }
 }
 
@@ -89,6 +89,21 @@ TEST(KvStorage, ExportsKeysThenValuesOfEachCell) {
       << "another layer";
 }
 
+TEST(KvStorage, HasTheCellsOfEachLayer) {
+  const Storage s(wire::KvType::kF16, {512, 32, 256});
+  const std::uint32_t n_cells[] = {512, 32, 256};
+  const std::vector<std::uint8_t> cell(2 * (16 + 24) * 2, 7);
+  for (std::uint32_t il = 2; il < 5; ++il) {
+    const std::uint32_t cells = n_cells[il - 2];
+    EXPECT_EQ(s.kv->n_cells(il), cells);
+    EXPECT_TRUE(s.kv->import_cells(il, std::vector{cells - 1}, cell));
+    EXPECT_EQ(value_of(s.kv->export_cells(il, std::vector{cells - 1})), cell);
+    EXPECT_FALSE(s.kv->import_cells(il, std::vector{cells}, cell));
+    EXPECT_FALSE(s.kv->export_cells(il, std::vector{cells}));
+  }
+  EXPECT_EQ(ggml_backend_buffer_get_size(s.kv->k(2)->buffer), (512U + 32 + 256) * 2 * (16 + 24) * 2);
+}
+
 TEST(KvStorage, RefusesCellsAndSizesOutOfRange) {
   const Storage s(wire::KvType::kF16);
   const std::size_t cell_bytes = 2 * (16 + 24) * 2;
@@ -119,7 +134,8 @@ TEST(KvStorage, SaysHowMuchIsMissing) {
   const auto backend = value_of(Backend::cpu(1));
   model::HyperParams huge = params();
   huge.head_dim_k = huge.head_dim_v = 1U << 20;
-  const auto kv = KvStorage::create(*backend, huge, {0, 2}, wire::KvType::kF32, 1U << 24);
+  const std::uint32_t n_cells[] = {1U << 24, 1U << 24};
+  const auto kv = KvStorage::create(*backend, huge, {0, 2}, wire::KvType::kF32, n_cells);
   ASSERT_FALSE(kv);
   EXPECT_EQ(kv.error().code, ErrorCode::kOutOfMemory);
   EXPECT_NE(kv.error().message.find("562949953421312 bytes"), std::string::npos) << kv.error().message;

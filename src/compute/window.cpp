@@ -109,7 +109,9 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                                wire::KvType kv_type) {
   HEARTH_CHECK(layers.begin < layers.end && layers.end <= model.params().n_layer);
   const std::uint32_t n_cells = scratch.options().n_cells;
-  HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, n_cells));
+  // Every layer of the architectures that there are attends to the whole context.
+  const std::vector<std::uint32_t> cells(layers.size(), n_cells);
+  HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, cells));
   return std::unique_ptr<Window>(new Window(std::unique_ptr<Impl>(new Impl{.scratch = scratch,
                                                                            .model = model,
                                                                            .layers = layers,
