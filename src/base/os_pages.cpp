@@ -167,28 +167,42 @@ Result<AlignedBuffer> AlignedBuffer::make(std::size_t bytes, Options options) {
   if (bytes > std::numeric_limits<std::size_t>::max() / 2)
     return fail(ErrorCode::kOutOfMemory, "a buffer of {} bytes is more than this device can address", bytes);
   const std::size_t size = (bytes + unit - 1) / unit * unit;
-  void* begin = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (begin == MAP_FAILED)
+  // Addresses cost nothing.
+  const std::size_t mapped = size + (options.huge_pages ? kHugePage : 0);
+  // Not reserved: memory is taken when it is written, and who takes it accounts for it.
+  void* mapping =
+      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED)
     return fail(ErrorCode::kOutOfMemory, "no memory for a buffer of {} bytes: {}", size, reason(errno));
-  AlignedBuffer buffer({static_cast<std::uint8_t*>(begin), size});
+  auto* begin = static_cast<std::uint8_t*>(mapping);
+  const std::size_t past = reinterpret_cast<std::uintptr_t>(begin) % kHugePage;
+  if (options.huge_pages && past != 0) begin += kHugePage - past;
+  AlignedBuffer buffer({static_cast<std::uint8_t*>(mapping), mapped}, {begin, size});
   if (options.huge_pages) prefer_huge_pages(begin, size);
   if (options.populate)
     for (std::size_t at = 0; at < size; at += page_bytes()) {
       // A write, because reading gives every page the same shared zeros.
-      static_cast<volatile std::uint8_t*>(begin)[at] = 0;
+      const_cast<volatile std::uint8_t*>(begin)[at] = 0;
     }
   return buffer;
 }
 
-AlignedBuffer::AlignedBuffer(AlignedBuffer&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+AlignedBuffer::AlignedBuffer(AlignedBuffer&& other) noexcept
+    : mapping_(std::exchange(other.mapping_, {})), bytes_(std::exchange(other.bytes_, {})) {}
 
 AlignedBuffer& AlignedBuffer::operator=(AlignedBuffer&& other) noexcept {
+  std::swap(mapping_, other.mapping_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }
 
 AlignedBuffer::~AlignedBuffer() {
-  if (!bytes_.empty()) munmap(bytes_.data(), bytes_.size());
+  if (!mapping_.empty()) munmap(mapping_.data(), mapping_.size());
+}
+
+void AlignedBuffer::discard(std::size_t offset, std::size_t n) {
+  HEARTH_CHECK(offset <= bytes_.size() && n <= bytes_.size() - offset);
+  if (n > 0) madvise(bytes_.data() + offset, n, MADV_DONTNEED);
 }
 
 }  // namespace hearth

@@ -54,10 +54,11 @@ void unlock(std::span<const std::uint8_t> range);
 class AlignedBuffer {
  public:
   static constexpr std::size_t kAlignment = 4096;  // at least; the page where that is larger
+  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
   struct Options {
     // Ask for them; the system may ignore it. For slots of direct reads: the disk gets few long segments
-    // instead of one for each page.
+    // instead of one for each page. The memory begins on a huge page then.
     bool huge_pages = false;
     bool populate = false;  // take the memory now, so that it is accounted and no later write faults
   };
@@ -74,10 +75,15 @@ class AlignedBuffer {
 
   [[nodiscard]] std::span<std::uint8_t> bytes() const { return bytes_; }
 
- private:
-  explicit AlignedBuffer(std::span<std::uint8_t> bytes) : bytes_(bytes) {}
+  // Gives bytes [offset, offset + n) back to the system; they are zeros afterwards, and take memory again
+  // when they are written. Whole pages.
+  void discard(std::size_t offset, std::size_t n);
 
-  std::span<std::uint8_t> bytes_;
+ private:
+  AlignedBuffer(std::span<std::uint8_t> mapping, std::span<std::uint8_t> bytes)
+      : mapping_(mapping), bytes_(bytes) {}
+
+  std::span<std::uint8_t> mapping_, bytes_;  // all of it; what is aligned
 };
 
 }  // namespace hearth

@@ -165,6 +165,24 @@ TEST(AlignedBuffer, TakesItsMemoryWhenAsked) {
   EXPECT_EQ(*resident_pages(AlignedBuffer::make(bytes, {.populate = true})->bytes()), 64U);
 }
 
+TEST(AlignedBuffer, GivesPagesBack) {
+  auto buffer = *AlignedBuffer::make(64 * page_bytes(), {.populate = true});
+  buffer.bytes()[20 * page_bytes()] = 1;
+  buffer.discard(20 * page_bytes(), 10 * page_bytes());
+  EXPECT_EQ(*resident_pages(buffer.bytes()), 54U);
+  EXPECT_EQ(buffer.bytes()[20 * page_bytes()], 0);
+  buffer.discard(0, 0);
+}
+
+TEST(AlignedBuffer, HugePagesBeginOnOne) {
+  for (int i = 0; i < 5; ++i) {
+    const auto buffer = AlignedBuffer::make(100, {.huge_pages = true});
+    ASSERT_TRUE(buffer);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->bytes().data()) % AlignedBuffer::kHugePage, 0U);
+    buffer->bytes().back() = 1;
+  }
+}
+
 TEST(AlignedBuffer, TooMuchIsAnError) {
   const auto buffer = AlignedBuffer::make(~std::size_t{0} / 4);
   ASSERT_FALSE(buffer);

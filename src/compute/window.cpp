@@ -215,7 +215,7 @@ Result<> Window::run_group(std::span<GroupItem> items, const Progress& progress)
   Result<> done = w.place_group(items);
   for (std::uint32_t il = w.layers.begin; done && il < w.layers.end; ++il) {
     const auto segment = model::SegmentId::of_layer(il);
-    const bool holds = w.weights.parts(segment).size() <= w.weights.max_parts_held();
+    const bool holds = w.weights.can_hold(segment);
     if (holds) done = w.hold(segment);
     if (done) done = w.compute_group(il, items, holds, progress);
     if (holds) w.release_held(segment);

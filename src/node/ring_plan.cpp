@@ -47,26 +47,27 @@ class Needs {
   // A device's share of a token under `plan`; its rates stay empty.
   [[nodiscard]] plan::DeviceLoad load(const plan::Plan& plan, std::uint16_t device, std::uint32_t n_ubatch,
                                       std::uint64_t memory_bytes) const {
-    plan::DeviceLoad load = {.slot_bytes = 1, .n_layers = plan.layers_of(device), .rates = {}};
-    const std::uint64_t part = residency::StreamOptions{}.part_bytes;
-    const auto add = [&](SegmentId id, std::uint64_t bytes, std::uint64_t most) {
-      load.weight_bytes += bytes;
-      for (const residency::Part& p : residency::divide(model_, id, most))
-        load.slot_bytes = std::max(load.slot_bytes, residency::part_bytes(model_, id, p));
-    };
-    std::vector<std::uint32_t> layers;
-    std::uint64_t largest = 0;
+    plan::DeviceLoad load = {.parts = {}, .n_layers = plan.layers_of(device), .rates = {}};
+    std::vector<SegmentId> segments;
     for (const std::uint16_t step : plan.steps_of(device))
-      for (std::uint32_t il = plan.steps[step].layers.begin; il < plan.steps[step].layers.end; ++il) {
-        layers.push_back(il);
-        largest = std::max(largest, weights_[il]);
+      for (std::uint32_t il = plan.steps[step].layers.begin; il < plan.steps[step].layers.end; ++il)
+        segments.push_back(SegmentId::of_layer(il));
+    if (device == 0) segments.push_back(SegmentId::output());
+    const std::uint64_t part = residency::StreamOptions{}.part_bytes;
+    const std::uint64_t layer_part = residency::layer_part_bytes(model_, segments, part);
+    std::uint64_t n_parts = 0;
+    for (const SegmentId id : segments) {
+      load.weight_bytes += model_.segment_bytes(id);
+      const bool is_layer = id.kind == SegmentId::Kind::kLayer;
+      for (const residency::Part& p : residency::divide(model_, id, is_layer ? layer_part : part)) {
+        ++n_parts;
+        load.parts.largest_bytes = std::max(load.parts.largest_bytes, residency::part_bytes(model_, id, p));
       }
-    for (const std::uint32_t il : layers)
-      add(SegmentId::of_layer(il), weights_[il], std::max(part, largest / 4));
-    if (device == 0) add(SegmentId::output(), output_, part);
+    }
+    if (n_parts > 0) load.parts.mean_bytes = load.weight_bytes / n_parts;
     const std::uint64_t taken = buffers(n_ubatch, device == 0) + kv(load.n_layers);
     load.memory_bytes = memory_bytes - std::min(memory_bytes, taken);
-    if (load.n_layers > 0 && load.weight_bytes > load.memory_bytes)
+    if (load.n_layers > 0 && load.streams())
       load.memory_bytes -= group_memory(model_.params(), n_ubatch, n_cells_, load.memory_bytes).bytes();
     return load;
   }
@@ -123,8 +124,8 @@ Result<plan::Plan> split_to_stream(const Needs& needs, std::vector<plan::DeviceM
 bool any_streams(const Needs& needs, const plan::Plan& plan, const std::vector<RingDevice>& devices,
                  std::uint32_t n_ubatch) {
   for (std::size_t m = 0; m < devices.size(); ++m) {
-    const auto load = needs.load(plan, static_cast<std::uint16_t>(m), n_ubatch, devices[m].memory_bytes);
-    if (load.weight_bytes > load.memory_bytes) return true;
+    if (needs.load(plan, static_cast<std::uint16_t>(m), n_ubatch, devices[m].memory_bytes).streams())
+      return true;
   }
   return false;
 }
@@ -139,8 +140,7 @@ bool assume_disks(std::vector<plan::DeviceLoad>& loads) {
   if (slowest == 0) slowest = kAssumedDiskBytesPerS;
   bool all_known = true;
   for (plan::DeviceLoad& load : loads) {
-    const bool streams = load.weight_bytes > load.memory_bytes;
-    if (load.rates.compute_bytes_per_s == 0 || (streams && load.rates.disk_bytes_per_s == 0))
+    if (load.rates.compute_bytes_per_s == 0 || (load.streams() && load.rates.disk_bytes_per_s == 0))
       all_known = false;
     if (load.rates.disk_bytes_per_s == 0) load.rates.disk_bytes_per_s = slowest;
   }

@@ -16,9 +16,12 @@ double seconds(double bytes, std::uint64_t bytes_per_s) {
 
 }  // namespace
 
-std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t slot_bytes, std::uint32_t visits) {
-  HEARTH_CHECK(slot_bytes > 0 && visits >= 1);
-  return visits == 1 ? kSlotsOfOneVisit : excess_bytes / (visits - 1) / slot_bytes + 2;
+std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t memory_bytes, const PartSizes& parts,
+                           std::uint32_t visits) {
+  HEARTH_CHECK(parts.largest_bytes > 0 && parts.mean_bytes > 0 && visits >= 1);
+  const std::uint64_t ahead = visits == 1 ? (kPartsOfOneVisit - 1) * parts.mean_bytes
+                                          : excess_bytes / (visits - 1) + parts.mean_bytes;
+  return std::max(kLeastParts * parts.largest_bytes, std::min(ahead + parts.largest_bytes, memory_bytes));
 }
 
 double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds) {
@@ -28,12 +31,9 @@ double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint
     if (device.n_layers == 0) continue;
     const std::uint32_t visits = std::min(rounds, device.n_layers);
     double streamed = 0, slots = 0;
-    if (device.weight_bytes > device.memory_bytes) {
+    if (device.streams()) {
       const std::uint64_t excess = device.weight_bytes - device.memory_bytes;
-      const std::uint64_t most = std::max(kLeastSlots, device.memory_bytes / device.slot_bytes);
-      const std::uint64_t n_slots =
-          std::clamp(slots_wanted(excess, device.slot_bytes, visits), kLeastSlots, most);
-      slots = static_cast<double>(n_slots * device.slot_bytes);
+      slots = static_cast<double>(slots_wanted(excess, device.memory_bytes, device.parts, visits));
       streamed = std::min(static_cast<double>(excess) + slots, static_cast<double>(device.weight_bytes));
     }
     const double compute =

@@ -3,8 +3,8 @@
 //
 // With one round a device's disk works only while the device computes, but for what fits its slots: disks
 // do not overlap. With k rounds a device is visited k times per token and reads for the next visit while the
-// others compute; what one visit streams must fit its slots, and slots cost pins. So more rounds mean smaller
-// slots, more pins and more hops, and one round count is the best.
+// others compute; what one visit streams must fit its slots, and slots cost pins. So more rounds mean fewer
+// bytes in slots, more pins and more hops, and one round count is the best.
 //
 // Pure; any thread. Bytes and seconds.
 #pragma once
@@ -21,24 +21,31 @@ struct DeviceRates {
   friend bool operator==(const DeviceRates&, const DeviceRates&) = default;
 };
 
-// Slots of a device that is visited once per token: a deeper buffer does not help, see above.
-inline constexpr std::uint64_t kSlotsOfOneVisit = 6;
-// Fewer, and the disk waits for the computing or the computing for the disk.
-inline constexpr std::uint64_t kLeastSlots = 2;
+// The pieces in which weights are read.
+struct PartSizes {
+  std::uint64_t largest_bytes = 0, mean_bytes = 0;  // > 0
+};
 
-// Slots for a device with `excess_bytes` more weights than memory for them, visited `visits` times per token:
-// streamed S = excess + slots, and a visit's share of it fits, slots = S / visits, so slots = excess /
-// (visits - 1); one more is being computed with, one more is being filled.
-[[nodiscard]] std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t slot_bytes,
-                                         std::uint32_t visits);
+// Parts in the slots of a device that is visited once per token: a deeper buffer does not help, see above.
+inline constexpr std::uint64_t kPartsOfOneVisit = 6;
+// Fewer, and the disk waits for the computing or the computing for the disk.
+inline constexpr std::uint64_t kLeastParts = 2;
+
+// Bytes of slots for a device with `excess_bytes` more weights than the `memory_bytes` for them, visited
+// `visits` times per token: streamed S = excess + slots, and a visit's share of it fits, slots = S / visits,
+// so slots = excess / (visits - 1); one part more is being computed with, one more is being filled. At least
+// kLeastParts of the largest part, otherwise at most the memory.
+[[nodiscard]] std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t memory_bytes,
+                                         const PartSizes& parts, std::uint32_t visits);
 
 // One device's share of a token.
 struct DeviceLoad {
   std::uint64_t weight_bytes = 0;  // of its layers, and of the output head on the head
   std::uint64_t memory_bytes = 0;  // for pins and slots
-  std::uint64_t slot_bytes = 0;    // > 0
+  PartSizes parts;
   std::uint32_t n_layers = 0;
   DeviceRates rates;
+  [[nodiscard]] bool streams() const { return weight_bytes > memory_bytes; }
 };
 
 // Seconds per token, by these bounds: a visit takes the computing of its layers, or the disk's time for what

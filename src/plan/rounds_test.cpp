@@ -17,9 +17,19 @@ std::vector<DeviceLoad> four(std::uint64_t layers_in_memory) {
   return {4,
           {.weight_bytes = 20 * kLayer,
            .memory_bytes = layers_in_memory * kLayer,
-           .slot_bytes = kLayer / 4,
+           .parts = {.largest_bytes = kLayer / 4, .mean_bytes = kLayer / 4},
            .n_layers = 20,
            .rates = {.compute_bytes_per_s = kLayer * 1000 / 15, .disk_bytes_per_s = kLayer * 100 / 17}}};
+}
+
+TEST(Rounds, SlotsHoldWhatOneVisitStreamsAndWhatIsInUse) {
+  const PartSizes parts = {.largest_bytes = 50, .mean_bytes = 30};
+  EXPECT_EQ(slots_wanted(400, 1000, parts, 1), 5 * 30U + 50);  // as much as six parts, the largest among them
+  EXPECT_EQ(slots_wanted(400, 1000, parts, 5), 400 / 4 + 30U + 50);
+  EXPECT_EQ(slots_wanted(400, 1000, parts, 2), 400 + 30U + 50);
+  EXPECT_EQ(slots_wanted(400, 150, parts, 2), 150U) << "all memory";
+  EXPECT_EQ(slots_wanted(10, 1000, parts, 9), 100U) << "two of the largest";
+  EXPECT_EQ(slots_wanted(400, 60, parts, 2), 100U) << "also where there is no memory for them";
 }
 
 TEST(Rounds, WithOneRoundDisksDoNotOverlap) {
@@ -30,8 +40,8 @@ TEST(Rounds, WithOneRoundDisksDoNotOverlap) {
 }
 
 TEST(Rounds, WithMoreRoundsTheSlowestDiskDecides) {
-  // 8 layers of excess in 10 visits: 8 / 9 layers are 3 quarters and a rest; 5 slots with the two in use.
-  EXPECT_NEAR(token_period(four(12), kHop, 10), (8 + 1.25) * 0.17, 1e-4);
+  // 8 layers of excess in 10 visits: 8 / 9 layers, and a quarter each that is computed with and filled.
+  EXPECT_NEAR(token_period(four(12), kHop, 10), (8 + 8.0 / 9 + 0.5) * 0.17, 1e-4);
   EXPECT_NEAR(token_period(four(12), kHop, 10), 1.57, 0.03 * 1.57);  // simulated
   EXPECT_NEAR(token_period(four(5), kHop, 10), 2.89, 0.03 * 2.89);   // simulated
 }
@@ -80,7 +90,7 @@ TEST(Rounds, AVisitOfMoreLayersThanOthersWaitsForMore) {
   // 2 in the larger visit, of which one is there before. The larger visit waits 1 s, the smaller not at all.
   const std::vector<DeviceLoad> uneven(2, {.weight_bytes = 3 * kLayer,
                                            .memory_bytes = kLayer,
-                                           .slot_bytes = kLayer / 4,
+                                           .parts = {.largest_bytes = kLayer / 4, .mean_bytes = kLayer / 4},
                                            .n_layers = 3,
                                            .rates = {.compute_bytes_per_s = 0, .disk_bytes_per_s = kLayer}});
   EXPECT_NEAR(token_period(uneven, 0, 2), 3.0, 1e-9);  // the disk's own time is longer

@@ -52,6 +52,14 @@ std::vector<Part> divide_output(const model::ModelFile& model, std::uint64_t max
   return parts;
 }
 
+std::uint64_t layer_part_bytes(const model::ModelFile& model, std::span<const model::SegmentId> segments,
+                               std::uint64_t wanted_bytes) {
+  std::uint64_t largest = 0;
+  for (const model::SegmentId id : segments)
+    if (id.kind == model::SegmentId::Kind::kLayer) largest = std::max(largest, model.segment_bytes(id));
+  return std::max(wanted_bytes, largest / 4);
+}
+
 std::vector<Part> divide(const model::ModelFile& model, model::SegmentId id, std::uint64_t max_part_bytes) {
   return id.kind == model::SegmentId::Kind::kOutput ? divide_output(model, max_part_bytes)
                                                     : divide_layer(model, id, max_part_bytes);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "model/model_file.h"
@@ -25,6 +26,12 @@ inline constexpr std::uint32_t kRowBlock = 64;
 // The output segment: blocks of kRowBlock rows times some number, as even as possible, the norm with the
 // first. At least kRowBlock rows, however small max_part_bytes is.
 [[nodiscard]] std::vector<Part> divide_output(const model::ModelFile& model, std::uint64_t max_part_bytes);
+
+// The size to which layers among `segments` are cut: `wanted_bytes`, but a quarter of the largest layer where
+// that is more.
+[[nodiscard]] std::uint64_t layer_part_bytes(const model::ModelFile& model,
+                                             std::span<const model::SegmentId> segments,
+                                             std::uint64_t wanted_bytes);
 
 // Either of the two.
 [[nodiscard]] std::vector<Part> divide(const model::ModelFile& model, model::SegmentId id,

@@ -16,8 +16,9 @@ namespace hearth::residency {
 
 // The output head's matrix is cut into blocks of rows that are streamed and computed one after another: the
 // largest multiple of kOutputRowMultiple rows that has at most kOutputBlockBytes in the model file, and at
-// least that many rows. Layouts interleave up to 16 rows, and 64 leaves room for more.
-inline constexpr std::uint64_t kOutputBlockBytes = 16U << 20;
+// least that many rows. Layouts interleave up to 16 rows, and 64 leaves room for more. The first block and
+// the norm before it take 16 MiB together: whole huge pages of a slot.
+inline constexpr std::uint64_t kOutputBlockBytes = (16U << 20) - (64U << 10);
 inline constexpr std::uint64_t kOutputRowMultiple = 64;
 
 [[nodiscard]] PackKey pack_key(const model::ModelFile& model, ggml_backend_device* device, bool repack);

@@ -9,6 +9,10 @@
 namespace hearth::residency {
 namespace {
 
+// Slots consist of huge pages where the largest part has several of them: what the last one of a part leaves
+// over must be little.
+constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20, kSmallPage = 4096, kHugePagesOfLargest = 4;
+
 // Pins about `keep` bytes, never more, so that streamed parts are spread evenly: after each part the bytes
 // streamed so far are as close as possible to their share of the bytes so far.
 void spread(std::span<const std::uint64_t> part_bytes, std::uint64_t total, std::uint64_t keep,
@@ -51,20 +55,22 @@ Result<StreamPlan> plan_stream(std::span<const std::uint64_t> part_bytes, std::u
     made.pinned_bytes = total;
     return made;
   }
-  made.slot_bytes = *std::ranges::max_element(part_bytes);
-  const std::uint64_t least = plan::kLeastSlots * made.slot_bytes;
-  if (budget_bytes < least)
+  const std::uint64_t largest = *std::ranges::max_element(part_bytes);
+  made.page_bytes = largest >= kHugePagesOfLargest * kHugePage ? kHugePage : kSmallPage;
+  plan::PartSizes parts;
+  std::uint64_t all = 0;
+  for (const std::uint64_t bytes : part_bytes) all += in_slot(bytes, made.page_bytes);
+  parts.largest_bytes = in_slot(largest, made.page_bytes);
+  parts.mean_bytes = all / part_bytes.size();
+  if (budget_bytes < plan::kLeastParts * parts.largest_bytes)
     return fail(ErrorCode::kOutOfMemory,
                 "weights of {} have to pass through at least {} buffers of {}, there are {} for them; lend "
-                "more memory "
-                "(--memory), or give this device fewer layers",
-                format_bytes(total), plan::kLeastSlots, format_bytes(made.slot_bytes),
+                "more memory (--memory), or give this device fewer layers",
+                format_bytes(total), plan::kLeastParts, format_bytes(parts.largest_bytes),
                 format_bytes(budget_bytes));
-  const std::uint64_t slots = plan::slots_wanted(total - budget_bytes, made.slot_bytes, visits);
-  const std::uint64_t most = budget_bytes / made.slot_bytes;
-  made.n_slots = static_cast<std::uint32_t>(
-      std::clamp<std::uint64_t>(slots, plan::kLeastSlots, std::min<std::uint64_t>(most, part_bytes.size())));
-  spread(part_bytes, total, budget_bytes - made.slots_bytes(), made);
+  made.slots_bytes = plan::slots_wanted(total - budget_bytes, budget_bytes, parts, visits) / made.page_bytes *
+                     made.page_bytes;
+  spread(part_bytes, total, budget_bytes - made.slots_bytes, made);
   return made;
 }
 

@@ -23,6 +23,7 @@
 #include "residency/ggml_tensors.h"
 #include "residency/repack.h"
 #include "residency/resident_source.h"
+#include "residency/slot_pool.h"
 
 namespace hearth::residency {
 namespace {
@@ -46,6 +47,8 @@ struct Unit {
   std::span<const PackTensor> tensors;  // of the pack's header
   std::vector<TensorPlace> handles;     // without data; buffer is null for plain tensors
   std::vector<TensorPlace> places;      // where they are now; unchanged while held
+  std::optional<std::size_t> slot;      // where it is or is read into
+  bool ready = false;                   // it is there
   bool held = false;                    // acquired and not released
   Clock::time_point looked{};           // when all its pages were last seen in memory, pinned
 };
@@ -80,18 +83,12 @@ struct StreamedSource::Impl {
     if (loader.joinable()) loader.join();
   }
 
-  struct Slot {
-    AlignedBuffer memory;
-    BufferPtr plain;                  // ggml's handle of the memory
-    std::optional<std::size_t> unit;  // that is or will be here
-    bool loading = false, ready = false;
-  };
-
   Result<> add_units(const model::ModelFile& model, model::SegmentId id, std::uint64_t max_part_bytes);
   Result<> pin(std::size_t unit, bool lock_pages);
-  Result<> make_slots();
   void load();
   void assign_slots();
+  [[nodiscard]] bool evict_beyond(std::size_t distance, std::size_t first);
+  void leave_slot(Unit& unit);
   void keep(PinPolicy policy);
   [[nodiscard]] bool forget_lost_pins();
   void give_back(std::uint64_t bytes);
@@ -100,7 +97,6 @@ struct StreamedSource::Impl {
   void unpin(std::size_t unit);
   void drop_unpinned();
   void list_streamed();
-  [[nodiscard]] std::optional<std::size_t> slot_of(std::size_t unit) const;
   [[nodiscard]] Error damaged(const Unit& unit) const {
     return {ErrorCode::kInvalidFile,
             std::format(
@@ -156,10 +152,10 @@ struct StreamedSource::Impl {
   std::optional<PressureWatch> watch;  // the keeper's; wake() is for any thread
   std::function<MemoryStatus()> memory;
   std::stop_source stop;
-  // Guards what follows, and the units' `held` and `looked`.
+  // Guards what follows, and the units' `slot`, `ready`, `held` and `looked`.
   mutable std::mutex mutex;
   std::condition_variable changed;
-  std::vector<Slot> slots;
+  SlotPool slots;
   std::vector<bool> pinned;           // now, of those that the plan pins
   std::vector<std::size_t> streamed;  // units that are, in the order of use
   std::vector<std::size_t> unpinned;  // whose pages are still to be given back
@@ -179,10 +175,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
                                                              ggml_backend_device* device, PackFile pack,
                                                              const StreamOptions& options) {
   auto impl = std::make_unique<Impl>(std::move(pack), device);
-  std::uint64_t largest_layer = 0;
-  for (const model::SegmentId id : segments)
-    if (id.kind == model::SegmentId::Kind::kLayer)
-      largest_layer = std::max(largest_layer, model.segment_bytes(id));
+  const std::uint64_t layer_part = layer_part_bytes(model, segments, options.part_bytes);
   for (const model::SegmentId id : segments) {
     if (id.kind == model::SegmentId::Kind::kEmbedding) {
       const model::SegmentId only[] = {id};
@@ -195,7 +188,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
         advise_random({static_cast<const std::uint8_t*>(places[i].data), model.segment(id)[i].tensor->bytes});
       impl->embedding->release(id, 0);
     } else {
-      HEARTH_TRY_VOID(impl->add_units(model, id, std::max(options.part_bytes, largest_layer / 4)));
+      HEARTH_TRY_VOID(impl->add_units(model, id, layer_part));
     }
   }
   const auto bytes = impl->pack.bytes();
@@ -211,11 +204,10 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     std::vector<std::uint64_t> sizes;
     for (const Unit& unit : impl->units) sizes.push_back(unit.bytes);
     HEARTH_TRY(impl->plan, plan_stream(sizes, options.budget_bytes, options.visits));
+    HEARTH_TRY(impl->slots, SlotPool::make(impl->plan, sizes, device));
   }
-  // Slots first: they are taken whatever happens, pins only as far as there is room.
   impl->pinned = impl->plan.pinned;
   impl->list_streamed();
-  HEARTH_TRY_VOID(impl->make_slots());
   // What building and looking left in the page cache would only be in the way of pins.
   drop(bytes, impl->pack.file(), 0);
   for (std::size_t i = 0; i < impl->units.size(); ++i)
@@ -265,7 +257,8 @@ Result<> StreamedSource::Impl::add_units(const model::ModelFile& model, model::S
               .part = static_cast<std::uint32_t>(p),
               .tensors = std::span(segment.tensors).subspan(first_tensors[p], list[p].n_tensors),
               .handles = {},
-              .places = {}};
+              .places = {},
+              .slot = {}};
     unit.offset = unit.tensors.front().offset;
     unit.bytes = unit.tensors.back().offset + pack_padded(unit.tensors.back().bytes) - unit.offset;
     for (const PackTensor& tensor : unit.tensors) {
@@ -292,53 +285,37 @@ Result<> StreamedSource::Impl::pin(std::size_t index, bool lock_pages) {
   return {};
 }
 
-Result<> StreamedSource::Impl::make_slots() {
-  slots = std::vector<Slot>(plan.n_slots);
-  for (Slot& slot : slots) {
-    // Huge pages: the disk gets few long segments of memory instead of one per page, twice as fast.
-    HEARTH_TRY(slot.memory, AlignedBuffer::make(plan.slot_bytes, {.huge_pages = true, .populate = true}));
-    const auto bytes = slot.memory.bytes();
-    slot.plain.reset(ggml_backend_dev_buffer_from_host_ptr(device, bytes.data(), bytes.size(), bytes.size()));
-    if (!slot.plain)
-      return fail(ErrorCode::kOutOfMemory, "the device cannot use a buffer of {}",
-                  format_bytes(bytes.size()));
-  }
-  return {};
-}
-
-std::optional<std::size_t> StreamedSource::Impl::slot_of(std::size_t unit) const {
-  for (std::size_t i = 0; i < slots.size(); ++i)
-    if (slots[i].unit == unit) return i;
-  return std::nullopt;
-}
-
-// Gives slots to the units that will be needed next, nearest first: one with nothing in it or with what is
-// needed later. What is held and being read keeps its slot; if the one that is left has a unit that is needed
-// soon, that one has to go for a nearer one, or acquire() would wait for ever. Under the lock.
+// Gives slots to the units that will be needed next, nearest first, as long as there is room or what is
+// needed later can go. What is held and being read keeps its slot. Under the lock.
 void StreamedSource::Impl::assign_slots() {
-  const std::size_t n_wanted = std::min(slots.size(), streamed.size());
-  const auto place_of = [&](std::size_t unit) {
-    return static_cast<std::size_t>(std::ranges::lower_bound(streamed, unit) - streamed.begin());
-  };
-  const std::size_t first = place_of(next);
-  // How many units come before it; a slot that cannot be had comes before all.
-  const auto distance = [&](const Slot& slot) -> std::size_t {
-    if (slot.loading || (slot.unit && units[*slot.unit].held)) return 0;
-    if (!slot.unit) return streamed.size();
-    return (place_of(*slot.unit) + streamed.size() - first) % streamed.size();
-  };
-  for (std::size_t i = 0; i < n_wanted; ++i) {
-    const std::size_t unit = streamed[(first + i) % streamed.size()];
-    if (slot_of(unit)) continue;
-    const auto farthest = std::ranges::max_element(slots, {}, distance);
-    if (distance(*farthest) <= i) return;
-    farthest->unit = unit;
-    farthest->loading = true;
-    farthest->ready = false;
-    reader->submit({.id = static_cast<std::uint64_t>(farthest - slots.begin()),
-                    .offset = units[unit].offset,
-                    .into = farthest->memory.bytes().first(units[unit].bytes)});
+  const auto first = static_cast<std::size_t>(std::ranges::lower_bound(streamed, next) - streamed.begin());
+  for (std::size_t i = 0; i < streamed.size(); ++i) {
+    Unit& unit = units[streamed[(first + i) % streamed.size()]];
+    if (unit.slot) continue;
+    while (!(unit.slot = slots.take(unit.bytes)))
+      if (!evict_beyond(i, first)) return;
+    reader->submit({.id = static_cast<std::uint64_t>(&unit - units.data()),
+                    .offset = unit.offset,
+                    .into = slots.bytes(*unit.slot)});
   }
+}
+
+// Takes the slot from the unit that is needed last, if it is needed after the one that is `distance` streamed
+// units after the `first`.
+bool StreamedSource::Impl::evict_beyond(std::size_t distance, std::size_t first) {
+  for (std::size_t i = streamed.size(); i-- > distance + 1;) {
+    Unit& unit = units[streamed[(first + i) % streamed.size()]];
+    if (!unit.ready || unit.held) continue;
+    leave_slot(unit);
+    return true;
+  }
+  return false;
+}
+
+void StreamedSource::Impl::leave_slot(Unit& unit) {
+  slots.give_back(*unit.slot);
+  unit.slot.reset();
+  unit.ready = false;
 }
 
 // The thread that reads what is streamed.
@@ -354,21 +331,21 @@ void StreamedSource::Impl::load() {
     else if (*completion && (*completion)->error)
       failure = named(*(*completion)->error);
     if (!failure && *completion) {
-      Slot& slot = slots[(*completion)->id];
-      Unit& unit = units[*slot.unit];
-      if (!intact(unit, slot.memory.bytes().data()))
+      // Its slot is the reader's, and nobody else's, until it is ready.
+      Unit& unit = units[(*completion)->id];
+      std::uint8_t* const at = slots.bytes(*unit.slot).data();
+      if (!intact(unit, at))
         failure = damaged(unit);
       else
-        place(unit, slot.memory.bytes().data(), slot.plain.get());
+        place(unit, at, slots.buffer());
     }
     guard_lock.lock();
     if (failure) {
       error = std::move(failure);
     } else if (*completion) {
-      Slot& slot = slots[(*completion)->id];
-      slot.loading = false;
-      slot.ready = true;
-      read_bytes += units[*slot.unit].bytes;
+      Unit& unit = units[(*completion)->id];
+      unit.ready = true;
+      read_bytes += unit.bytes;
     }
     changed.notify_all();
   }
@@ -482,20 +459,14 @@ bool StreamedSource::Impl::pin_again(std::size_t index) {
   const bool good = intact(unit, mapped(unit).data());
   std::unique_lock lock(mutex);
   if (!good && !error) error = damaged(unit);
-  const auto is_free = [&] {
-    const auto slot = slot_of(index);
-    return !unit.held && !(slot && slots[*slot].loading);
-  };
+  const auto is_free = [&] { return !unit.held && (!unit.slot || unit.ready); };
   changed.wait_for(lock, kLook, [&] { return stopping || error || is_free(); });
   if (error) changed.notify_all();
   if (stopping || error || !is_free()) {
     unpinned.push_back(index);
     return false;
   }
-  if (const auto slot = slot_of(index)) {
-    slots[*slot].unit.reset();
-    slots[*slot].ready = false;
-  }
+  if (unit.slot) leave_slot(unit);
   place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
   unit.looked = Clock::now();
   pinned[index] = true;
@@ -566,14 +537,10 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
     s.lost = true;
   }
 
-  const auto ready = [&] {
-    const auto slot = s.slot_of(index);
-    return slot && s.slots[*slot].ready;
-  };
-  if (!ready()) {
+  if (!unit.ready) {
     const auto start = Clock::now();
     if (s.reader) s.reader->wake();
-    s.changed.wait(lock, [&] { return s.error || s.pinned[index] || ready(); });
+    s.changed.wait(lock, [&] { return s.error || s.pinned[index] || unit.ready; });
     s.waited_ns += static_cast<std::uint64_t>((Clock::now() - start).count());
   }
   if (s.error) return std::unexpected(*s.error);
@@ -613,18 +580,25 @@ Result<> StreamedSource::still_good() {
   return {};
 }
 
-std::uint32_t StreamedSource::max_parts_held() const {
-  return std::max(1U, impl_->plan.n_slots);
+bool StreamedSource::can_hold(model::SegmentId id) const {
+  if (id.kind == model::SegmentId::Kind::kEmbedding) return impl_->embedding->can_hold(id);
+  const std::size_t n_parts = impl_->parts.at(id).size();
+  if (!streams() || n_parts == 1) return true;
+  // Any of them may have to be streamed.
+  std::uint64_t needed = 0;
+  for (std::size_t i = 0; i < n_parts; ++i)
+    needed += impl_->slots.needed_bytes(impl_->units[impl_->first_unit.at(id) + i].bytes);
+  return needed <= impl_->slots.limit_bytes();
 }
 
 bool StreamedSource::streams() const {
-  return impl_->plan.n_slots > 0;
+  return impl_->plan.slots_bytes > 0;
 }
 std::uint64_t StreamedSource::resident_bytes() const {
-  return impl_->plan.pinned_bytes + impl_->plan.slots_bytes();
+  return impl_->plan.pinned_bytes + impl_->plan.slots_bytes;
 }
 std::uint64_t StreamedSource::anonymous_bytes() const {
-  return impl_->plan.slots_bytes();
+  return impl_->plan.slots_bytes;
 }
 const StreamPlan& StreamedSource::plan() const {
   return impl_->plan;
@@ -633,7 +607,7 @@ const StreamPlan& StreamedSource::plan() const {
 StreamStatistics StreamedSource::statistics() const {
   const std::uint64_t pinned = impl_->pinned_bytes;
   return {.pinned_bytes = pinned,
-          .slots_bytes = impl_->plan.slots_bytes(),
+          .slots_bytes = impl_->plan.slots_bytes,
           .streamed_bytes_per_pass = impl_->plan.pinned_bytes + impl_->plan.streamed_bytes - pinned,
           .read_bytes = impl_->read_bytes,
           .waited_ns = impl_->waited_ns};

@@ -58,7 +58,7 @@ class StreamedSource final : public WeightSource {
   void release(model::SegmentId id, std::uint32_t part) override;
   [[nodiscard]] Result<> still_good() override;
   [[nodiscard]] bool streams() const override;
-  [[nodiscard]] std::uint32_t max_parts_held() const override;
+  [[nodiscard]] bool can_hold(model::SegmentId id) const override;
   [[nodiscard]] std::uint64_t resident_bytes() const override;
   [[nodiscard]] std::uint64_t anonymous_bytes() const override;
 

@@ -65,9 +65,9 @@ class WeightSource {
   // Whether weights are fetched anew for every pass: then it pays to compute several batches with what is
   // there.
   [[nodiscard]] virtual bool streams() const { return false; }
-  // How many parts may be held (acquired and not released) at once, at least 1: with more, acquire() could
-  // wait for a release that never comes.
-  [[nodiscard]] virtual std::uint32_t max_parts_held() const { return 1; }
+  // Whether all parts of this segment may be held (acquired and not released) at once. Where not, one part is
+  // at a time: with more, acquire() could wait for a release that never comes.
+  [[nodiscard]] virtual bool can_hold(model::SegmentId id) const { return parts(id).size() <= 1; }
 
   // Bytes this source keeps in memory for weights.
   [[nodiscard]] virtual std::uint64_t resident_bytes() const = 0;

@@ -38,7 +38,9 @@ class MovingSource final : public residency::WeightSource {
                                                                         std::uint32_t part) override;
   void release(model::SegmentId id, std::uint32_t part) override;
   [[nodiscard]] bool streams() const override { return options_.streams; }
-  [[nodiscard]] std::uint32_t max_parts_held() const override { return options_.max_parts_held; }
+  [[nodiscard]] bool can_hold(model::SegmentId id) const override {
+    return parts(id).size() <= options_.max_parts_held;
+  }
   [[nodiscard]] std::uint64_t resident_bytes() const override { return origin_.resident_bytes(); }
 
   // How often a part was acquired.
