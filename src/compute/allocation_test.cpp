@@ -153,22 +153,24 @@ TEST_P(Decoding, AllocatesNothingForParts) {
   const std::uint32_t n_sequences = GetParam();
   const OneDevice device(testing::test_model(testing::small_spec("qwen3", "Q4_K_M")),
                          {.n_ubatch = 8, .n_outputs = 8});
-  testing::MovingSource source(*device.weights, *device.model, {.division = testing::Division::kTensors});
-  const auto window =
-      testing::value_of(Window::create(*device.scratch, *device.model, {0, 8}, source, wire::KvType::kF16));
-  const auto head = testing::value_of(Head::create(*device.backend, *device.model, source, 8, 8));
-  Decoder run = {.head = *head,
-                 .windows = {window.get()},
-                 .batch = {},
-                 .ids = std::vector<std::int32_t>(n_sequences),
-                 .rows = std::vector<float>(n_sequences * device.model->params().n_embd)};
-  for (std::uint32_t s = 0; s < n_sequences; ++s)
-    run.batch.tokens.push_back({.sequences = wire::SequenceSet::of(s), .output = true});
-  std::int32_t position = 0;
-  for (; position < 5; ++position) run.step(position);
-  const std::size_t before = n_allocations;
-  for (; position < 40; ++position) run.step(position);
-  EXPECT_EQ(n_allocations - before, 0U);
+  for (const auto division : {testing::Division::kTensors, testing::Division::kBlocks}) {
+    testing::MovingSource source(*device.weights, *device.model, {.division = division});
+    const auto window =
+        testing::value_of(Window::create(*device.scratch, *device.model, {0, 8}, source, wire::KvType::kF16));
+    const auto head = testing::value_of(Head::create(*device.backend, *device.model, source, 8, 8));
+    Decoder run = {.head = *head,
+                   .windows = {window.get()},
+                   .batch = {},
+                   .ids = std::vector<std::int32_t>(n_sequences),
+                   .rows = std::vector<float>(n_sequences * device.model->params().n_embd)};
+    for (std::uint32_t s = 0; s < n_sequences; ++s)
+      run.batch.tokens.push_back({.sequences = wire::SequenceSet::of(s), .output = true});
+    std::int32_t position = 0;
+    for (; position < 5; ++position) run.step(position);
+    const std::size_t before = n_allocations;
+    for (; position < 40; ++position) run.step(position);
+    EXPECT_EQ(n_allocations - before, 0U);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Sequences, Decoding, ::testing::Values(1U, 4U));

@@ -122,14 +122,8 @@ Result<std::unique_ptr<Head>> Head::create(Backend& backend, const model::ModelF
 void Head::Impl::begin(SmallGraph& g, model::SegmentId segment, const residency::Part& part) {
   g.ctx = residency::make_context(kMaxTensors, ggml_graph_overhead_custom(kMaxNodes, false));
   g.graph = ggml_new_graph_custom(g.ctx.get(), kMaxNodes, false);
-  const std::span tensors(model.segment(segment));
-  for (const model::SegmentTensor& tensor : tensors.subspan(part.first_tensor, part.n_tensors)) {
-    const bool cut = part.row_end != 0 && tensor.role == model::Role::kOutput;
-    ggml_tensor* weight = cut ? ggml_new_tensor_2d(g.ctx.get(), static_cast<ggml_type>(tensor.tensor->type),
-                                                   tensor.tensor->ne[0], part.row_end - part.row_begin)
-                              : residency::declare(g.ctx.get(), *tensor.tensor);
-    g.weights.push_back(place(weight, rows));  // somewhere, until it is known where
-  }
+  g.weights = residency::declare(g.ctx.get(), model.segment(segment), part);
+  for (ggml_tensor* weight : g.weights) place(weight, rows);  // somewhere, until it is known where
 }
 
 // rows = token_embd[tokens]

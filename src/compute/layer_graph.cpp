@@ -11,6 +11,22 @@ ggml_tensor* biased(ggml_context* ctx, ggml_tensor* y, ggml_tensor* bias) {
   return bias == nullptr ? y : ggml_add(ctx, y, bias);
 }
 
+// W x, of a matrix in blocks of rows block by block, in the order in which they come.
+ggml_tensor* project(ggml_context* ctx, ggml_cgraph* graph, std::span<ggml_tensor* const> blocks,
+                     ggml_tensor* x) {
+  if (blocks.size() == 1) return ggml_mul_mat(ctx, blocks.front(), x);
+  std::int64_t n_rows = 0;
+  for (const ggml_tensor* block : blocks) n_rows += block->ne[1];
+  ggml_tensor* y = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_rows, x->ne[1]);
+  std::size_t offset = 0;
+  for (ggml_tensor* block : blocks) {
+    y = ggml_set_2d_inplace(ctx, y, ggml_mul_mat(ctx, block, x), y->nb[1], offset);
+    ggml_build_forward_expand(graph, y);
+    offset += static_cast<std::size_t>(block->ne[1]) * sizeof(float);
+  }
+  return y;
+}
+
 int rope_mode(model::RopeKind kind) {
   return kind == model::RopeKind::kHalves ? GGML_ROPE_TYPE_NEOX : GGML_ROPE_TYPE_NORMAL;
 }
@@ -69,25 +85,27 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
   // so the nodes read the weights in the order of model::Role, and a layer can be computed as its weights
   // arrive.
   const auto in_order = [&](ggml_tensor* q, ggml_tensor* k, ggml_tensor* v) {
-    if (!in.keys_and_values_only && q != nullptr) ggml_build_forward_expand(graph, q);
-    if (k != nullptr) ggml_build_forward_expand(graph, k);
-    if (v != nullptr) ggml_build_forward_expand(graph, v);
+    for (ggml_tensor* node : {q, k, v})
+      if (node != nullptr) ggml_build_forward_expand(graph, node);
   };
+  const bool queries = !in.keys_and_values_only;
   ggml_tensor* x = rms_norm(ctx, in.hidden, w[Role::kAttnNorm], p.rms_eps);
-  ggml_tensor* q = ggml_mul_mat(ctx, w[Role::kAttnQ], x);
-  ggml_tensor* k = ggml_mul_mat(ctx, w[Role::kAttnK], x);
-  ggml_tensor* v = ggml_mul_mat(ctx, w[Role::kAttnV], x);
-  in_order(q, k, v);
-  q = biased(ctx, q, w[Role::kAttnQBias]);
+  ggml_tensor* q = queries ? project(ctx, graph, w.matrix(Role::kAttnQ), x) : nullptr;
+  in_order(q, nullptr, nullptr);
+  ggml_tensor* k = project(ctx, graph, w.matrix(Role::kAttnK), x);
+  in_order(nullptr, k, nullptr);
+  ggml_tensor* v = project(ctx, graph, w.matrix(Role::kAttnV), x);
+  in_order(nullptr, nullptr, v);
+  if (queries) q = biased(ctx, q, w[Role::kAttnQBias]);
   k = biased(ctx, k, w[Role::kAttnKBias]);
   v = biased(ctx, v, w[Role::kAttnVBias]);
   in_order(q, k, v);
-  q = ggml_reshape_3d(ctx, q, p.head_dim_k, p.n_head, n_tokens);
+  if (queries) q = ggml_reshape_3d(ctx, q, p.head_dim_k, p.n_head, n_tokens);
   k = ggml_reshape_3d(ctx, k, p.head_dim_k, p.n_head_kv, n_tokens);
-  if (w[Role::kAttnQNorm] != nullptr) q = rms_norm(ctx, q, w[Role::kAttnQNorm], p.rms_eps);
+  if (queries && w[Role::kAttnQNorm] != nullptr) q = rms_norm(ctx, q, w[Role::kAttnQNorm], p.rms_eps);
   if (w[Role::kAttnKNorm] != nullptr) k = rms_norm(ctx, k, w[Role::kAttnKNorm], p.rms_eps);
   in_order(q, k, nullptr);
-  q = rope(ctx, model, q, in.positions, w[Role::kRopeFactors]);
+  if (queries) q = rope(ctx, model, q, in.positions, w[Role::kRopeFactors]);
   k = rope(ctx, model, k, in.positions, w[Role::kRopeFactors]);
 
   // This batch's keys and values enter their cells before anything attends to them.
@@ -97,7 +115,8 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
   if (in.keys_and_values_only) return nullptr;
 
   x = attention(ctx, p, q, kv, in.mask, flash_attention);
-  x = biased(ctx, ggml_mul_mat(ctx, w[Role::kAttnOutput], x), w[Role::kAttnOutputBias]);
+  x = project(ctx, graph, w.matrix(Role::kAttnOutput), x);
+  x = biased(ctx, x, w[Role::kAttnOutputBias]);
 
   // From here on only the rows that somebody asked for.
   ggml_tensor* residual = in.hidden;
@@ -109,9 +128,10 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
 
   // Feed-forward: down(silu(gate(x)) * up(x)).
   x = rms_norm(ctx, residual, w[Role::kFfnNorm], p.rms_eps);
-  ggml_tensor* up = ggml_mul_mat(ctx, w[Role::kFfnUp], x);
-  ggml_tensor* gate = ggml_mul_mat(ctx, w[Role::kFfnGate], x);
-  x = ggml_mul_mat(ctx, w[Role::kFfnDown], ggml_swiglu_split(ctx, gate, up));
+  ggml_tensor* gate = project(ctx, graph, w.matrix(Role::kFfnGate), x);
+  ggml_build_forward_expand(graph, gate);
+  ggml_tensor* up = project(ctx, graph, w.matrix(Role::kFfnUp), x);
+  x = project(ctx, graph, w.matrix(Role::kFfnDown), ggml_swiglu_split(ctx, gate, up));
   x = ggml_add(ctx, x, residual);
   ggml_build_forward_expand(graph, x);
   return x;

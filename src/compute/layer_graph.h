@@ -4,6 +4,8 @@
 #pragma once
 
 #include <array>
+#include <span>
+#include <vector>
 
 #include <ggml.h>
 
@@ -12,12 +14,21 @@
 
 namespace hearth::compute {
 
-// The tensors of one layer by role; nullptr where the model has none.
-struct LayerWeights {
-  std::array<ggml_tensor*, 32> by_role{};
+// The tensors of one layer by role. A matrix may come in several blocks of rows.
+class LayerWeights {
+ public:
+  void add(model::Role role, ggml_tensor* tensor) { of(role).push_back(tensor); }
+  // nullptr where the model has none.
   [[nodiscard]] ggml_tensor* operator[](model::Role role) const {
-    return by_role[static_cast<std::size_t>(role)];
+    return of(role).empty() ? nullptr : of(role).front();
   }
+  [[nodiscard]] std::span<ggml_tensor* const> matrix(model::Role role) const { return of(role); }
+
+ private:
+  using Blocks = std::vector<ggml_tensor*>;
+  [[nodiscard]] Blocks& of(model::Role role) { return by_role_[static_cast<std::size_t>(role)]; }
+  [[nodiscard]] const Blocks& of(model::Role role) const { return by_role_[static_cast<std::size_t>(role)]; }
+  std::array<Blocks, 32> by_role_;
 };
 
 // One layer's KV storage and what of it this batch sees.
@@ -35,6 +46,14 @@ struct BatchInputs {
   ggml_tensor* out_rows = nullptr;    // i32 [n_out]: rows that are needed after this layer, nullptr for all
   bool keys_and_values_only = false;  // no row is needed after this layer: only the KV cache is written
 };
+
+// Nodes and tensors of a layer's graph whose weights are `n_weights` tensors, at most.
+[[nodiscard]] constexpr std::size_t max_layer_nodes(std::size_t n_weights) {
+  return 128 + 2 * n_weights;
+}
+[[nodiscard]] constexpr std::size_t max_layer_tensors(std::size_t n_weights) {
+  return max_layer_nodes(n_weights) + 64 + n_weights;
+}
 
 // Adds the layer to `graph`, its nodes in an order that reads the weights in the order of model::Role, each
 // in one stretch; no node is a view of a weight. Returns its output, f32 [n_embd, n_tokens or n_out]; nullptr

@@ -1,6 +1,9 @@
 #include "compute/scratch.h"
 
 #include <array>
+#include <vector>
+
+#include "residency/division.h"
 
 namespace hearth::compute {
 namespace {
@@ -60,15 +63,22 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
 }
 
 bool Scratch::reserve(const model::ModelFile& model, std::uint32_t n_out) {
-  constexpr std::size_t kMaxNodes = 128;
   const model::HyperParams& p = model.params();
+  const auto segment = model::SegmentId::of_layer(0);
+  const std::uint64_t max_block =
+      options_.max_block_bytes != 0 ? options_.max_block_bytes : ~std::uint64_t{0};
+  const std::vector<residency::Part> parts = residency::divide(model, segment, max_block, max_block);
+  std::size_t n_weights = 0;
+  for (const residency::Part& part : parts) n_weights += part.n_tensors;
+  const std::size_t max_nodes = max_layer_nodes(n_weights);
   const residency::ContextPtr ctx =
-      residency::make_context(kMaxNodes + 32, ggml_graph_overhead_custom(kMaxNodes, false));
-  ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kMaxNodes, false);
+      residency::make_context(max_layer_tensors(n_weights), ggml_graph_overhead_custom(max_nodes, false));
+  ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), max_nodes, false);
   LayerWeights weights;
-  for (const model::SegmentTensor& t : model.segment(model::SegmentId::of_layer(0))) {
-    ggml_tensor* weight = residency::declare(ctx.get(), *t.tensor);
-    weights.by_role[static_cast<std::size_t>(t.role)] = place(weight, hidden);
+  for (const residency::Part& part : parts) {
+    std::size_t i = part.first_tensor;
+    for (ggml_tensor* weight : residency::declare(ctx.get(), model.segment(segment), part))
+      weights.add(model.segment(segment)[i++].role, place(weight, hidden));
   }
   // Without flash attention the values are copied in their own type, so the wider one counts.
   const LayerKv kv = {

@@ -20,6 +20,8 @@ struct ScratchOptions {
   std::uint32_t n_cells = 0;   // KV cells of every window, a multiple of kCellPadding
   std::uint32_t n_ubatch = 0;  // most tokens in a batch
   bool flash_attention = true;
+  // Matrices come in blocks of rows of this size (residency/division.h); 0: whole.
+  std::uint64_t max_block_bytes = 0;
 };
 
 // Attention looks at a multiple of this many cells, as libllama's does; graphs are rebuilt only when that

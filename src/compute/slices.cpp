@@ -11,18 +11,15 @@ constexpr int kNone = -1;
 
 // The part whose weight the node reads, kNone for a node that reads none.
 int part_read(const ggml_tensor* node, std::span<ggml_tensor* const> weights,
-              std::span<const residency::Part> parts) {
+              std::span<const std::size_t> first) {
   int part = kNone;
   for (const ggml_tensor* source : node->src) {
     if (source == nullptr) continue;
-    const auto at = static_cast<std::uint32_t>(std::ranges::find(weights, source) - weights.begin());
+    const auto at = static_cast<std::size_t>(std::ranges::find(weights, source) - weights.begin());
     if (at == weights.size()) continue;
-    const auto holder = std::ranges::find_if(parts, [&](const residency::Part& p) {
-      return at >= p.first_tensor && at < p.first_tensor + p.n_tensors;
-    });
-    HEARTH_CHECK(holder != parts.end(), "the parts do not cover the segment");
-    HEARTH_CHECK(part == kNone || part == holder - parts.begin(), "a node reads weights of two parts");
-    part = static_cast<int>(holder - parts.begin());
+    const auto holder = static_cast<int>(std::ranges::upper_bound(first, at) - first.begin()) - 1;
+    HEARTH_CHECK(part == kNone || part == holder, "a node reads weights of two parts");
+    part = holder;
   }
   HEARTH_CHECK(node->view_src == nullptr || !std::ranges::contains(weights, node->view_src),
                "a view of a weight that moves");
@@ -55,26 +52,27 @@ void give_back(ggml_tensor* node, const Origin& origin) {
 
 }  // namespace
 
-Slices cut(ggml_cgraph* graph, std::span<ggml_tensor* const> weights,
-           std::span<const residency::Part> parts) {
+Slices cut(ggml_cgraph* graph, std::span<ggml_tensor* const> weights, std::span<const std::size_t> first) {
+  const std::size_t n_parts = first.size();
+  HEARTH_CHECK(n_parts > 0 && first.front() == 0);
   const std::span<ggml_tensor*> nodes(ggml_graph_nodes(graph),
                                       static_cast<std::size_t>(ggml_graph_n_nodes(graph)));
   // Where each slice begins; a node that reads no weight goes with those before it.
-  std::vector<std::size_t> begin(parts.size() + 1, nodes.size());
+  std::vector<std::size_t> begin(n_parts + 1, nodes.size());
   int current = 0;
   begin[0] = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    const int part = part_read(nodes[i], weights, parts);
+    const int part = part_read(nodes[i], weights, first);
     HEARTH_CHECK(part == kNone || part >= current, "a layer's nodes do not follow the order of its weights");
-    const std::size_t first = i > 0 && is_pair(nodes[i - 1], nodes[i]) ? i - 1 : i;
-    while (current < part) begin[static_cast<std::size_t>(++current)] = first;
+    const std::size_t with_pair = i > 0 && is_pair(nodes[i - 1], nodes[i]) ? i - 1 : i;
+    while (current < part) begin[static_cast<std::size_t>(++current)] = with_pair;
   }
 
   Slices slices;
-  slices.graphs.resize(parts.size());
+  slices.graphs.resize(n_parts);
   const auto graph_size = [&](std::size_t part) { return 4 * (begin[part + 1] - begin[part]) + 8; };
   std::size_t bytes = 0;
-  for (std::size_t part = 0; part < parts.size(); ++part)
+  for (std::size_t part = 0; part < n_parts; ++part)
     if (begin[part] < begin[part + 1]) bytes += ggml_graph_overhead_custom(graph_size(part), false) + 64;
   slices.ctx = residency::make_context(0, bytes);
 
@@ -82,7 +80,7 @@ Slices cut(ggml_cgraph* graph, std::span<ggml_tensor* const> weights,
   // nodes of earlier slices are made inputs for that time. What a later slice reads is marked, that no fusion
   // leaves it out.
   std::vector<Origin> origins;
-  for (std::size_t part = 0; part < parts.size(); ++part) {
+  for (std::size_t part = 0; part < n_parts; ++part) {
     while (origins.size() < begin[part]) origins.push_back(take_origin(nodes[origins.size()]));
     const auto own = nodes.subspan(begin[part], begin[part + 1] - begin[part]);
     if (own.empty()) continue;

@@ -11,16 +11,16 @@
 namespace hearth::compute {
 namespace {
 
-constexpr std::size_t kMaxNodes = 128;    // a layer has about 40
-constexpr std::size_t kMaxTensors = 192;  // nodes, weights, inputs
-constexpr std::size_t kShapesKept = 4;    // decode, a full chunk, a chunk's rest, one more
+constexpr std::size_t kShiftNodes = 8;
+constexpr std::size_t kShapesKept = 4;  // decode, a full chunk, a chunk's rest, one more
 
 struct LayerGraph {
   std::uint64_t generation = 0;  // of the scratch memory it points to
   residency::ContextPtr ctx;
   ggml_cgraph* graph = nullptr;
   Slices slices;                      // of a layer whose weights come in parts
-  std::vector<ggml_tensor*> weights;  // in the order of ModelFile::segment
+  std::vector<ggml_tensor*> weights;  // of all parts, one after another
+  std::vector<std::size_t> first;     // of each part's weights
 };
 
 struct Shape {
@@ -196,7 +196,7 @@ Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
   const auto parts = weights.parts(segment);
   for (std::uint32_t part = 0; part < parts.size(); ++part) {
     HEARTH_TRY(const auto places, weights.acquire(segment, part));
-    point_weights(std::span(layer->weights).subspan(parts[part].first_tensor, places.size()), places);
+    point_weights(std::span(layer->weights).subspan(layer->first[part], places.size()), places);
     ggml_cgraph* const graph = parts.size() == 1 ? layer->graph : layer->slices.graphs[part];
     Result<> computed;
     if (graph != nullptr) computed = scratch.backend().compute(graph);
@@ -271,9 +271,8 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
 // The whole layer; its parts are there.
 Result<> Window::Impl::compute_held(std::uint32_t il, GraphSet& set) {
   HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
-  const auto parts = weights.parts(model::SegmentId::of_layer(il));
-  for (std::size_t part = 0; part < parts.size(); ++part)
-    point_weights(std::span(layer->weights).subspan(parts[part].first_tensor, held[part].size()), held[part]);
+  for (std::size_t part = 0; part < held.size(); ++part)
+    point_weights(std::span(layer->weights).subspan(layer->first[part], held[part].size()), held[part]);
   return scratch.backend().compute(layer->graph);
 }
 
@@ -311,15 +310,23 @@ GraphSet& Window::Impl::graphs_for(const Shape& shape) {
 
 Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   LayerGraph built;
-  built.ctx = residency::make_context(kMaxTensors, ggml_graph_overhead_custom(kMaxNodes, false));
-  ggml_context* ctx = built.ctx.get();
-  built.graph = ggml_new_graph_custom(ctx, kMaxNodes, false);
-  LayerWeights by_role;
   const auto segment = model::SegmentId::of_layer(il);
-  for (const model::SegmentTensor& tensor : model.segment(segment)) {
-    // Somewhere, so that they count as allocated; where they are is said before each compute.
-    built.weights.push_back(scratch.place(residency::declare(ctx, *tensor.tensor), scratch.hidden));
-    by_role.by_role[static_cast<std::size_t>(tensor.role)] = built.weights.back();
+  const auto parts = weights.parts(segment);
+  std::size_t n_weights = 0;
+  for (const residency::Part& part : parts) n_weights += part.n_tensors;
+  built.ctx = residency::make_context(max_layer_tensors(n_weights),
+                                      ggml_graph_overhead_custom(max_layer_nodes(n_weights), false));
+  ggml_context* ctx = built.ctx.get();
+  built.graph = ggml_new_graph_custom(ctx, max_layer_nodes(n_weights), false);
+  LayerWeights by_role;
+  for (const residency::Part& part : parts) {
+    built.first.push_back(built.weights.size());
+    std::size_t i = part.first_tensor;
+    for (ggml_tensor* tensor : residency::declare(ctx, model.segment(segment), part)) {
+      // Somewhere, so that they count as allocated; where they are is said before each compute.
+      built.weights.push_back(scratch.place(tensor, scratch.hidden));
+      by_role.add(model.segment(segment)[i++].role, tensor);
+    }
   }
   // Only after the last layer rows are left out, and only when some are.
   const bool select = il + 1 == model.params().n_layer && shape.n_out < shape.n_tokens;
@@ -332,8 +339,7 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);
   HEARTH_TRY_VOID(scratch.allocate(built.graph));
-  if (const auto parts = weights.parts(segment); parts.size() > 1)
-    built.slices = cut(built.graph, built.weights, parts);
+  if (parts.size() > 1) built.slices = cut(built.graph, built.weights, built.first);
   built.generation = scratch.generation();
   return built;
 }
@@ -356,8 +362,8 @@ Result<> Window::Impl::shift_keys() {
   std::copy_n(deltas.begin(), n, scratch.deltas);
   for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
     const residency::ContextPtr ctx =
-        residency::make_context(32, ggml_graph_overhead_custom(kMaxNodes, false));
-    ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kMaxNodes, false);
+        residency::make_context(32, ggml_graph_overhead_custom(kShiftNodes, false));
+    ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kShiftNodes, false);
     // Of the weights only the rope factors matter: where there are none nothing is fetched.
     const auto segment = model::SegmentId::of_layer(il);
     const auto& tensors = model.segment(segment);

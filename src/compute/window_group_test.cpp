@@ -63,6 +63,7 @@ const Case kSources[] = {
     {"resident", {}},
     {"moving", MovingOptions{}},
     {"parts held together", MovingOptions{.division = Division::kTensors, .max_parts_held = 32}},
+    {"blocks held together", MovingOptions{.division = Division::kBlocks, .max_parts_held = 100}},
     {"parts one by one", MovingOptions{.division = Division::kSmall}},
 };
 

@@ -8,6 +8,7 @@
 
 #include "base/units.h"
 #include "engine/plan_rules.h"
+#include "residency/division.h"
 #include "wire/hidden.h"
 
 namespace hearth::node {
@@ -137,15 +138,21 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   }
   std::uint64_t left = options.anonymous_limit;
   const std::size_t n_layers = segments.size();
+  std::uint64_t layer_bytes = 0;
+  for (const model::SegmentId id : segments) layer_bytes += model_.segment_bytes(id);
   HEARTH_TRY_VOID(take(left, kv_bytes,
                        std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
                        "ask for a smaller context (-c) or give this device fewer layers"));
   engine::LoadReport report = {.weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = 0};
   if (n_layers > 0) {
+    // Whether layers are streamed, in blocks of rows, shows when this is known: where it may be, room for it.
+    const bool may_stream = layer_bytes > left - left / 4;
     HEARTH_TRY(epoch->scratch,
-               compute::Scratch::create(
-                   backend_, model_,
-                   {.n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention}));
+               compute::Scratch::create(backend_, model_,
+                                        {.n_cells = n_cells,
+                                         .n_ubatch = plan.n_ubatch,
+                                         .flash_attention = plan.flash_attention,
+                                         .max_block_bytes = may_stream ? residency::kBlockBytes : 0}));
     report.compute_bytes += epoch->scratch->bytes();
     HEARTH_TRY_VOID(take(left, epoch->scratch->bytes(),
                          std::format("computing {} tokens at once", plan.n_ubatch),

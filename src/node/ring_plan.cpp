@@ -9,7 +9,6 @@
 #include "compute/scratch.h"
 #include "node/executor.h"
 #include "residency/division.h"
-#include "residency/streamed_source.h"
 #include "wire/limits.h"
 
 namespace hearth::node {
@@ -53,15 +52,14 @@ class Needs {
       for (std::uint32_t il = plan.steps[step].layers.begin; il < plan.steps[step].layers.end; ++il)
         segments.push_back(SegmentId::of_layer(il));
     if (device == 0) segments.push_back(SegmentId::output());
-    const std::uint64_t part = residency::StreamOptions{}.part_bytes;
-    const std::uint64_t layer_part = residency::layer_part_bytes(model_, segments, part);
     std::uint64_t n_parts = 0;
     for (const SegmentId id : segments) {
       load.weight_bytes += model_.segment_bytes(id);
-      const bool is_layer = id.kind == SegmentId::Kind::kLayer;
-      for (const residency::Part& p : residency::divide(model_, id, is_layer ? layer_part : part)) {
+      for (const residency::Part& part :
+           residency::divide(model_, id, residency::kPartBytes, residency::kBlockBytes)) {
         ++n_parts;
-        load.parts.largest_bytes = std::max(load.parts.largest_bytes, residency::part_bytes(model_, id, p));
+        load.parts.largest_bytes =
+            std::max(load.parts.largest_bytes, residency::part_bytes(model_, id, part));
       }
     }
     if (n_parts > 0) load.parts.mean_bytes = load.weight_bytes / n_parts;

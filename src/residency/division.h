@@ -1,4 +1,8 @@
-// Division: how a segment is cut into parts of at most a given size.
+// Division: how a segment is cut into parts of about a given size.
+//
+// A matrix that is larger is cut into blocks of rows, each stored, streamed and computed by itself; smaller
+// tensors are taken together. So parts are about equally large whatever the model, and slots for a few of
+// them are enough.
 //
 // Pure; any thread. Sizes are those of the model file: repacked weights take as many bytes, paddings of a
 // store are its own matter.
@@ -13,29 +17,39 @@
 
 namespace hearth::residency {
 
-// Rows of the output matrix are cut at multiples of this, so that a block of rows has each layout that the
-// whole matrix has: repacked layouts interleave 4 to 32 rows.
+// Large enough for a disk at full speed, small enough that a few of them in memory cost little.
+inline constexpr std::uint64_t kPartBytes = std::uint64_t{8} << 20;
+// Of a block of rows: with the vectors before it, it is no larger than a part.
+inline constexpr std::uint64_t kBlockBytes = kPartBytes - (std::uint64_t{64} << 10);
+
+// Rows of a matrix are cut at multiples of this, so that a block of rows has each layout that the whole
+// matrix has: repacked layouts interleave 4 to 32 rows.
 inline constexpr std::uint32_t kRowBlock = 64;
 
-// A layer or the embedding: consecutive tensors as long as they fit into max_part_bytes together. Norms,
-// biases and factors go with the matrix that follows; a matrix that is too large is a part of its own, with
-// these.
-[[nodiscard]] std::vector<Part> divide_layer(const model::ModelFile& model, model::SegmentId id,
-                                             std::uint64_t max_part_bytes);
+// A tensor or a block of rows of one: what is stored by itself.
+struct Piece {
+  std::uint32_t tensor = 0;  // of ModelFile::segment()
+  std::uint32_t row_begin = 0, row_end = 0;
+  std::uint64_t bytes = 0;
+  bool is_vector = false;
+  bool is_block = false;  // not all rows
+};
 
-// The output segment: blocks of kRowBlock rows times some number, as even as possible, the norm with the
-// first. At least kRowBlock rows, however small max_part_bytes is.
-[[nodiscard]] std::vector<Part> divide_output(const model::ModelFile& model, std::uint64_t max_part_bytes);
+// Rows of each block but the last: a multiple of kRowBlock, as even as possible, about max_block_bytes at
+// most; all rows of what is no larger, and of vectors and the embedding.
+[[nodiscard]] std::uint32_t rows_per_block(const model::SegmentTensor& tensor, std::uint64_t max_block_bytes);
 
-// The size to which layers among `segments` are cut: `wanted_bytes`, but a quarter of the largest layer where
-// that is more.
-[[nodiscard]] std::uint64_t layer_part_bytes(const model::ModelFile& model,
-                                             std::span<const model::SegmentId> segments,
-                                             std::uint64_t wanted_bytes);
+[[nodiscard]] std::vector<Piece> pieces_of(const model::ModelFile& model, model::SegmentId id,
+                                           std::uint64_t max_block_bytes);
 
-// Either of the two.
+// Consecutive whole tensors as long as they fit into max_part_bytes together. Vectors (norms, biases,
+// factors) go with the matrix or the block that follows; a block, or a matrix that is too large, is a part of
+// its own with these.
+[[nodiscard]] std::vector<Part> parts_of(std::span<const Piece> pieces, std::uint64_t max_part_bytes);
+
+// A segment of the model in parts.
 [[nodiscard]] std::vector<Part> divide(const model::ModelFile& model, model::SegmentId id,
-                                       std::uint64_t max_part_bytes);
+                                       std::uint64_t max_part_bytes, std::uint64_t max_block_bytes);
 
 // Data bytes of a part.
 [[nodiscard]] std::uint64_t part_bytes(const model::ModelFile& model, model::SegmentId id, const Part& part);

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <vector>
 
 #include <ggml-alloc.h>
 #include <ggml-backend.h>
@@ -10,6 +12,7 @@
 
 #include "gguf/file.h"
 #include "model/model_file.h"
+#include "residency/weight_source.h"
 
 namespace hearth::residency {
 
@@ -35,6 +38,21 @@ using BufferPtr = std::unique_ptr<ggml_backend_buffer, FreeBuffer>;
                                    tensor.ne.data());
   ggml_set_name(t, tensor.name.c_str());
   return t;
+}
+
+// The tensors of a part of a segment, without data; of a block of rows the last one has just these.
+[[nodiscard]] inline std::vector<ggml_tensor*> declare(ggml_context* ctx,
+                                                       std::span<const model::SegmentTensor> segment,
+                                                       const Part& part) {
+  std::vector<ggml_tensor*> tensors;
+  for (const model::SegmentTensor& t : segment.subspan(part.first_tensor, part.n_tensors))
+    tensors.push_back(declare(ctx, *t.tensor));
+  if (part.row_end != 0) {
+    const gguf::Tensor& matrix = *segment[part.first_tensor + part.n_tensors - 1].tensor;
+    tensors.back() = ggml_new_tensor_2d(ctx, static_cast<ggml_type>(matrix.type), matrix.ne[0],
+                                        part.row_end - part.row_begin);
+  }
+  return tensors;
 }
 
 // Whether the tensor is the left side of a matrix multiplication (only those have repacked layouts).

@@ -191,7 +191,7 @@ Result<PackFile> ensure_pack(const model::ModelFile& model, std::span<const Segm
   std::filesystem::create_directories(folder, error);
   if (error) return fail(ErrorCode::kIo, "{}: cannot make this folder: {}", folder.string(), error.message());
 
-  HEARTH_TRY(const PackHeader layout, pack_layout(model, device, options.repack));
+  HEARTH_TRY(const PackHeader layout, pack_layout(model, device, options.repack, options.max_block_bytes));
   std::set<std::size_t> indices;
   for (const SegmentId id : segments) {
     const PackSegment* segment = layout.find(id);

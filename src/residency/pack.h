@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "model/model_file.h"
+#include "residency/division.h"
 #include "residency/pack_file.h"
 
 struct ggml_backend_device;
@@ -23,7 +24,8 @@ namespace hearth::residency {
 
 struct PackOptions {
   bool repack = true;
-  std::filesystem::path cache_dir;  // empty: default_cache_dir(); made when it is not there
+  std::uint64_t max_block_bytes = kBlockBytes;  // of rows of a matrix; tests have small matrices
+  std::filesystem::path cache_dir;              // empty: default_cache_dir(); made when it is not there
   // Compare the BLAKE3 of the segments asked for, and rebuild what is wrong. Reads them all.
   bool verify = false;
   // What must stay free on the disk.

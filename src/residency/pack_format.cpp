@@ -192,9 +192,9 @@ PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentI
   return t;
 }
 
-// Tensors of a segment come in the order of Role; only the output matrix may come in several blocks of rows.
+// Tensors of a segment come in the order of Role; a matrix may come in several blocks of rows.
 void check_order(Reader& r, const PackTensor* before, const PackTensor& t) {
-  const bool is_next_block = before != nullptr && before->role == t.role && t.role == Role::kOutput;
+  const bool is_next_block = before != nullptr && before->role == t.role && !model::is_vector(t.role);
   if (is_next_block)
     r.expect(t.row_begin == before->row_end && t.ggml_type == before->ggml_type &&
                  t.row_values == before->row_values,

@@ -16,41 +16,24 @@ std::string model_label(const model::ModelFile& model) {
   return label;
 }
 
-std::uint64_t row_bytes_of(const gguf::Tensor& tensor) {
-  const gguf::TypeInfo& info = gguf::type_info(tensor.type);
-  return static_cast<std::uint64_t>(tensor.ne[0]) / info.block_values * info.block_bytes;
-}
-
-std::uint64_t rows_per_block(const model::SegmentTensor& t) {
-  const auto rows = static_cast<std::uint64_t>(t.tensor->ne[1]);
-  if (t.role != model::Role::kOutput) return rows;
-  const std::uint64_t fitting = kOutputBlockBytes / row_bytes_of(*t.tensor);
-  return std::max(fitting / kOutputRowMultiple, std::uint64_t{1}) * kOutputRowMultiple;
-}
-
-void add_tensor(PackSegment& segment, const model::SegmentTensor& t, ggml_backend_dev_t device, bool repack) {
-  const auto rows = static_cast<std::uint64_t>(t.tensor->ne[1]);
-  const std::uint64_t step = rows_per_block(t);
-  for (std::uint64_t begin = 0; begin < rows; begin += step) {
-    const std::uint64_t end = std::min(begin + step, rows);
-    PackTensor out{.role = t.role,
-                   .ggml_type = static_cast<std::uint32_t>(t.tensor->type),
-                   .layout = {},
-                   .bytes = (end - begin) * row_bytes_of(*t.tensor),
-                   .row_values = static_cast<std::uint64_t>(t.tensor->ne[0]),
-                   .row_begin = begin,
-                   .row_end = end};
-    if (repack && is_matrix(t.role)) {
-      const ContextPtr ctx = make_context(1);
-      ggml_tensor* block = ggml_new_tensor_2d(ctx.get(), static_cast<ggml_type>(t.tensor->type),
-                                              t.tensor->ne[0], static_cast<std::int64_t>(end - begin));
-      if (ggml_backend_buffer_type_t layout = repack_type(device, block); layout != nullptr) {
-        out.layout = ggml_backend_buft_name(layout);
-        out.bytes = ggml_backend_buft_get_alloc_size(layout, block);
-      }
+PackTensor stored(const model::SegmentTensor& t, const Piece& piece, ggml_backend_dev_t device, bool repack) {
+  PackTensor out{.role = t.role,
+                 .ggml_type = static_cast<std::uint32_t>(t.tensor->type),
+                 .layout = {},
+                 .bytes = piece.bytes,
+                 .row_values = static_cast<std::uint64_t>(t.tensor->ne[0]),
+                 .row_begin = piece.row_begin,
+                 .row_end = piece.row_end};
+  if (repack && is_matrix(t.role)) {
+    const ContextPtr ctx = make_context(1);
+    ggml_tensor* block = ggml_new_tensor_2d(ctx.get(), static_cast<ggml_type>(t.tensor->type),
+                                            t.tensor->ne[0], piece.row_end - piece.row_begin);
+    if (ggml_backend_buffer_type_t layout = repack_type(device, block); layout != nullptr) {
+      out.layout = ggml_backend_buft_name(layout);
+      out.bytes = ggml_backend_buft_get_alloc_size(layout, block);
     }
-    segment.tensors.push_back(std::move(out));
   }
+  return out;
 }
 
 }  // namespace
@@ -62,7 +45,8 @@ PackKey pack_key(const model::ModelFile& model, ggml_backend_device* device, boo
           .repack = repack};
 }
 
-Result<PackHeader> pack_layout(const model::ModelFile& model, ggml_backend_device* device, bool repack) {
+Result<PackHeader> pack_layout(const model::ModelFile& model, ggml_backend_device* device, bool repack,
+                               std::uint64_t max_block_bytes) {
   PackHeader header;
   header.key = pack_key(model, device, repack);
   header.model_name = model_label(model);
@@ -72,7 +56,8 @@ Result<PackHeader> pack_layout(const model::ModelFile& model, ggml_backend_devic
   for (const model::SegmentId id : ids) {
     PackSegment segment;
     segment.id = id;
-    for (const model::SegmentTensor& t : model.segment(id)) add_tensor(segment, t, device, repack);
+    for (const Piece& piece : pieces_of(model, id, max_block_bytes))
+      segment.tensors.push_back(stored(model.segment(id)[piece.tensor], piece, device, repack));
     header.segments.push_back(std::move(segment));
   }
   HEARTH_TRY_VOID(place_segments(header));

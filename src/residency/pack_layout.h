@@ -8,25 +8,19 @@
 
 #include "base/result.h"
 #include "model/model_file.h"
+#include "residency/division.h"
 #include "residency/pack_format.h"
 
 struct ggml_backend_device;
 
 namespace hearth::residency {
 
-// The output head's matrix is cut into blocks of rows that are streamed and computed one after another: the
-// largest multiple of kOutputRowMultiple rows that has at most kOutputBlockBytes in the model file, and at
-// least that many rows. Layouts interleave up to 16 rows, and 64 leaves room for more. The first block and
-// the norm before it take 16 MiB together: whole huge pages of a slot.
-inline constexpr std::uint64_t kOutputBlockBytes = (16U << 20) - (64U << 10);
-inline constexpr std::uint64_t kOutputRowMultiple = 64;
-
 [[nodiscard]] PackKey pack_key(const model::ModelFile& model, ggml_backend_device* device, bool repack);
 
-// All layers and the output head, placed, all absent. kUnsupported when it would be beyond the format's
-// limits.
+// All layers and the output head in pieces (division.h), placed, all absent. kUnsupported when it would be
+// beyond the format's limits.
 [[nodiscard]] Result<PackHeader> pack_layout(const model::ModelFile& model, ggml_backend_device* device,
-                                             bool repack);
+                                             bool repack, std::uint64_t max_block_bytes = kBlockBytes);
 
 // The tensor of the model that `tensor` of segment `id` holds rows of.
 [[nodiscard]] const gguf::Tensor& source_of(const model::ModelFile& model, model::SegmentId id,

@@ -83,7 +83,7 @@ struct StreamedSource::Impl {
     if (loader.joinable()) loader.join();
   }
 
-  Result<> add_units(const model::ModelFile& model, model::SegmentId id, std::uint64_t max_part_bytes);
+  Result<> add_units(model::SegmentId id, std::uint64_t max_part_bytes);
   Result<> pin(std::size_t unit, bool lock_pages);
   void load();
   void assign_slots();
@@ -175,7 +175,6 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
                                                              ggml_backend_device* device, PackFile pack,
                                                              const StreamOptions& options) {
   auto impl = std::make_unique<Impl>(std::move(pack), device);
-  const std::uint64_t layer_part = layer_part_bytes(model, segments, options.part_bytes);
   for (const model::SegmentId id : segments) {
     if (id.kind == model::SegmentId::Kind::kEmbedding) {
       const model::SegmentId only[] = {id};
@@ -188,7 +187,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
         advise_random({static_cast<const std::uint8_t*>(places[i].data), model.segment(id)[i].tensor->bytes});
       impl->embedding->release(id, 0);
     } else {
-      HEARTH_TRY_VOID(impl->add_units(model, id, layer_part));
+      HEARTH_TRY_VOID(impl->add_units(id, options.part_bytes));
     }
   }
   const auto bytes = impl->pack.bytes();
@@ -230,32 +229,29 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
   return std::unique_ptr<StreamedSource>(new StreamedSource(std::move(impl)));
 }
 
-Result<> StreamedSource::Impl::add_units(const model::ModelFile& model, model::SegmentId id,
-                                         std::uint64_t max_part_bytes) {
+Result<> StreamedSource::Impl::add_units(model::SegmentId id, std::uint64_t max_part_bytes) {
   const PackSegment& segment = pack.segment(id);
   HEARTH_CHECK(segment.present, "a pack without a segment that was asked for");
   std::vector<Part>& list = parts[id];
   HEARTH_CHECK(list.empty(), "a segment is listed twice");
   first_unit[id] = units.size();
-  std::vector<std::size_t> first_tensors;  // in the pack, of each part
-  if (id.kind == model::SegmentId::Kind::kOutput) {
-    // A part is a block of rows as packed, the first with the norm before it.
-    for (std::size_t i = 1; i < segment.tensors.size(); ++i) {
-      const PackTensor& block = segment.tensors[i];
-      list.push_back({.first_tensor = i == 1 ? 0U : 1U,
-                      .n_tensors = i == 1 ? 2U : 1U,
-                      .row_begin = static_cast<std::uint32_t>(block.row_begin),
-                      .row_end = static_cast<std::uint32_t>(block.row_end)});
-      first_tensors.push_back(i == 1 ? 0 : i);
-    }
-  } else {
-    list = divide_layer(model, id, max_part_bytes);
-    for (const Part& part : list) first_tensors.push_back(part.first_tensor);
+  std::vector<Piece> pieces;  // as packed
+  for (const PackTensor& stored : segment.tensors) {
+    const bool goes_on = stored.row_begin != 0;
+    if (goes_on) pieces.back().is_block = true;
+    pieces.push_back({.tensor = pieces.empty() ? 0 : pieces.back().tensor + (goes_on ? 0 : 1),
+                      .row_begin = static_cast<std::uint32_t>(stored.row_begin),
+                      .row_end = static_cast<std::uint32_t>(stored.row_end),
+                      .bytes = stored.bytes,
+                      .is_vector = model::is_vector(stored.role),
+                      .is_block = goes_on});
   }
+  list = parts_of(pieces, max_part_bytes);
+  std::size_t next_piece = 0;
   for (std::size_t p = 0; p < list.size(); ++p) {
     Unit unit{.segment = id,
               .part = static_cast<std::uint32_t>(p),
-              .tensors = std::span(segment.tensors).subspan(first_tensors[p], list[p].n_tensors),
+              .tensors = std::span(segment.tensors).subspan(next_piece, list[p].n_tensors),
               .handles = {},
               .places = {},
               .slot = {}};
@@ -270,6 +266,7 @@ Result<> StreamedSource::Impl::add_units(const model::ModelFile& model, model::S
       unit.handles.push_back(handle);
     }
     unit.places = unit.handles;
+    next_piece += list[p].n_tensors;
     units.push_back(std::move(unit));
   }
   return {};

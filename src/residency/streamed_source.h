@@ -19,6 +19,7 @@
 #include "base/os_memory.h"
 #include "base/result.h"
 #include "model/model_file.h"
+#include "residency/division.h"
 #include "residency/pack_file.h"
 #include "residency/pin_policy.h"
 #include "residency/stream_plan.h"
@@ -29,12 +30,10 @@ struct ggml_backend_device;
 namespace hearth::residency {
 
 struct StreamOptions {
-  std::uint64_t budget_bytes = 0;  // pins and slots
-  std::uint32_t visits = 1;        // of this device per token
-  bool lock_pins = false;          // keep pinned pages from being taken back (mlock)
-  // About the size of a part of a layer, which is cut into four at most where it is larger: good requests,
-  // small slots.
-  std::uint64_t part_bytes = std::uint64_t{16} << 20;
+  std::uint64_t budget_bytes = 0;         // pins and slots
+  std::uint32_t visits = 1;               // of this device per token
+  bool lock_pins = false;                 // keep pinned pages from being taken back (mlock)
+  std::uint64_t part_bytes = kPartBytes;  // smaller tensors are taken together up to this
   DirectReader::Options reader = {};
   PinPolicy::Options pins = {};
   // Tests give other numbers than the machine's.

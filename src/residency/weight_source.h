@@ -27,8 +27,8 @@ struct TensorPlace {
 };
 
 // What of a segment is in memory at once: tensors first_tensor .. first_tensor + n_tensors - 1 of
-// ModelFile::segment(). The matrix of the output segment may be cut into blocks of rows: such a part holds
-// the rows row_begin .. row_end - 1 of it, as a matrix of that many rows; 0, 0: all of them.
+// ModelFile::segment(). A matrix may be cut into blocks of rows: such a part holds of its last tensor the
+// rows row_begin .. row_end - 1, as a matrix of that many rows; 0, 0: all of them.
 struct Part {
   std::uint32_t first_tensor = 0, n_tensors = 0;
   std::uint32_t row_begin = 0, row_end = 0;
@@ -48,8 +48,8 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  // In the order of use; they cover the segment and stay the same for as long as the source lives. An output
-  // segment's norm comes before or with its first rows, the blocks of rows follow each other.
+  // In the order of use; they cover the segment and stay the same for as long as the source lives. The blocks
+  // of a matrix follow each other.
   [[nodiscard]] virtual std::span<const Part> parts(model::SegmentId id) const = 0;
 
   // The places of the part's tensors, in their order; the span too is valid until the release. Blocks until

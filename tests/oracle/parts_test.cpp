@@ -17,8 +17,10 @@ namespace {
 constexpr std::uint32_t kChunk = 32;
 constexpr std::size_t kPrompt = 75, kGenerated = 12;
 
-const std::pair<const char*, Division> kDivisions[] = {
-    {"whole", Division::kWhole}, {"small parts", Division::kSmall}, {"single tensors", Division::kTensors}};
+const std::pair<const char*, Division> kDivisions[] = {{"whole", Division::kWhole},
+                                                       {"small parts", Division::kSmall},
+                                                       {"single tensors", Division::kTensors},
+                                                       {"blocks of rows", Division::kBlocks}};
 
 void expect_exact(const synth::SynthSpec& spec, RingOptions options, Outputs outputs = Outputs::kEachChunk) {
   const auto model = test_model(spec);

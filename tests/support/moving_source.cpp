@@ -38,7 +38,8 @@ std::vector<Part> divided(const model::ModelFile& model, SegmentId id, Division 
   if (is_whole)
     return {{.first_tensor = 0, .n_tensors = static_cast<std::uint32_t>(model.segment(id).size())}};
   if (division == Division::kTensors) return tensor_by_tensor(model, id);
-  return residency::divide(model, id, model.segment_bytes(id) / 3);
+  if (division == Division::kBlocks) return residency::divide(model, id, 1, 1);
+  return residency::divide(model, id, model.segment_bytes(id) / 3, model.segment_bytes(id) / 5);
 }
 
 }  // namespace
@@ -58,13 +59,13 @@ std::span<const Part> MovingSource::parts(SegmentId id) const {
 TensorPlace MovingSource::original(SegmentId id, const Part& part, std::uint32_t index,
                                    const TensorPlace& whole) {
   const model::SegmentTensor& source = model_.segment(id)[index];
-  if (part.row_end == 0 || source.role != model::Role::kOutput) return whole;
-  const std::size_t row_bytes = source.tensor->bytes / model_.params().n_vocab;
+  if (part.row_end == 0 || index + 1 != part.first_tensor + part.n_tensors) return whole;
+  const std::size_t row_bytes = source.tensor->bytes / static_cast<std::size_t>(source.tensor->ne[1]);
   if (whole.extra == nullptr)
     return {.data = static_cast<std::uint8_t*>(whole.data) + part.row_begin * row_bytes,
             .buffer = whole.buffer,
             .extra = nullptr};
-  auto [found, is_new] = blocks_.try_emplace(part.row_begin);
+  auto [found, is_new] = blocks_.try_emplace({id, index, part.row_begin});
   Block& block = found->second;
   if (is_new) {
     const InputFile file = value_of(InputFile::open(model_.file().paths()[source.tensor->file_index]));
@@ -101,7 +102,8 @@ Result<std::span<const TensorPlace>> MovingSource::acquire(SegmentId id, std::ui
     // A repacked tensor has the size of the plain one.
     std::size_t size = model_.segment(id)[part.first_tensor + i].tensor->bytes;
     if (part.row_end != 0 && i + 1 == part.n_tensors)
-      size = size / model_.params().n_vocab * (part.row_end - part.row_begin);
+      size = size / static_cast<std::size_t>(model_.segment(id)[part.first_tensor + i].tensor->ne[1]) *
+             (part.row_end - part.row_begin);
     slot[i].resize(size + kAlignment);
     auto address = reinterpret_cast<std::uintptr_t>(slot[i].data());
     address = (address + kAlignment - 1) / kAlignment * kAlignment;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,7 @@ enum class Division : std::uint8_t {
   kWhole,    // a segment is one part
   kSmall,    // a few tensors per part, the output in blocks of rows
   kTensors,  // each tensor by itself, the output in blocks of 64 rows
+  kBlocks,   // every matrix in blocks of 64 rows, of its own each
 };
 
 struct MovingOptions {
@@ -68,7 +70,8 @@ class MovingSource final : public residency::WeightSource {
   MovingOptions options_;
   mutable std::map<model::SegmentId, std::vector<residency::Part>> parts_;
   std::map<std::pair<model::SegmentId, std::uint32_t>, Copy> copies_;
-  std::map<std::uint32_t, Block> blocks_;  // of the output matrix, by first row
+  // By segment, tensor, first row.
+  std::map<std::tuple<model::SegmentId, std::uint32_t, std::uint32_t>, Block> blocks_;
   std::uint64_t n_acquired_ = 0;
   std::uint32_t n_held_ = 0;
 };
