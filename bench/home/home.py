@@ -165,8 +165,7 @@ class Home:
         return None if self.no_limits else sum(device.groups.cpu_s() for device in self.devices)
 
     def calibrate_disks(self, path=None, seconds=3.0):
-        """Measures what the disk gives each device while all read, and limits each to what was asked for or to its
-        share of that, whichever is less. `path`: a placed file to read, else one is made. Returns the rates, bytes per
+        """Measures what the disk gives each device while all read, and limits each with limit_disks(). `path`: a placed file to read, else one is made. Returns the rates, bytes per
         second in the order of the devices."""
         files = [device.file(path) if path else os.path.join(device.folder, "calibrate") for device in self.devices]
         for file in files:
@@ -178,11 +177,21 @@ class Home:
             for file in files:
                 if not path:
                     os.remove(file)
-        for device, rate in zip(self.devices, rates):
-            asked = device.spec.disk_bytes_per_s
-            if asked is not None:
-                device.limit_disk(int(min(asked, DISK_SHARE * rate)))
+        self.limit_disks(rates)
         return rates
+
+    def limit_disks(self, rates):
+        """Limits each device's disk to what was asked for; where all together ask for more than DISK_SHARE of what the
+        disk gave while all read (`rates`, of each device), each to the same part of it. How the disk shared that among
+        them says little: with limits nobody crowds the others out."""
+        asked = [device.spec.disk_bytes_per_s for device in self.devices]
+        for device, rate, wanted in zip(self.devices, rates, asked):
+            if wanted is None:
+                continue
+            if None in asked:  # those without a limit take what they can
+                device.limit_disk(int(min(wanted, DISK_SHARE * rate)))
+            else:
+                device.limit_disk(int(wanted * min(1, DISK_SHARE * sum(rates) / sum(asked))))
 
     def set_read_ahead(self, kib):
         """What the kernel reads ahead on the disk of the home, for every program of the machine; the present value

@@ -71,8 +71,7 @@ def measure(home, model, weights, options):
     sweep = [*options.rounds.split(","), "auto"]
     for rounds in sweep:  # makes the packs
         run(home, model, rounds, 1)
-    for device, rate in zip(home, rates):
-        device.limit_disk(int(min(options.disk * 1e6, 0.8 * rate)))
+    home.limit_disks(rates)
     rate = min(device.disk_rate(device.file(model)) for device in home)
     print(f"{n} devices of {memory / 1e6:.0f} MB, {rate / 1e6:.0f} MB/s each")
     print(f"{'rounds':<8}{'s/token':>9}{'bound':>9}{'ratio':>7}{'MB read':>9}{'predicted':>11}")

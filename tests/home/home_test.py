@@ -65,6 +65,16 @@ class Limits(unittest.TestCase):
                         break
                 self.assertGreater(max(seen), 0.75 * limit)
 
+    def test_disk_shares(self):
+        """What all ask for together counts, not how the disk happened to serve them."""
+        with Home(scenario({"disk_mb_s": 100}, {"disk_mb_s": 50})) as home:
+            for rates, limits in (((300, 30), (100, 50)), ((100, 50), (80, 40)), ((20, 55), (40, 20))):
+                home.limit_disks([rate * MB for rate in rates])
+                self.assertEqual([device.disk_limit for device in home], [limit * MB for limit in limits])
+        with Home(scenario({"disk_mb_s": 100}, {})) as home:  # the other one takes what it can
+            home.limit_disks([90 * MB, 500 * MB])
+            self.assertEqual([device.disk_limit for device in home], [72 * MB, None])
+
     def test_memory_bounds_the_page_cache(self):
         with Home(scenario({"memory": "32 MiB"})) as home:
             device = home["d1"]
