@@ -7,11 +7,14 @@ bypass every cache of this kernel; a cache of the host below a virtual machine i
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -47,6 +50,21 @@ def drop_caches():
     os.sync()
     with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
         file.write("3")
+
+
+@contextlib.contextmanager
+def small_disk(folder, n_bytes):
+    """A file system in memory of that size, below `folder`, for as long as the context lasts. Needs root; OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    at = tempfile.mkdtemp(dir=folder)
+    if libc.mount(b"tmpfs", at.encode(), b"tmpfs", 0, f"size={n_bytes}".encode()) != 0:
+        os.rmdir(at)
+        raise OSError(ctypes.get_errno(), f"cannot mount a file system in memory: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield at
+    finally:
+        libc.umount2(at.encode(), 2)  # MNT_DETACH
+        os.rmdir(at)
 
 
 def copy_file(source, target):

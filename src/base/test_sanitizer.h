@@ -4,16 +4,26 @@
 
 namespace hearth {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-inline constexpr bool kSanitized = true;
+#ifdef __has_feature
+#define HEARTH_HAS_FEATURE(feature) __has_feature(feature)
 #else
-inline constexpr bool kSanitized = false;
+#define HEARTH_HAS_FEATURE(feature) 0
 #endif
+
+#if defined(__SANITIZE_ADDRESS__) || HEARTH_HAS_FEATURE(address_sanitizer)
+inline constexpr bool kAddressSanitized = true;
 #else
-inline constexpr bool kSanitized = false;
+inline constexpr bool kAddressSanitized = false;
 #endif
+
+#if defined(__SANITIZE_THREAD__) || HEARTH_HAS_FEATURE(thread_sanitizer)
+inline constexpr bool kThreadSanitized = true;
+#else
+inline constexpr bool kThreadSanitized = false;
+#endif
+
+#undef HEARTH_HAS_FEATURE
+
+inline constexpr bool kSanitized = kAddressSanitized || kThreadSanitized;
 
 }  // namespace hearth
