@@ -180,11 +180,11 @@ class Home:
         self.limit_disks(rates)
         return rates
 
-    def limit_disks(self, rates):
-        """Limits each device's disk to what was asked for; where all together ask for more than DISK_SHARE of what the
-        disk gave while all read (`rates`, of each device), each to the same part of it. How the disk shared that among
-        them says little: with limits nobody crowds the others out."""
-        asked = [device.spec.disk_bytes_per_s for device in self.devices]
+    def limit_disks(self, rates, asked=None):
+        """Limits each device's disk to what the scenario, or `asked` (of each device), asks for. Where all together ask
+        for more than DISK_SHARE of what the disk gave while all read (`rates`, of each device), each gets the same part
+        of it. How the disk shared that among them says little: with limits nobody crowds the others out."""
+        asked = asked or [device.spec.disk_bytes_per_s for device in self.devices]
         for device, rate, wanted in zip(self.devices, rates, asked):
             if wanted is None:
                 continue

@@ -147,9 +147,9 @@ def measure_cases(cases, programs, options, common):
         print(f"computing alone: {compute_s:.3f} s a token ({fastest})")
         for case in cases:
             total = int(weights * case.memory_percent / 100)
-            for device, rate in zip(home, rates):
+            for device in home:
                 device.limit_memory(total // n_devices)
-                device.limit_disk(int(min(case.disk_mb_s * 1e6, 0.8 * rate)))
+            home.limit_disks(rates, n_devices * [case.disk_mb_s * 1e6])
             # The same reader, in the same groups, just before.
             measured = min(device.disk_rate(device.file(model)) for device in home)
             print(f"{case.name}: {total / 1e6:.0f} MB of memory in all; disk asked for {case.disk_mb_s} MB/s, limited to "
