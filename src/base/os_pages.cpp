@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <string>
 #include <system_error>
@@ -161,6 +163,14 @@ void unlock(std::span<const std::uint8_t> range) {
   if (pages.size > 0) munlock(pages.begin, pages.size);
 }
 
+std::size_t huge_page_bytes() {
+  const std::filesystem::path folder = "/sys/kernel/mm/transparent_hugepage";
+  std::string policy;
+  std::size_t bytes = 0;
+  if (!std::getline(std::ifstream(folder / "enabled"), policy) || policy.contains("[never]")) return 0;
+  return std::ifstream(folder / "hpage_pmd_size") >> bytes ? bytes : 0;
+}
+
 Result<AlignedBuffer> AlignedBuffer::make(std::size_t bytes, Options options) {
   if (bytes == 0) return AlignedBuffer();
   const std::size_t unit = std::max(page_bytes(), kAlignment);
@@ -179,6 +189,7 @@ Result<AlignedBuffer> AlignedBuffer::make(std::size_t bytes, Options options) {
   if (options.huge_pages && past != 0) begin += kHugePage - past;
   AlignedBuffer buffer({static_cast<std::uint8_t*>(mapping), mapped}, {begin, size});
   if (options.huge_pages) prefer_huge_pages(begin, size);
+  if (options.small_pages) madvise(begin, size, MADV_NOHUGEPAGE);
   if (options.populate)
     for (std::size_t at = 0; at < size; at += page_bytes()) {
       // A write, because reading gives every page the same shared zeros.

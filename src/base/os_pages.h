@@ -17,6 +17,8 @@
 namespace hearth {
 
 [[nodiscard]] std::size_t page_bytes();
+// Of the huge pages that the system gives to memory that asks for them; 0: none.
+[[nodiscard]] std::size_t huge_page_bytes();
 
 // Reads the range into the page cache and maps it, exactly: nothing around it, also with advise_random(). It
 // is read ahead in requests small enough for every device, because a single request is cut to the read-ahead
@@ -60,6 +62,8 @@ class AlignedBuffer {
     // Ask for them; the system may ignore it. For slots of direct reads: the disk gets few long segments
     // instead of one for each page. The memory begins on a huge page then.
     bool huge_pages = false;
+    // Never any, also where the system gives them unasked: so that discard() gives back what it is told to.
+    bool small_pages = false;
     bool populate = false;  // take the memory now, so that it is accounted and no later write faults
   };
   // `bytes` is rounded up to whole pages. kOutOfMemory.

@@ -52,7 +52,7 @@ struct BatchInputs {
   return 128 + 2 * n_weights;
 }
 [[nodiscard]] constexpr std::size_t max_layer_tensors(std::size_t n_weights) {
-  return max_layer_nodes(n_weights) + 64 + n_weights;
+  return max_layer_nodes(n_weights) + n_weights + 64;  // with the weights, inputs and pieced results
 }
 
 // Adds the layer to `graph`, its nodes in an order that reads the weights in the order of model::Role, each

@@ -1,6 +1,7 @@
 #include "compute/scratch.h"
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "residency/division.h"
@@ -64,10 +65,17 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
 
 bool Scratch::reserve(const model::ModelFile& model, std::uint32_t n_out) {
   const model::HyperParams& p = model.params();
-  const auto segment = model::SegmentId::of_layer(0);
+  // Layers differ in the types of their matrices, so in their blocks.
   const std::uint64_t max_block =
       options_.max_block_bytes != 0 ? options_.max_block_bytes : ~std::uint64_t{0};
-  const std::vector<residency::Part> parts = residency::divide(model, segment, max_block, max_block);
+  auto segment = model::SegmentId::of_layer(0);
+  std::vector<residency::Part> parts = residency::divide(model, segment, max_block, max_block);
+  for (std::uint32_t il = 1; il < p.n_layer; ++il)
+    if (auto other = residency::divide(model, model::SegmentId::of_layer(il), max_block, max_block);
+        other.size() > parts.size()) {
+      segment = model::SegmentId::of_layer(il);
+      parts = std::move(other);
+    }
   std::size_t n_weights = 0;
   for (const residency::Part& part : parts) n_weights += part.n_tensors;
   const std::size_t max_nodes = max_layer_nodes(n_weights);

@@ -358,6 +358,26 @@ TEST(Window, PassesTheErrorsOfPartsOn) {
   }
 }
 
+// As many blocks as a layer of 100 GB has.
+TEST(Window, ALayerOfHundredsOfBlocks) {
+  synth::SynthSpec spec = small_spec("llama", "Q8_0");
+  spec.shape.n_layer = 1;
+  spec.shape.n_ff = 16384;
+  const OneDevice device(test_model(spec), {.n_ubatch = 4, .n_outputs = 4});
+  testing::MovingSource blocks(*device.weights, *device.model, {.division = testing::Division::kBlocks});
+  EXPECT_GT(blocks.parts(model::SegmentId::of_layer(0)).size(), 512U);
+  std::vector<std::vector<float>> results;
+  for (residency::WeightSource* source : {static_cast<residency::WeightSource*>(device.weights.get()),
+                                          static_cast<residency::WeightSource*>(&blocks)}) {
+    const auto window =
+        value_of(Window::create(*device.scratch, *device.model, {0, 1}, *source, wire::KvType::kF16));
+    std::ranges::fill(window->input(4), 0.25F);
+    const auto rows = value_of(window->run(OneDevice::batch(0, 4)));
+    results.emplace_back(rows.begin(), rows.end());
+  }
+  EXPECT_EQ(results[0], results[1]);
+}
+
 // Without rope factors a shift needs no weights at all.
 TEST(Window, AShiftFetchesNoWeightsItDoesNotNeed) {
   const OneDevice device(test_model(small_spec("qwen2", "Q8_0")));

@@ -138,15 +138,16 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   }
   std::uint64_t left = options.anonymous_limit;
   const std::size_t n_layers = segments.size();
-  std::uint64_t layer_bytes = 0;
-  for (const model::SegmentId id : segments) layer_bytes += model_.segment_bytes(id);
+  const bool is_head = device == 0;
+  std::uint64_t weight_bytes = is_head ? model_.segment_bytes(model::SegmentId::output()) : 0;
+  for (const model::SegmentId id : segments) weight_bytes += model_.segment_bytes(id);
   HEARTH_TRY_VOID(take(left, kv_bytes,
                        std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
                        "ask for a smaller context (-c) or give this device fewer layers"));
   engine::LoadReport report = {.weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = 0};
   if (n_layers > 0) {
     // Whether layers are streamed, in blocks of rows, shows when this is known: where it may be, room for it.
-    const bool may_stream = layer_bytes > left - left / 4;
+    const bool may_stream = weight_bytes > left / 2;
     HEARTH_TRY(epoch->scratch,
                compute::Scratch::create(backend_, model_,
                                         {.n_cells = n_cells,
@@ -158,7 +159,6 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                          std::format("computing {} tokens at once", plan.n_ubatch),
                          "ask for smaller batches (-ub)"));
   }
-  const bool is_head = device == 0;
   if (is_head) {
     segments.push_back(model::SegmentId::embedding());
     segments.push_back(model::SegmentId::output());
@@ -210,7 +210,12 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     report.compute_bytes += epoch->head->bytes();
     HEARTH_TRY_VOID(take(left, epoch->head->bytes(), "the output head", "ask for smaller batches (-ub)"));
   }
-  if (epoch->weights->streams() && !epoch->windows.empty()) {
+  // Batches wait for each other where each layer can stay until all have passed it; else a group would only
+  // read it again and again.
+  const bool can_hold = std::ranges::all_of(segments, [&](const model::SegmentId id) {
+    return id.kind != model::SegmentId::Kind::kLayer || epoch->weights->can_hold(id);
+  });
+  if (epoch->weights->streams() && !epoch->windows.empty() && can_hold) {
     epoch->group_tokens = group.tokens;
     report.compute_bytes += group.bytes();
   }

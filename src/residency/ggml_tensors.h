@@ -45,12 +45,13 @@ using BufferPtr = std::unique_ptr<ggml_backend_buffer, FreeBuffer>;
                                                        std::span<const model::SegmentTensor> segment,
                                                        const Part& part) {
   std::vector<ggml_tensor*> tensors;
-  for (const model::SegmentTensor& t : segment.subspan(part.first_tensor, part.n_tensors))
-    tensors.push_back(declare(ctx, *t.tensor));
-  if (part.row_end != 0) {
-    const gguf::Tensor& matrix = *segment[part.first_tensor + part.n_tensors - 1].tensor;
-    tensors.back() = ggml_new_tensor_2d(ctx, static_cast<ggml_type>(matrix.type), matrix.ne[0],
-                                        part.row_end - part.row_begin);
+  for (std::uint32_t i = 0; i < part.n_tensors; ++i) {
+    const gguf::Tensor& tensor = *segment[part.first_tensor + i].tensor;
+    if (part.row_end != 0 && i + 1 == part.n_tensors)
+      tensors.push_back(ggml_new_tensor_2d(ctx, static_cast<ggml_type>(tensor.type), tensor.ne[0],
+                                           part.row_end - part.row_begin));
+    else
+      tensors.push_back(declare(ctx, tensor));
   }
   return tensors;
 }

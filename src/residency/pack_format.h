@@ -21,7 +21,7 @@ namespace hearth::residency {
 inline constexpr std::uint32_t kPackVersion = 1;
 // Pages and the sectors of disks are at most this, and direct I/O needs their alignment.
 inline constexpr std::uint64_t kPackBlock = 4096;
-// 512 layers of 16 tensors and an output head of 1 TB in 16 MiB blocks make 5 MB.
+// 2 TB of weights in blocks of 8 MiB make 13 MB.
 inline constexpr std::uint32_t kMaxPackHeaderBytes = 16U << 20;
 inline constexpr std::uint32_t kMaxPackLayouts = 16;
 inline constexpr std::size_t kMaxPackText = 2048;

@@ -146,7 +146,7 @@ TEST(Pack, ComputesWhatResidentSourceComputes) {
     synth::SynthSpec spec = small_spec("llama", type);
     spec.shape.n_layer = 2;
     if (std::string(type) == "F16") spec = large_head();
-    if (std::string(type) == "Q4_0") {  // 144 bytes a row: two blocks of at most 16 MiB
+    if (std::string(type) == "Q4_0") {  // 144 bytes a row: three blocks
       spec.shape.n_vocab = 120'000;
       spec.shape.tied = true;
     }

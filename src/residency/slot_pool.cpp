@@ -1,24 +1,34 @@
 #include "residency/slot_pool.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/units.h"
 
 namespace hearth::residency {
+namespace {
+
+// Addresses only.
+constexpr std::uint64_t kSlotsPerMean = 3, kMoreSlots = 16;
+
+}  // namespace
 
 Result<SlotPool> SlotPool::make(const StreamPlan& plan, std::span<const std::uint64_t> part_bytes,
                                 ggml_backend_device* device) {
   SlotPool pool;
   if (plan.slots_bytes == 0) return pool;
   pool.limit_ = plan.slots_bytes;
-  pool.page_ = std::max<std::uint64_t>(plan.page_bytes, page_bytes());
+  pool.page_ = plan.page_bytes;
   pool.stride_ = pool.needed_bytes(std::ranges::max(part_bytes));
-  // As many as there can be parts in the memory.
-  const std::uint64_t smallest = pool.needed_bytes(std::ranges::min(part_bytes));
-  pool.slots_.resize(std::min<std::uint64_t>(pool.limit_ / smallest, part_bytes.size()));
+  // As many as there are parts in the memory, with many more small ones than usual.
+  const std::uint64_t total = std::reduce(part_bytes.begin(), part_bytes.end());
+  const std::uint64_t mean = std::max<std::uint64_t>(total / part_bytes.size(), 1);
+  pool.slots_.resize(
+      std::min<std::uint64_t>(kSlotsPerMean * (pool.limit_ / mean) + kMoreSlots, part_bytes.size()));
   // Huge pages: the disk gets few long segments of memory instead of one per page, twice as fast.
+  const bool huge = pool.page_ >= AlignedBuffer::kHugePage;
   HEARTH_TRY(pool.memory_, AlignedBuffer::make(pool.stride_ * pool.slots_.size(),
-                                               {.huge_pages = pool.page_ >= AlignedBuffer::kHugePage}));
+                                               {.huge_pages = huge, .small_pages = !huge}));
   const auto bytes = pool.memory_.bytes();
   pool.buffer_.reset(ggml_backend_dev_buffer_from_host_ptr(device, bytes.data(), bytes.size(), bytes.size()));
   if (!pool.buffer_)

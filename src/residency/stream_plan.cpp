@@ -9,9 +9,16 @@
 namespace hearth::residency {
 namespace {
 
-// Slots consist of huge pages where the largest part has several of them: what the last one of a part leaves
-// over must be little.
-constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20, kSmallPage = 4096, kHugePagesOfLargest = 4;
+// Slots consist of huge pages where these take at most 1 / kHugeDivisor more than the parts.
+constexpr std::uint64_t kHugeDivisor = 10;
+// More than 1 / kHoldDivisor of the memory is not spent on holding a whole layer.
+constexpr std::uint64_t kHoldDivisor = 4;
+
+std::uint64_t all_in_slots(std::span<const std::uint64_t> part_bytes, std::uint64_t page_bytes) {
+  std::uint64_t all = 0;
+  for (const std::uint64_t bytes : part_bytes) all += in_slot(bytes, page_bytes);
+  return all;
+}
 
 // Pins about `keep` bytes, never more, so that streamed parts are spread evenly: after each part the bytes
 // streamed so far are as close as possible to their share of the bytes so far.
@@ -43,34 +50,56 @@ void spread(std::span<const std::uint64_t> part_bytes, std::uint64_t total, std:
   made.streamed_bytes = total - made.pinned_bytes;
 }
 
+// What the layer of which most is streamed takes of the slots.
+std::uint64_t largest_layer(const StreamRequest& request, const StreamPlan& made) {
+  std::uint64_t largest = 0;
+  for (const StreamRequest::Parts& layer : request.layers) {
+    std::uint64_t streamed = 0;
+    for (std::size_t part = layer.begin; part < layer.end; ++part)
+      if (!made.pinned[part]) streamed += in_slot(request.part_bytes[part], made.page_bytes);
+    largest = std::max(largest, streamed);
+  }
+  return largest;
+}
+
 }  // namespace
 
-Result<StreamPlan> plan_stream(std::span<const std::uint64_t> part_bytes, std::uint64_t budget_bytes,
-                               std::uint32_t visits) {
-  HEARTH_CHECK(!part_bytes.empty() && visits >= 1);
+Result<StreamPlan> plan_stream(const StreamRequest& request) {
+  const std::span part_bytes = request.part_bytes;
+  const std::uint64_t budget = request.budget_bytes;
+  HEARTH_CHECK(!part_bytes.empty() && request.visits >= 1);
   const std::uint64_t total = std::reduce(part_bytes.begin(), part_bytes.end());
   StreamPlan made;
-  if (total <= budget_bytes) {
+  if (total <= budget) {
     made.pinned.assign(part_bytes.size(), true);
     made.pinned_bytes = total;
     return made;
   }
-  const std::uint64_t largest = *std::ranges::max_element(part_bytes);
-  made.page_bytes = largest >= kHugePagesOfLargest * kHugePage ? kHugePage : kSmallPage;
-  plan::PartSizes parts;
-  std::uint64_t all = 0;
-  for (const std::uint64_t bytes : part_bytes) all += in_slot(bytes, made.page_bytes);
-  parts.largest_bytes = in_slot(largest, made.page_bytes);
-  parts.mean_bytes = all / part_bytes.size();
-  if (budget_bytes < plan::kLeastParts * parts.largest_bytes)
+  made.page_bytes = request.page_bytes;
+  if (request.huge_page_bytes > 0 &&
+      all_in_slots(part_bytes, request.huge_page_bytes) <= total + total / kHugeDivisor)
+    made.page_bytes = request.huge_page_bytes;
+  const std::uint64_t all = all_in_slots(part_bytes, made.page_bytes);
+  const plan::PartSizes parts = {.largest_bytes = in_slot(std::ranges::max(part_bytes), made.page_bytes),
+                                 .mean_bytes = all / part_bytes.size()};
+  if (budget < plan::kLeastParts * parts.largest_bytes)
     return fail(ErrorCode::kOutOfMemory,
                 "weights of {} have to pass through at least {} buffers of {}, there are {} for them; lend "
                 "more memory (--memory), or give this device fewer layers",
                 format_bytes(total), plan::kLeastParts, format_bytes(parts.largest_bytes),
-                format_bytes(budget_bytes));
-  made.slots_bytes = plan::slots_wanted(total - budget_bytes, budget_bytes, parts, visits) / made.page_bytes *
-                     made.page_bytes;
-  spread(part_bytes, total, budget_bytes - made.slots_bytes, made);
+                format_bytes(budget));
+  // As much more as pages are larger than what is in them.
+  const auto excess = static_cast<std::uint64_t>(static_cast<double>(total - budget) *
+                                                 static_cast<double>(all) / static_cast<double>(total));
+  std::uint64_t slots = plan::slots_wanted(excess, budget, parts, request.visits);
+  // Larger slots mean fewer pins, and a little more of each layer is streamed.
+  for (int attempt = 0; attempt < 4; ++attempt) {
+    made.slots_bytes = slots / made.page_bytes * made.page_bytes;
+    spread(part_bytes, total, budget - made.slots_bytes, made);
+    const std::uint64_t layer = largest_layer(request, made);
+    if (layer <= made.slots_bytes || layer > budget / kHoldDivisor) break;
+    slots = layer;
+  }
   return made;
 }
 

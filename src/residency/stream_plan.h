@@ -33,10 +33,20 @@ struct StreamPlan {
   return (part_bytes + page_bytes - 1) / page_bytes * page_bytes;
 }
 
-// `part_bytes`: sizes as stored, in the order of use. `budget_bytes`: for pins and slots together. `visits`:
-// how many times the device is visited per token; plan::slots_wanted() says what that asks for.
+struct StreamRequest {
+  struct Parts {
+    std::size_t begin = 0, end = 0;
+  };
+  std::span<const std::uint64_t> part_bytes;  // sizes as stored, in the order of use
+  // Of each layer: its parts should fit the slots at once, so that a prompt's batches can be computed with it
+  // one after another.
+  std::span<const Parts> layers = {};
+  std::uint64_t budget_bytes = 0;  // for pins and slots together
+  std::uint32_t visits = 1;        // of the device per token; plan::slots_wanted() says what that asks for
+  std::uint64_t page_bytes = 4096, huge_page_bytes = 0;  // the system's; 0: it has no huge ones
+};
+
 // kOutOfMemory, with the numbers, when not even the least slots fit.
-[[nodiscard]] Result<StreamPlan> plan_stream(std::span<const std::uint64_t> part_bytes,
-                                             std::uint64_t budget_bytes, std::uint32_t visits);
+[[nodiscard]] Result<StreamPlan> plan_stream(const StreamRequest& request);
 
 }  // namespace hearth::residency

@@ -14,60 +14,98 @@ constexpr std::uint64_t kPage = 4096;
 
 using Sizes = std::vector<std::uint64_t>;
 
+Result<StreamPlan> plan(const Sizes& sizes, std::uint64_t budget, std::uint32_t visits,
+                        std::uint64_t huge_page = 0) {
+  return plan_stream(
+      {.part_bytes = sizes, .budget_bytes = budget, .visits = visits, .huge_page_bytes = huge_page});
+}
+
 TEST(StreamPlan, WhatFitsIsPinnedAsAWhole) {
-  const auto plan = plan_stream(Sizes{10, 20, 30}, 60, 1);
-  ASSERT_TRUE(plan);
-  EXPECT_EQ(plan->pinned, (std::vector<bool>{true, true, true}));
-  EXPECT_EQ(plan->pinned_bytes, 60U);
-  EXPECT_EQ(plan->slots_bytes, 0U);
-  EXPECT_EQ(plan->streamed_bytes, 0U);
+  const auto made = plan(Sizes{10, 20, 30}, 60, 1);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->pinned, (std::vector<bool>{true, true, true}));
+  EXPECT_EQ(made->pinned_bytes, 60U);
+  EXPECT_EQ(made->slots_bytes, 0U);
+  EXPECT_EQ(made->streamed_bytes, 0U);
 }
 
 TEST(StreamPlan, HalfOfTheMemoryStreamsEveryOtherPart) {
   // 24 parts of 10 pages; 180 pages of memory: slots for six parts take 60, 120 are pinned.
-  const auto plan = plan_stream(Sizes(24, 10 * kPage), 180 * kPage, 1);
-  ASSERT_TRUE(plan);
-  EXPECT_EQ(plan->slots_bytes, 60 * kPage);
-  EXPECT_EQ(plan->page_bytes, kPage);
-  EXPECT_EQ(plan->pinned_bytes, 120 * kPage);
-  EXPECT_EQ(plan->streamed_bytes, 120 * kPage);
-  for (std::size_t i = 0; i + 1 < 24; ++i) EXPECT_NE(plan->pinned[i], plan->pinned[i + 1]) << i;
+  const auto made = plan(Sizes(24, 10 * kPage), 180 * kPage, 1);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->slots_bytes, 60 * kPage);
+  EXPECT_EQ(made->page_bytes, kPage);
+  EXPECT_EQ(made->pinned_bytes, 120 * kPage);
+  EXPECT_EQ(made->streamed_bytes, 120 * kPage);
+  for (std::size_t i = 0; i + 1 < 24; ++i) EXPECT_NE(made->pinned[i], made->pinned[i + 1]) << i;
 }
 
 TEST(StreamPlan, SeveralVisitsNeedSlotsForOneVisit) {
   // 100 parts of 10 in 800 pages: an excess of 200; with 5 visits 200 / 4 = 50 of slots, one part more to
   // compute with and one to fill.
-  const auto plan = plan_stream(Sizes(100, 10 * kPage), 800 * kPage, 5);
-  ASSERT_TRUE(plan);
-  EXPECT_EQ(plan->slots_bytes, 70 * kPage);
-  EXPECT_EQ(plan->pinned_bytes, 730 * kPage);
+  const auto made = plan(Sizes(100, 10 * kPage), 800 * kPage, 5);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->slots_bytes, 70 * kPage);
+  EXPECT_EQ(made->pinned_bytes, 730 * kPage);
 }
 
 TEST(StreamPlan, SmallPartsTakeLessOfTheSlots) {
   // One part of 40 pages and 20 of 10: 11.4 on average, 5 of them and the largest are 97 pages.
   Sizes sizes(20, 10 * kPage);
   sizes.push_back(40 * kPage);
-  const auto plan = plan_stream(sizes, 150 * kPage, 1);
-  ASSERT_TRUE(plan);
-  EXPECT_EQ(plan->slots_bytes, 97 * kPage);
+  const auto made = plan(sizes, 150 * kPage, 1);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->slots_bytes, 97 * kPage);
 }
 
-TEST(StreamPlan, LargePartsTakeHugePages) {
-  constexpr std::uint64_t kMiB = 1U << 20;
-  const auto plan = plan_stream(Sizes(20, 9 * kMiB), 150 * kMiB, 1);
-  ASSERT_TRUE(plan);
-  EXPECT_EQ(plan->page_bytes, 2 * kMiB);
-  EXPECT_EQ(plan->slots_bytes, 6 * 10 * kMiB);
-  const auto small = plan_stream(Sizes(20, 7 * kMiB), 150 * kMiB / 2, 1);
+TEST(StreamPlan, PartsThatFillThemTakeHugePages) {
+  constexpr std::uint64_t kMiB = 1U << 20, kHuge = 2 * kMiB;
+  const auto made = plan(Sizes(20, 8 * kMiB - 7), 120 * kMiB, 1, kHuge);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->page_bytes, kHuge);
+  EXPECT_EQ(made->slots_bytes, 6 * 8 * kMiB);
+  const auto small = plan(Sizes(20, 7 * kMiB), 105 * kMiB, 1, kHuge);
   ASSERT_TRUE(small);
-  EXPECT_EQ(small->page_bytes, kPage) << "of the last page of each too much would be lost";
+  EXPECT_EQ(small->page_bytes, kPage) << "an eighth of the memory would be lost";
+  const auto none = plan(Sizes(20, 8 * kMiB), 120 * kMiB, 1);
+  ASSERT_TRUE(none);
+  EXPECT_EQ(none->page_bytes, kPage) << "the system has none";
+}
+
+// 10 layers of 10 parts; half of them fit.
+TEST(StreamPlan, SlotsHoldWhatIsStreamedOfALayer) {
+  const Sizes sizes(100, kPage);
+  std::vector<StreamRequest::Parts> layers;
+  for (std::size_t i = 0; i < 100; i += 10) layers.push_back({i, i + 10});
+  StreamRequest request = {.part_bytes = sizes, .layers = layers, .budget_bytes = 50 * kPage};
+  const auto made = plan_stream(request);
+  ASSERT_TRUE(made);
+  for (const auto& layer : layers) {
+    std::uint64_t streamed = 0;
+    for (std::size_t i = layer.begin; i < layer.end; ++i) streamed += made->pinned[i] ? 0 : kPage;
+    EXPECT_LE(streamed, made->slots_bytes);
+  }
+  EXPECT_EQ(made->slots_bytes, 6 * kPage);
+  EXPECT_EQ(made->pinned_bytes, 44 * kPage);
+  // 9 of 10 parts of a layer: more than a quarter of the memory. Then the layer is not held.
+  request.budget_bytes = 15 * kPage;
+  const auto little = plan_stream(request);
+  ASSERT_TRUE(little);
+  EXPECT_EQ(little->slots_bytes, 6 * kPage);
+  // Two layers of 50.
+  const std::vector<StreamRequest::Parts> two = {{0, 50}, {50, 100}};
+  request.layers = two;
+  request.budget_bytes = 95 * kPage;
+  const auto most = plan_stream(request);
+  ASSERT_TRUE(most);
+  EXPECT_EQ(most->slots_bytes, 6 * kPage) << "5 and 6 of slots are 11 in two layers";
 }
 
 TEST(StreamPlan, TooLittleForTwoSlotsSaysWhatIsMissing) {
-  const auto plan = plan_stream(Sizes{10 * kPage, 40 * kPage, 10 * kPage}, 50 * kPage, 1);
-  ASSERT_FALSE(plan);
-  EXPECT_EQ(plan.error().code, ErrorCode::kOutOfMemory);
-  EXPECT_TRUE(plan.error().message.contains("2 buffers of 163.8 kB")) << plan.error().message;
+  const auto made = plan(Sizes{10 * kPage, 40 * kPage, 10 * kPage}, 50 * kPage, 1);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_TRUE(made.error().message.contains("2 buffers of 163.8 kB")) << made.error().message;
 }
 
 RC_GTEST_PROP(StreamPlan, NeverTakesMoreThanThereIsAndWastesLessThanAPart, ()) {
@@ -80,22 +118,22 @@ RC_GTEST_PROP(StreamPlan, NeverTakesMoreThanThereIsAndWastesLessThanAPart, ()) {
   const auto budget = *rc::gen::inRange<std::uint64_t>(0, total + 100);
   const auto visits = *rc::gen::inRange<std::uint32_t>(1, 9);
   const auto largest = *std::ranges::max_element(sizes);
-  const auto plan = plan_stream(sizes, budget, visits);
-  if (!plan) {
+  const auto made = plan(sizes, budget, visits);
+  if (!made) {
     RC_ASSERT(budget < total);
     RC_ASSERT(budget < 2 * in_slot(largest, kPage));
     return;
   }
-  RC_ASSERT(plan->pinned.size() == sizes.size());
+  RC_ASSERT(made->pinned.size() == sizes.size());
   std::uint64_t pinned = 0;
-  for (std::size_t i = 0; i < sizes.size(); ++i) pinned += plan->pinned[i] ? sizes[i] : 0;
-  RC_ASSERT(pinned == plan->pinned_bytes);
-  RC_ASSERT(pinned + plan->streamed_bytes == total);
-  RC_ASSERT(pinned + plan->slots_bytes <= budget);
-  if (total > budget) RC_ASSERT(plan->slots_bytes >= 2 * in_slot(largest, plan->page_bytes));
+  for (std::size_t i = 0; i < sizes.size(); ++i) pinned += made->pinned[i] ? sizes[i] : 0;
+  RC_ASSERT(pinned == made->pinned_bytes);
+  RC_ASSERT(pinned + made->streamed_bytes == total);
+  RC_ASSERT(pinned + made->slots_bytes <= budget);
+  if (total > budget) RC_ASSERT(made->slots_bytes >= 2 * in_slot(largest, made->page_bytes));
   // Nothing that would still fit is streamed.
   for (std::size_t i = 0; i < sizes.size(); ++i)
-    if (!plan->pinned[i]) RC_ASSERT(pinned + sizes[i] + plan->slots_bytes > budget);
+    if (!made->pinned[i]) RC_ASSERT(pinned + sizes[i] + made->slots_bytes > budget);
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ namespace {
 // How long the reading thread sleeps when nothing is to be read.
 constexpr std::chrono::seconds kIdle{1};
 // How often the pins are looked through, and how long a look at one of them is worth something when it is
-// used: the look costs some 20 us for 16 MiB, a page that was taken 0.1 ms.
+// used: the look costs some 10 us for 8 MiB, a page that was taken 0.1 ms.
 constexpr std::chrono::milliseconds kLook{250}, kFresh{100};
 // Pinned again between two looks at what is free.
 constexpr std::size_t kPinsPerLook = 4;
@@ -50,6 +50,7 @@ struct Unit {
   std::optional<std::size_t> slot;      // where it is or is read into
   bool ready = false;                   // it is there
   bool held = false;                    // acquired and not released
+  bool from_mapping = false;            // it is held so although it is not pinned
   Clock::time_point looked{};           // when all its pages were last seen in memory, pinned
 };
 
@@ -89,6 +90,7 @@ struct StreamedSource::Impl {
   void assign_slots();
   [[nodiscard]] bool evict_beyond(std::size_t distance, std::size_t first);
   void leave_slot(Unit& unit);
+  Result<std::span<const TensorPlace>> use_mapping(std::size_t unit, std::unique_lock<std::mutex>& lock);
   void keep(PinPolicy policy);
   [[nodiscard]] bool forget_lost_pins();
   void give_back(std::uint64_t bytes);
@@ -155,6 +157,8 @@ struct StreamedSource::Impl {
   // Guards what follows, and the units' `slot`, `ready`, `held` and `looked`.
   mutable std::mutex mutex;
   std::condition_variable changed;
+  std::size_t n_held = 0;  // units in slots that are held, and what they take of the slots
+  std::uint64_t held_bytes = 0;
   SlotPool slots;
   std::vector<bool> pinned;           // now, of those that the plan pins
   std::vector<std::size_t> streamed;  // units that are, in the order of use
@@ -201,8 +205,21 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", impl->pack.path().string());
   if (!impl->units.empty()) {
     std::vector<std::uint64_t> sizes;
-    for (const Unit& unit : impl->units) sizes.push_back(unit.bytes);
-    HEARTH_TRY(impl->plan, plan_stream(sizes, options.budget_bytes, options.visits));
+    std::vector<StreamRequest::Parts> layers;
+    for (const Unit& unit : impl->units) {
+      if (unit.segment.kind == model::SegmentId::Kind::kLayer) {
+        if (unit.part == 0) layers.push_back({.begin = sizes.size(), .end = 0});
+        layers.back().end = sizes.size() + 1;
+      }
+      sizes.push_back(unit.bytes);
+    }
+    const std::size_t huge = huge_page_bytes();
+    HEARTH_TRY(impl->plan, plan_stream({.part_bytes = sizes,
+                                        .layers = layers,
+                                        .budget_bytes = options.budget_bytes,
+                                        .visits = options.visits,
+                                        .page_bytes = std::max<std::uint64_t>(page_bytes(), kPackBlock),
+                                        .huge_page_bytes = huge == AlignedBuffer::kHugePage ? huge : 0}));
     HEARTH_TRY(impl->slots, SlotPool::make(impl->plan, sizes, device));
   }
   impl->pinned = impl->plan.pinned;
@@ -288,7 +305,7 @@ void StreamedSource::Impl::assign_slots() {
   const auto first = static_cast<std::size_t>(std::ranges::lower_bound(streamed, next) - streamed.begin());
   for (std::size_t i = 0; i < streamed.size(); ++i) {
     Unit& unit = units[streamed[(first + i) % streamed.size()]];
-    if (unit.slot) continue;
+    if (unit.slot || unit.held) continue;  // held without a slot: it is used from the mapping
     while (!(unit.slot = slots.take(unit.bytes)))
       if (!evict_beyond(i, first)) return;
     reader->submit({.id = static_cast<std::uint64_t>(&unit - units.data()),
@@ -534,6 +551,10 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
     s.lost = true;
   }
 
+  // Pins of what is held together were lost meanwhile: there are no slots for them all.
+  if (!unit.slot &&
+      (s.held_bytes + s.slots.needed_bytes(unit.bytes) > s.slots.limit_bytes() || s.n_held == s.slots.size()))
+    return s.use_mapping(index, lock);
   if (!unit.ready) {
     const auto start = Clock::now();
     if (s.reader) s.reader->wake();
@@ -542,6 +563,30 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
   }
   if (s.error) return std::unexpected(*s.error);
   unit.held = true;
+  if (unit.slot) {
+    s.held_bytes += s.slots.needed_bytes(unit.bytes);
+    ++s.n_held;
+  }
+  return std::span<const TensorPlace>(unit.places);
+}
+
+// A part that is not pinned, from the pack's mapping all the same.
+Result<std::span<const TensorPlace>> StreamedSource::Impl::use_mapping(std::size_t index,
+                                                                       std::unique_lock<std::mutex>& lock) {
+  Unit& unit = units[index];
+  unit.held = true;
+  lock.unlock();
+  Result<> there = populate(mapped(unit), stop.get_token());
+  if (there && !intact(unit, mapped(unit).data())) there = std::unexpected(damaged(unit));
+  lock.lock();
+  unit.from_mapping = static_cast<bool>(there);
+  if (!there) {
+    unit.held = false;
+    unpinned.push_back(index);
+    return std::unexpected(std::move(there).error());
+  }
+  read_bytes += unit.bytes;
+  place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
   return std::span<const TensorPlace>(unit.places);
 }
 
@@ -551,7 +596,13 @@ void StreamedSource::release(model::SegmentId id, std::uint32_t part) {
   const std::size_t index = s.first_unit.at(id) + part;
   {
     const std::lock_guard lock(s.mutex);
-    s.units[index].held = false;
+    Unit& unit = s.units[index];
+    if (unit.slot) {
+      s.held_bytes -= s.slots.needed_bytes(unit.bytes);
+      --s.n_held;
+    }
+    if (std::exchange(unit.from_mapping, false)) s.unpinned.push_back(index);
+    unit.held = false;
     s.next = (index + 1) % s.units.size();
     if (!s.pinned[index] && s.reader) s.reader->wake();
   }
@@ -581,11 +632,15 @@ bool StreamedSource::can_hold(model::SegmentId id) const {
   if (id.kind == model::SegmentId::Kind::kEmbedding) return impl_->embedding->can_hold(id);
   const std::size_t n_parts = impl_->parts.at(id).size();
   if (!streams() || n_parts == 1) return true;
-  // Any of them may have to be streamed.
+  const std::lock_guard lock(impl_->mutex);
   std::uint64_t needed = 0;
-  for (std::size_t i = 0; i < n_parts; ++i)
-    needed += impl_->slots.needed_bytes(impl_->units[impl_->first_unit.at(id) + i].bytes);
-  return needed <= impl_->slots.limit_bytes();
+  std::size_t n_streamed = 0;
+  for (std::size_t i = impl_->first_unit.at(id); i < impl_->first_unit.at(id) + n_parts; ++i)
+    if (!impl_->pinned[i]) {
+      needed += impl_->slots.needed_bytes(impl_->units[i].bytes);
+      ++n_streamed;
+    }
+  return needed <= impl_->slots.limit_bytes() && n_streamed <= impl_->slots.size();
 }
 
 bool StreamedSource::streams() const {
