@@ -1,6 +1,7 @@
 #include "plan/rounds.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/result.h"
 
@@ -10,8 +11,48 @@ namespace {
 // More rounds must be worth their hops, whose time is a guess before links are measured.
 constexpr double kWorthIt = 0.99;
 
+// Tokens until the ring has found its rhythm, and tokens whose mean counts.
+constexpr std::uint32_t kWarmUp = 6, kMeasured = 6;
+
 double seconds(double bytes, std::uint64_t bytes_per_s) {
   return bytes_per_s == 0 ? 0 : bytes / static_cast<double>(bytes_per_s);
+}
+
+// A device in the course of tokens.
+struct Stream {
+  std::uint32_t visits = 1, n_layers = 0;
+  double compute_s = 0;  // of all its layers
+  double disk_s = 0;     // for what it streams of all its layers
+  double slots_s = 0;    // for what its slots hold
+  double filled_s = 0;   // for what of the next visits they hold at `since`
+  double since = 0;
+
+  // Comes at `now`; when it is done. The disk goes on while there is room, during the visit too.
+  double visit(std::uint32_t round, double now) {
+    const std::uint32_t layers = n_layers / visits + (round < n_layers % visits ? 1 : 0);
+    const double share = static_cast<double>(layers) / n_layers;
+    filled_s = std::min(slots_s, filled_s + now - since);
+    const double takes = std::max(compute_s * share, disk_s * share - filled_s);
+    filled_s = std::min(slots_s, filled_s + takes - disk_s * share);
+    since = now + takes;
+    return since;
+  }
+};
+
+Stream stream_of(const DeviceLoad& device, std::uint32_t rounds) {
+  const double weights = static_cast<double>(device.weight_bytes);
+  Stream stream = {.visits = std::min(rounds, device.n_layers),
+                   .n_layers = device.n_layers,
+                   .compute_s = seconds(weights, device.rates.compute_bytes_per_s)};
+  if (device.streams()) {
+    const std::uint64_t excess = device.weight_bytes - device.memory_bytes;
+    const auto slots =
+        static_cast<double>(slots_wanted(excess, device.memory_bytes, device.parts, stream.visits));
+    stream.slots_s = seconds(slots, device.rates.disk_bytes_per_s);
+    stream.disk_s =
+        seconds(std::min(static_cast<double>(excess) + slots, weights), device.rates.disk_bytes_per_s);
+  }
+  return stream;
 }
 
 }  // namespace
@@ -26,29 +67,18 @@ std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t memory_byte
 
 double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds) {
   HEARTH_CHECK(!devices.empty() && rounds >= 1);
-  double in_turn = 0, slowest_disk = 0;
-  for (const DeviceLoad& device : devices) {
-    if (device.n_layers == 0) continue;
-    const std::uint32_t visits = std::min(rounds, device.n_layers);
-    double streamed = 0, slots = 0;
-    if (device.streams()) {
-      const std::uint64_t excess = device.weight_bytes - device.memory_bytes;
-      slots = static_cast<double>(slots_wanted(excess, device.memory_bytes, device.parts, visits));
-      streamed = std::min(static_cast<double>(excess) + slots, static_cast<double>(device.weight_bytes));
-    }
-    const double compute =
-        seconds(static_cast<double>(device.weight_bytes), device.rates.compute_bytes_per_s);
-    const auto visit = [&](std::uint32_t n_layers) {
-      const double share = static_cast<double>(n_layers) / device.n_layers;
-      return std::max(compute * share,
-                      seconds(std::max(0.0, streamed * share - slots), device.rates.disk_bytes_per_s));
-    };
-    const std::uint32_t few = device.n_layers / visits, with_one_more = device.n_layers % visits;
-    in_turn += (visits - with_one_more) * visit(few) + with_one_more * visit(few + 1) +
-               visits * (devices.size() > 1 ? hop_s : 0);
-    slowest_disk = std::max(slowest_disk, seconds(streamed, device.rates.disk_bytes_per_s));
+  std::vector<Stream> streams;
+  for (const DeviceLoad& device : devices)
+    if (device.n_layers > 0) streams.push_back(stream_of(device, rounds));
+  const double hop = devices.size() > 1 ? hop_s : 0;
+  double now = 0, begin = 0;
+  for (std::uint32_t token = 0; token < kWarmUp + kMeasured; ++token) {
+    if (token == kWarmUp) begin = now;
+    for (std::uint32_t round = 0; round < rounds; ++round)
+      for (Stream& device : streams)
+        if (round < device.visits) now = device.visit(round, now) + hop;
   }
-  return std::max(in_turn, slowest_disk);
+  return (now - begin) / kMeasured;
 }
 
 Rounds best_rounds(std::span<const DeviceLoad> devices, double hop_s) {

@@ -48,10 +48,10 @@ struct DeviceLoad {
   [[nodiscard]] bool streams() const { return weight_bytes > memory_bytes; }
 };
 
-// Seconds per token, by these bounds: a visit takes the computing of its layers, or the disk's time for what
-// of their streamed bytes the slots do not hold, whichever is longer; the token takes all visits and hops,
-// and at least what each disk needs for what it streams. Layers are spread over visits as evenly as whole
-// ones can be. No device is visited more often than it has layers.
+// Seconds per token. A visit takes the computing of its layers, or the disk's time for what of their streamed
+// bytes the slots do not hold when it begins, whichever is longer; a disk reads as long as its slots have
+// room, also while other devices compute. Some tokens are played through; layers are spread over visits as
+// evenly as whole ones can be, the larger visits first. No device is visited more often than it has layers.
 [[nodiscard]] double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds);
 
 struct Rounds {
