@@ -14,7 +14,7 @@ import threading
 import time
 
 from home import disk, record
-from home.__main__ import end_on_signals, program, weight_bytes
+from home.__main__ import end_on_signals, make_1b, program, weight_bytes
 from home.home import default_folder
 
 _PATIENCE_S = 300
@@ -202,8 +202,7 @@ def main():
     try:
         with tempfile.TemporaryDirectory(dir=default_folder()) as folder:
             model = os.path.join(folder, "synth.gguf")
-            subprocess.run([program("hearth-synth"), "--shape", "1b", "--layers", str(options.layers), "--type", "Q4_K_M",
-                            "-o", model], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            make_1b(model, options.layers)
             weights = weight_bytes(model)
             memory = _FIXED + weights * options.memory // 100
             print(f"{weights / 1e6:.0f} MB of weights, {memory / 1e6:.0f} MB lent")

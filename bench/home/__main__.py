@@ -25,6 +25,12 @@ def program(name):
     return os.path.join(os.environ.get("HEARTH_BUILD", os.path.join(record.ROOT, "build", "release")), "bin", name)
 
 
+def make_1b(path, layers):
+    """A Q4_K_M model of the 1b shape with random weights and so many layers."""
+    subprocess.run([program("hearth-synth"), "--shape", "1b", "--layers", str(layers), "--type", "Q4_K_M", "-o", path],
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def weight_bytes(model):
     """Bytes of the weights a token needs, counted by ggml."""
     done = subprocess.run([program("llama-decode"), "-m", model, "--describe"], capture_output=True, text=True)

@@ -165,8 +165,8 @@ class Home:
         return None if self.no_limits else sum(device.groups.cpu_s() for device in self.devices)
 
     def calibrate_disks(self, path=None, seconds=3.0):
-        """Measures what the disk gives each device while all read, and limits each with limit_disks(). `path`: a placed file to read, else one is made. Returns the rates, bytes per
-        second in the order of the devices."""
+        """Measures what the disk gives each device while all read, and limits each with limit_disks(). `path`: a placed
+        file to read, else one is made. Returns the rates, bytes per second in the order of the devices."""
         files = [device.file(path) if path else os.path.join(device.folder, "calibrate") for device in self.devices]
         for file in files:
             if not path:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from home import Home, ScenarioError, record
-from home.__main__ import end_on_signals, program, weight_bytes
+from home.__main__ import end_on_signals, make_1b, program, weight_bytes
 from home.hearth_ring import threads_of
 from home.scenario import parse_scenario
 
@@ -84,9 +84,7 @@ def main():
         with Home(scenario) as home:
             if home.no_limits:
                 raise RuntimeError(f"without limits there is nothing to measure here: {home.no_limits}")
-            subprocess.run([program("hearth-synth"), "--shape", "1b", "--layers", str(options.layers), "--type", "Q4_K_M",
-                            "-o", home.head.file("synth.gguf")], check=True, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)
+            make_1b(home.head.file("synth.gguf"), options.layers)
             found = measure(home, "synth.gguf", options)
     except (ScenarioError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         print(f"prefill: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ import sys
 import time
 
 from home import Home, ScenarioError, record
-from home.__main__ import end_on_signals, program, weight_bytes
+from home.__main__ import end_on_signals, make_1b, program, weight_bytes
 from home.hearth_ring import threads_of
 from home.scenario import parse_scenario
 
@@ -164,8 +164,7 @@ def main():
             if home.no_limits:
                 raise RuntimeError(f"without limits there is nothing to measure here: {home.no_limits}")
             model = "synth.gguf"
-            subprocess.run([program("hearth-synth"), "--shape", "1b", "--layers", str(options.layers), "--type", "Q4_K_M",
-                            "-o", home.head.file(model)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            make_1b(home.head.file(model), options.layers)
             weights = weight_bytes(home.head.file(model))
             home.head.limit_memory(int(weights * options.memory / 100))
             found = measure(home, model, weights, options)
