@@ -129,10 +129,15 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   std::vector<model::SegmentId> segments;
   std::uint64_t kv_bytes = 0;
   const std::uint32_t n_cells = compute::pad_cells(plan.n_ctx);
-  for (const wire::StepSpec& step : plan.steps) {
+  std::vector<std::uint32_t> visits;  // by segment; steps that follow each other here are one visit
+  std::uint32_t n_visits = 0;
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
+    if (i == 0 || plan.steps[i - 1].device != device) ++n_visits;
     for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
       segments.push_back(model::SegmentId::of_layer(il));
+    visits.resize(segments.size(), n_visits - 1);
     kv_bytes +=
         compute::KvStorage::bytes(model_.params(), step.layer_end - step.layer_begin, plan.kv_type, n_cells);
   }
@@ -162,6 +167,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (is_head) {
     segments.push_back(model::SegmentId::embedding());
     segments.push_back(model::SegmentId::output());
+    // The output head comes right after the last step, and right before the next token's first.
+    const bool first_here = plan.steps.front().device == device,
+               last_here = plan.steps.back().device == device;
+    if (first_here && last_here) std::ranges::replace(visits, n_visits - 1, 0U);
+    visits.resize(segments.size(), first_here ? 0 : last_here ? n_visits - 1 : n_visits);
   }
   residency::LoadOptions weight_options = options;
   weight_options.repack = plan.repack;
@@ -172,14 +182,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                                   3 * std::uint64_t{std::min(max_outputs_, plan.n_ubatch)} *
                                                       model_.params().n_vocab * sizeof(float)
                                             : 0;
-  const auto visits = static_cast<std::uint32_t>(
-      std::ranges::count(plan.steps, device, [](const wire::StepSpec& step) { return step.device; }));
   GroupMemory group;
   if (n_layers > 0) group = group_memory(model_.params(), plan.n_ubatch, n_cells, left);
   const auto open = [&] {
-    return open_weights_(
-        model_, segments, backend_.device(), weight_options,
-        {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visits = std::max(visits, 1U)});
+    return open_weights_(model_, segments, backend_.device(), weight_options,
+                         {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visits = visits});
   };
   auto weights = open();
   if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group.tokens > 0) {

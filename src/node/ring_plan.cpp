@@ -54,7 +54,8 @@ class Needs {
     if (device == 0) segments.push_back(SegmentId::output());
     std::uint64_t n_parts = 0;
     for (const SegmentId id : segments) {
-      load.weight_bytes += model_.segment_bytes(id);
+      (id.kind == SegmentId::Kind::kLayer ? load.layers_bytes : load.output_bytes) +=
+          model_.segment_bytes(id);
       for (const residency::Part& part :
            residency::divide(model_, id, residency::kPartBytes, residency::kBlockBytes)) {
         ++n_parts;
@@ -62,7 +63,7 @@ class Needs {
             std::max(load.parts.largest_bytes, residency::part_bytes(model_, id, part));
       }
     }
-    if (n_parts > 0) load.parts.mean_bytes = load.weight_bytes / n_parts;
+    if (n_parts > 0) load.parts.mean_bytes = load.weight_bytes() / n_parts;
     const std::uint64_t taken = buffers(n_ubatch, device == 0) + kv(load.n_layers);
     load.memory_bytes = memory_bytes - std::min(memory_bytes, taken);
     if (load.n_layers > 0 && load.streams())
@@ -86,37 +87,6 @@ std::vector<plan::DeviceMemory> memory_of(const std::vector<RingDevice>& devices
                       .bytes = devices[m].memory_bytes,
                       .reserved = needs.buffers(n_ubatch, m == 0)});
   return memory;
-}
-
-// What does not fit is read from the disk for every token: weights in proportion to the memory for them, of
-// which the output head is the head's part, as if each device had that much more.
-Result<plan::Plan> split_to_stream(const Needs& needs, std::vector<plan::DeviceMemory> memory,
-                                   std::uint32_t rounds) {
-  std::uint64_t there = 0;
-  for (const plan::DeviceMemory& device : memory)
-    there += device.bytes - std::min(device.bytes, device.reserved);
-  if (there == 0) {
-    std::string each;
-    for (const plan::DeviceMemory& device : memory)
-      each += std::format("{}{} lends {} and needs {} for buffers", each.empty() ? "" : ", ", device.name,
-                          format_bytes(device.bytes), format_bytes(device.reserved));
-    return fail(ErrorCode::kOutOfMemory,
-                "no device has memory left for weights: {}; lend more memory (--memory), ask for a smaller "
-                "context (-c) or smaller batches (-ub)",
-                each);
-  }
-  const std::vector<std::uint64_t>& layers = needs.layers_with_kv();
-  const auto needed = static_cast<double>(std::reduce(layers.begin(), layers.end(), needs.output()));
-  for (plan::DeviceMemory& device : memory) {
-    const std::uint64_t free = device.bytes - std::min(device.bytes, device.reserved);
-    auto share = static_cast<std::uint64_t>(static_cast<double>(free) / static_cast<double>(there) * needed);
-    if (&device == &memory.front()) share -= std::min(share, needs.output());
-    // One layer more: shares are whole layers.
-    device = {.name = device.name,
-              .bytes = share == 0 ? 0 : share + *std::ranges::max_element(layers),
-              .reserved = 0};
-  }
-  return plan::split_by_memory(layers, memory, rounds);
 }
 
 bool any_streams(const Needs& needs, const plan::Plan& plan, const std::vector<RingDevice>& devices,
@@ -195,7 +165,10 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
   made.streams = true;
   made.n_ubatch = small;
   const std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, small);
-  HEARTH_TRY(made.plan, split_to_stream(needs, memory, made.rounds));
+  const auto split = [&] {
+    return plan::split_to_stream(needs.layers_with_kv(), needs.output(), memory, made.rounds);
+  };
+  HEARTH_TRY(made.plan, split());
   if (request.rounds != 0 || devices.size() == 1) return made;
   std::vector<plan::DeviceLoad> loads;
   for (std::size_t m = 0; m < devices.size(); ++m) {
@@ -203,16 +176,9 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
     if (devices[m].rates) loads.back().rates = devices[m].rates();
   }
   const bool all_known = assume_disks(loads);
-  plan::Rounds best = plan::best_rounds(loads, kAssumedHopS);
-  if (best.rounds > 1) {
-    if (auto in_rounds = split_to_stream(needs, memory, best.rounds)) {
-      made.plan = *std::move(in_rounds);
-    } else {
-      // Layers of unequal size may fit in one round only.
-      best = {.rounds = 1, .period_s = plan::token_period(loads, kAssumedHopS, 1)};
-    }
-  }
+  const plan::Rounds best = plan::best_rounds(loads, kAssumedHopS);
   made.rounds = best.rounds;
+  HEARTH_TRY(made.plan, split());
   if (all_known) made.period_s = best.period_s;
   return made;
 }

@@ -62,4 +62,12 @@ struct DeviceMemory {
 [[nodiscard]] Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
                                            std::span<const DeviceMemory> devices, std::uint32_t rounds);
 
+// Where layers do not fit, and what is beyond a device's memory is read from its disk for every token: layers
+// so that the device with the most weights for its memory has as few of them as whole layers of the mean
+// size allow, spread over the rounds as evenly. `output_bytes` of weights are the head's in any case. A
+// device without memory gets no step. kOutOfMemory: none has any, with the numbers per device.
+[[nodiscard]] Result<Plan> split_to_stream(std::span<const std::uint64_t> layer_bytes,
+                                           std::uint64_t output_bytes, std::span<const DeviceMemory> devices,
+                                           std::uint32_t rounds);
+
 }  // namespace hearth::plan

@@ -368,5 +368,33 @@ RC_GTEST_PROP(SplitByMemoryProperty, ProportionalWithinOneLayerPerRound, ()) {
   }
 }
 
+TEST(SplitToStream, TheFullestDeviceIsAsLittleFullAsItCanBe) {
+  // The output head takes as much as 3 layers. 5 layers and it are 8 on the head, 9 on each other one; with 6
+  // the head would have most.
+  const DeviceMemory devices[] = {{"head", 450, 50}, {"b", 400, 0}, {"c", 400, 0}, {"d", 400, 0}};
+  const auto plan = split_to_stream(even_layers(32, 100), 330, devices, 1);
+  ASSERT_TRUE(plan) << error_of(plan);
+  EXPECT_THAT(plan->steps,
+              ElementsAre(Step{0, {0, 5}}, Step{1, {5, 14}}, Step{2, {14, 23}}, Step{3, {23, 32}}));
+  EXPECT_THAT(plan->devices, ElementsAre("head", "b", "c", "d"));
+}
+
+TEST(SplitToStream, InProportionToMemoryAndInRounds) {
+  const DeviceMemory devices[] = {{"a", 200, 0}, {"phone", 10, 20}, {"c", 100, 0}};
+  const auto plan = split_to_stream(even_layers(6, 100), 0, devices, 2);
+  ASSERT_TRUE(plan) << error_of(plan);
+  EXPECT_THAT(plan->steps, ElementsAre(Step{0, {0, 2}}, Step{2, {2, 3}}, Step{0, {3, 5}}, Step{2, {5, 6}}));
+}
+
+TEST(SplitToStream, WithoutAnyMemorySaysWhatIsMissing) {
+  const DeviceMemory devices[] = {{"a", 1'000'000, 1'000'000}, {"b", 2'000'000, 3'000'000}};
+  const auto plan = split_to_stream(even_layers(6, 100), 10, devices, 2);
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_THAT(plan.error().message, HasSubstr("a lends 1.0 MB and needs 1.0 MB for buffers, b lends 2.0 MB"));
+  EXPECT_THAT(error_of(split_to_stream({}, 0, devices, 1)), HasSubstr("no layers"));
+  EXPECT_THAT(error_of(split_to_stream(even_layers(1, 1), 0, devices, 0)), HasSubstr("rounds is 0"));
+}
+
 }  // namespace
 }  // namespace hearth::plan

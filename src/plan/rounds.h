@@ -31,27 +31,38 @@ inline constexpr std::uint64_t kPartsOfOneVisit = 6;
 // Fewer, and the disk waits for the computing or the computing for the disk.
 inline constexpr std::uint64_t kLeastParts = 2;
 
-// Bytes of slots for a device with `excess_bytes` more weights than the `memory_bytes` for them, visited
-// `visits` times per token: streamed S = excess + slots, and a visit's share of it fits, slots = S / visits,
-// so slots = excess / (visits - 1); one part more is being computed with, one more is being filled. At least
-// kLeastParts of the largest part, otherwise at most the memory.
-[[nodiscard]] std::uint64_t slots_wanted(std::uint64_t excess_bytes, std::uint64_t memory_bytes,
-                                         const PartSizes& parts, std::uint32_t visits);
+// `visit_bytes` below: of the weights that a device uses in each of its visits of one token, at least one.
+
+// The most that a visit streams when all stream `streamed_bytes` together, at most their sum, as evenly as
+// they can: what a visit has beyond that stays in memory.
+[[nodiscard]] double most_per_visit(std::span<const std::uint64_t> visit_bytes, std::uint64_t streamed_bytes);
+
+// Bytes of slots for a device with `excess_bytes` more weights than the `memory_bytes` for them. What is
+// streamed, S = excess + slots, is as even over the visits as they allow, and the most that one streams fits
+// the slots; one part more is being computed with, one more is being filled. With v equal visits that is
+// slots = (excess + two parts) / (v - 1) + two parts. A visit that is larger than all others together cannot
+// be evened out: then what the next smaller one streams. At least kLeastParts of the largest part, otherwise
+// at most the memory.
+[[nodiscard]] std::uint64_t slots_wanted(std::span<const std::uint64_t> visit_bytes,
+                                         std::uint64_t excess_bytes, std::uint64_t memory_bytes,
+                                         const PartSizes& parts);
 
 // One device's share of a token.
 struct DeviceLoad {
-  std::uint64_t weight_bytes = 0;  // of its layers, and of the output head on the head
+  std::uint64_t layers_bytes = 0;  // of the weights of its layers
+  std::uint64_t output_bytes = 0;  // of the output head, on the head: used after the last layer
   std::uint64_t memory_bytes = 0;  // for pins and slots
   PartSizes parts;
   std::uint32_t n_layers = 0;
   DeviceRates rates;
-  [[nodiscard]] bool streams() const { return weight_bytes > memory_bytes; }
+  [[nodiscard]] std::uint64_t weight_bytes() const { return layers_bytes + output_bytes; }
+  [[nodiscard]] bool streams() const { return weight_bytes() > memory_bytes; }
 };
 
 // Seconds per token. A visit takes the computing of its layers, or the disk's time for what of their streamed
 // bytes the slots do not hold when it begins, whichever is longer; a disk reads as long as its slots have
-// room, also while other devices compute. Some tokens are played through; layers are spread over visits as
-// evenly as whole ones can be, the larger visits first. No device is visited more often than it has layers.
+// room, also while other devices compute. Some tokens are played through; layers are laid out over the rounds
+// as split_by_memory() does it.
 [[nodiscard]] double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds);
 
 struct Rounds {

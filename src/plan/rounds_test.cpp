@@ -15,21 +15,41 @@ constexpr double kHop = 0.003;
 // A quarter of the 80 layers on each of four devices, `layers_in_memory` of them in memory.
 std::vector<DeviceLoad> four(std::uint64_t layers_in_memory) {
   return {4,
-          {.weight_bytes = 20 * kLayer,
+          {.layers_bytes = 20 * kLayer,
            .memory_bytes = layers_in_memory * kLayer,
            .parts = {.largest_bytes = kLayer / 4, .mean_bytes = kLayer / 4},
            .n_layers = 20,
            .rates = {.compute_bytes_per_s = kLayer * 1000 / 15, .disk_bytes_per_s = kLayer * 100 / 17}}};
 }
 
+using Visits = std::vector<std::uint64_t>;
+
 TEST(Rounds, SlotsHoldWhatOneVisitStreamsAndWhatIsInUse) {
   const PartSizes parts = {.largest_bytes = 50, .mean_bytes = 30};
-  EXPECT_EQ(slots_wanted(400, 1000, parts, 1), 5 * 30U + 50);  // as much as six parts, the largest among them
-  EXPECT_EQ(slots_wanted(400, 1000, parts, 5), 400 / 4 + 30U + 50);
-  EXPECT_EQ(slots_wanted(400, 1000, parts, 2), 400 + 30U + 50);
-  EXPECT_EQ(slots_wanted(400, 150, parts, 2), 150U) << "all memory";
-  EXPECT_EQ(slots_wanted(10, 1000, parts, 9), 100U) << "two of the largest";
-  EXPECT_EQ(slots_wanted(400, 60, parts, 2), 100U) << "also where there is no memory for them";
+  // As much as six parts, the largest among them.
+  EXPECT_EQ(slots_wanted(Visits{1400}, 400, 1000, parts), 5 * 30U + 50);
+  // 5 visits stream 120 each: 600 = 400 + 120 + 30 + 50.
+  EXPECT_EQ(slots_wanted(Visits(5, 280), 400, 1000, parts), 120 + 30U + 50);
+  EXPECT_EQ(slots_wanted(Visits(2, 700), 400, 1000, parts), 480 + 30U + 50);
+  EXPECT_EQ(slots_wanted(Visits(2, 275), 400, 150, parts), 150U) << "all memory";
+  EXPECT_EQ(slots_wanted(Visits(9, 112), 10, 1000, parts), 100U) << "two of the largest";
+  EXPECT_EQ(slots_wanted(Visits(2, 230), 400, 60, parts), 100U) << "also where there is no memory for them";
+}
+
+TEST(Rounds, SlotsDoNotGrowForAVisitThatCannotBeEvenedOut) {
+  const PartSizes parts = {.largest_bytes = 50, .mean_bytes = 30};
+  // 90 of each visit: 270 = 100 + 90 + 80.
+  EXPECT_EQ(slots_wanted(Visits{500, 100, 100}, 100, 600, parts), 90 + 80U);
+  // All of the small visits is not enough: 200 + 100 + 80, of that 180 in the large one.
+  EXPECT_EQ(slots_wanted(Visits{100, 500, 100}, 200, 500, parts), 100 + 80U);
+}
+
+TEST(Rounds, VisitsStreamAsMuchAsEachOtherWhereTheyCan) {
+  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 100}, 270), 90);
+  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 100}, 380), 180);
+  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 300}, 500), 200);
+  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 100}, 700), 500);
+  EXPECT_DOUBLE_EQ(most_per_visit(Visits{7}, 0), 0);
 }
 
 TEST(Rounds, WithOneRoundDisksDoNotOverlap) {
@@ -40,8 +60,9 @@ TEST(Rounds, WithOneRoundDisksDoNotOverlap) {
 }
 
 TEST(Rounds, WithMoreRoundsTheSlowestDiskDecides) {
-  // 8 layers of excess in 10 visits: 8 / 9 layers, and a quarter each that is computed with and filled.
-  EXPECT_NEAR(token_period(four(12), kHop, 10), (8 + 8.0 / 9 + 0.5) * 0.17, 1e-4);
+  // 8 layers of excess and two quarters in 10 visits: 8.5 / 9 layers each, and a quarter each that is
+  // computed with and filled.
+  EXPECT_NEAR(token_period(four(12), kHop, 10), (8 + 8.5 / 9 + 0.5) * 0.17, 1e-4);
   EXPECT_NEAR(token_period(four(12), kHop, 10), 1.57, 0.03 * 1.57);  // simulated
   EXPECT_NEAR(token_period(four(5), kHop, 10), 2.89, 0.03 * 2.89);   // simulated
 }
@@ -88,13 +109,28 @@ TEST(Rounds, SlotsThatDoNotHoldAVisitMakeItWait) {
 TEST(Rounds, AVisitOfMoreLayersThanOthersWaitsForMore) {
   // Two devices of 3 layers in 2 visits, one layer in memory: 2 of excess, room for 4 quarters; all 3 stream,
   // 2 in the larger visit, of which one is there before. The larger visit waits 1 s, the smaller not at all.
-  const std::vector<DeviceLoad> uneven(2, {.weight_bytes = 3 * kLayer,
+  const std::vector<DeviceLoad> uneven(2, {.layers_bytes = 3 * kLayer,
                                            .memory_bytes = kLayer,
                                            .parts = {.largest_bytes = kLayer / 4, .mean_bytes = kLayer / 4},
                                            .n_layers = 3,
                                            .rates = {.compute_bytes_per_s = 0, .disk_bytes_per_s = kLayer}});
   EXPECT_NEAR(token_period(uneven, 0, 2), 3.0, 1e-9);  // the disk's own time is longer
   EXPECT_NEAR(token_period(uneven, 0.8, 2), 2 * (1 + 2 * 0.8), 1e-9);
+}
+
+TEST(Rounds, TheOutputHeadIsAVisitWithTheFirstLayers) {
+  // The head: a layer in each of two rounds, and an output head like 4, which comes with the first: visits of
+  // 5 and 1. 2 of excess: slots for 1.5, 3.5 stream, 2.5 of them in the large visit.
+  const std::vector<DeviceLoad> ring = {
+      {.layers_bytes = 2 * kLayer,
+       .output_bytes = 4 * kLayer,
+       .memory_bytes = 4 * kLayer,
+       .parts = {.largest_bytes = kLayer / 4, .mean_bytes = kLayer / 4},
+       .n_layers = 2,
+       .rates = {.compute_bytes_per_s = 0, .disk_bytes_per_s = kLayer}},
+      {.layers_bytes = 6 * kLayer, .memory_bytes = 6 * kLayer, .parts = {}, .n_layers = 6, .rates = {}}};
+  EXPECT_NEAR(token_period(ring, 0, 2), 3.5, 1e-9);
+  EXPECT_NEAR(token_period(ring, 2, 2), 4 * 2 + (2.5 - 1.5), 1e-9);
 }
 
 TEST(Rounds, WhatWasNotMeasuredTakesNoTime) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "base/units.h"
 #include "plan/rounds.h"
@@ -20,17 +22,33 @@ std::uint64_t all_in_slots(std::span<const std::uint64_t> part_bytes, std::uint6
   return all;
 }
 
-// Pins about `keep` bytes, never more, so that streamed parts are spread evenly: after each part the bytes
-// streamed so far are as close as possible to their share of the bytes so far.
-void spread(std::span<const std::uint64_t> part_bytes, std::uint64_t total, std::uint64_t keep,
-            StreamPlan& made) {
-  const double share = 1.0 - static_cast<double>(keep) / static_cast<double>(total);
+std::uint32_t visit_of(const StreamRequest& request, std::size_t part) {
+  return request.visit_of.empty() ? 0 : request.visit_of[part];
+}
+
+// Bytes by visit, `of` each part.
+template <typename Of>
+std::vector<std::uint64_t> by_visit(const StreamRequest& request, Of of) {
+  std::vector<std::uint64_t> bytes(
+      request.visit_of.empty() ? 1 : std::size_t{std::ranges::max(request.visit_of)} + 1);
+  for (std::size_t i = 0; i < request.part_bytes.size(); ++i) bytes[visit_of(request, i)] += of(i);
+  return bytes;
+}
+
+// Pins about `keep` bytes, never more, so that visits stream equally much where they can, and streamed parts
+// are spread evenly: after each part the bytes streamed so far are as close as possible to what the visits so
+// far should stream.
+void spread(const StreamRequest& request, std::uint64_t total, std::uint64_t keep, StreamPlan& made) {
+  const std::span part_bytes = request.part_bytes;
+  const std::vector<std::uint64_t> visits = by_visit(request, [&](std::size_t i) { return part_bytes[i]; });
+  const double most = plan::most_per_visit(visits, total - keep);
   made.pinned.assign(part_bytes.size(), false);
   made.pinned_bytes = 0;
   double owed = 0;  // bytes that should have been streamed and were not
   for (std::size_t i = 0; i < part_bytes.size(); ++i) {
     const auto bytes = static_cast<double>(part_bytes[i]);
-    owed += share * bytes;
+    const auto of_visit = static_cast<double>(visits[visit_of(request, i)]);
+    owed += std::min(1.0, most / of_visit) * bytes;
     if (owed >= bytes / 2 || made.pinned_bytes + part_bytes[i] > keep) {
       owed -= bytes;
     } else {
@@ -38,15 +56,23 @@ void spread(std::span<const std::uint64_t> part_bytes, std::uint64_t total, std:
       made.pinned_bytes += part_bytes[i];
     }
   }
-  // What is left over still takes whole parts, the largest first.
-  std::vector<std::size_t> order(part_bytes.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, std::greater(), [&](std::size_t i) { return part_bytes[i]; });
-  for (const std::size_t i : order)
-    if (!made.pinned[i] && made.pinned_bytes + part_bytes[i] <= keep) {
-      made.pinned[i] = true;
-      made.pinned_bytes += part_bytes[i];
+  // What is left over still takes whole parts: of the visit that streams most, the largest first.
+  std::vector<std::uint64_t> streams =
+      by_visit(request, [&](std::size_t i) { return made.pinned[i] ? 0 : part_bytes[i]; });
+  for (;;) {
+    std::optional<std::size_t> best;
+    for (std::size_t i = 0; i < part_bytes.size(); ++i) {
+      if (made.pinned[i] || made.pinned_bytes + part_bytes[i] > keep) continue;
+      const auto rank = [&](std::size_t part) {
+        return std::pair(streams[visit_of(request, part)], part_bytes[part]);
+      };
+      if (!best || rank(i) > rank(*best)) best = i;
     }
+    if (!best) break;
+    made.pinned[*best] = true;
+    made.pinned_bytes += part_bytes[*best];
+    streams[visit_of(request, *best)] -= part_bytes[*best];
+  }
   made.streamed_bytes = total - made.pinned_bytes;
 }
 
@@ -67,7 +93,8 @@ std::uint64_t largest_layer(const StreamRequest& request, const StreamPlan& made
 Result<StreamPlan> plan_stream(const StreamRequest& request) {
   const std::span part_bytes = request.part_bytes;
   const std::uint64_t budget = request.budget_bytes;
-  HEARTH_CHECK(!part_bytes.empty() && request.visits >= 1);
+  HEARTH_CHECK(!part_bytes.empty() &&
+               (request.visit_of.empty() || request.visit_of.size() == part_bytes.size()));
   const std::uint64_t total = std::reduce(part_bytes.begin(), part_bytes.end());
   StreamPlan made;
   if (total <= budget) {
@@ -91,11 +118,13 @@ Result<StreamPlan> plan_stream(const StreamRequest& request) {
   // As much more as pages are larger than what is in them.
   const auto excess = static_cast<std::uint64_t>(static_cast<double>(total - budget) *
                                                  static_cast<double>(all) / static_cast<double>(total));
-  std::uint64_t slots = plan::slots_wanted(excess, budget, parts, request.visits);
+  const std::vector<std::uint64_t> visits =
+      by_visit(request, [&](std::size_t i) { return in_slot(part_bytes[i], made.page_bytes); });
+  std::uint64_t slots = plan::slots_wanted(visits, excess, budget, parts);
   // Larger slots mean fewer pins, and a little more of each layer is streamed.
   for (int attempt = 0; attempt < 4; ++attempt) {
     made.slots_bytes = slots / made.page_bytes * made.page_bytes;
-    spread(part_bytes, total, budget - made.slots_bytes, made);
+    spread(request, total, budget - made.slots_bytes, made);
     const std::uint64_t layer = largest_layer(request, made);
     if (layer <= made.slots_bytes || layer > budget / kHoldDivisor) break;
     slots = layer;

@@ -4,7 +4,8 @@
 // One token reads every part once, in the same order: a cyclic scan. No cache that evicts by age hits
 // anything then; the best is to keep a fixed set (the *pinned* parts) and to stream the rest through a few
 // *slots*, while everything else is computed (docs/explanation/residency.md). The parts that are streamed are
-// spread evenly over the order of use, so that the disk never rests.
+// spread evenly over the device's visits, so that none waits for more than the others, and in each over the
+// order of use, so that the disk never rests.
 //
 // Parts have different sizes; what is limited is the memory of all slots together (SlotPool), not their
 // number.
@@ -42,7 +43,9 @@ struct StreamRequest {
   // one after another.
   std::span<const Parts> layers = {};
   std::uint64_t budget_bytes = 0;  // for pins and slots together
-  std::uint32_t visits = 1;        // of the device per token; plan::slots_wanted() says what that asks for
+  // Of each part, in which visit of the device it is used, counted from 0 without gaps; empty: all in one.
+  // plan::slots_wanted() says what that asks for.
+  std::span<const std::uint32_t> visit_of = {};
   std::uint64_t page_bytes = 4096, huge_page_bytes = 0;  // the system's; 0: it has no huge ones
 };
 

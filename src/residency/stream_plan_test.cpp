@@ -14,10 +14,14 @@ constexpr std::uint64_t kPage = 4096;
 
 using Sizes = std::vector<std::uint64_t>;
 
+// Visits of equally many parts.
 Result<StreamPlan> plan(const Sizes& sizes, std::uint64_t budget, std::uint32_t visits,
                         std::uint64_t huge_page = 0) {
+  std::vector<std::uint32_t> visit_of;
+  for (std::size_t i = 0; i < sizes.size(); ++i)
+    visit_of.push_back(static_cast<std::uint32_t>(i * visits / sizes.size()));
   return plan_stream(
-      {.part_bytes = sizes, .budget_bytes = budget, .visits = visits, .huge_page_bytes = huge_page});
+      {.part_bytes = sizes, .budget_bytes = budget, .visit_of = visit_of, .huge_page_bytes = huge_page});
 }
 
 TEST(StreamPlan, WhatFitsIsPinnedAsAWhole) {
@@ -41,12 +45,30 @@ TEST(StreamPlan, HalfOfTheMemoryStreamsEveryOtherPart) {
 }
 
 TEST(StreamPlan, SeveralVisitsNeedSlotsForOneVisit) {
-  // 100 parts of 10 in 800 pages: an excess of 200; with 5 visits 200 / 4 = 50 of slots, one part more to
-  // compute with and one to fill.
-  const auto made = plan(Sizes(100, 10 * kPage), 800 * kPage, 5);
+  // 100 parts of 10 in 820 pages: an excess of 180; 5 visits stream 50 each, one part more is being computed
+  // with and one is being filled: 250 = 180 + 70.
+  const auto made = plan(Sizes(100, 10 * kPage), 820 * kPage, 5);
   ASSERT_TRUE(made);
   EXPECT_EQ(made->slots_bytes, 70 * kPage);
-  EXPECT_EQ(made->pinned_bytes, 730 * kPage);
+  EXPECT_EQ(made->pinned_bytes, 750 * kPage);
+  for (std::size_t i = 0; i < 100; i += 20)
+    EXPECT_EQ(std::count(made->pinned.begin() + static_cast<std::ptrdiff_t>(i),
+                         made->pinned.begin() + static_cast<std::ptrdiff_t>(i) + 20, false),
+              5)
+        << i;
+}
+
+// The first visit is much larger, the second comes back to its end: an output head behind the last layer.
+TEST(StreamPlan, ALargeVisitStreamsNoMoreThanOthers) {
+  // Visits of 8 (2 and 6), 4 and 4 parts of one page, 10 pages of memory: an excess of 6. Each streams 4 (12
+  // = 6 + 4 + 2), which leaves memory for 4 of the large visit.
+  const Sizes sizes(16, kPage);
+  const std::vector<std::uint32_t> visit_of = {0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0};
+  const auto made = plan_stream({.part_bytes = sizes, .budget_bytes = 10 * kPage, .visit_of = visit_of});
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->slots_bytes, 6 * kPage);
+  EXPECT_EQ(made->pinned, (std::vector<bool>{false, true, false, false, false, false, false, false, false,
+                                             false, false, true, false, true, false, true}));
 }
 
 TEST(StreamPlan, SmallPartsTakeLessOfTheSlots) {
@@ -116,7 +138,8 @@ RC_GTEST_PROP(StreamPlan, NeverTakesMoreThanThereIsAndWastesLessThanAPart, ()) {
   }
   const auto total = std::reduce(sizes.begin(), sizes.end());
   const auto budget = *rc::gen::inRange<std::uint64_t>(0, total + 100);
-  const auto visits = *rc::gen::inRange<std::uint32_t>(1, 9);
+  const auto visits = *rc::gen::inRange<std::uint32_t>(
+      1, 1 + static_cast<std::uint32_t>(std::min<std::size_t>(sizes.size(), 9)));
   const auto largest = *std::ranges::max_element(sizes);
   const auto made = plan(sizes, budget, visits);
   if (!made) {

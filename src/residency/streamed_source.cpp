@@ -179,7 +179,10 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
                                                              ggml_backend_device* device, PackFile pack,
                                                              const StreamOptions& options) {
   auto impl = std::make_unique<Impl>(std::move(pack), device);
-  for (const model::SegmentId id : segments) {
+  HEARTH_CHECK(options.visits.empty() || options.visits.size() == segments.size());
+  std::vector<std::uint32_t> visit_of;  // by unit
+  for (std::size_t s = 0; s < segments.size(); ++s) {
+    const model::SegmentId id = segments[s];
     if (id.kind == model::SegmentId::Kind::kEmbedding) {
       const model::SegmentId only[] = {id};
       HEARTH_TRY(impl->embedding, ResidentSource::load(model, only, device,
@@ -192,6 +195,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
       impl->embedding->release(id, 0);
     } else {
       HEARTH_TRY_VOID(impl->add_units(id, options.part_bytes));
+      if (!options.visits.empty()) visit_of.resize(impl->units.size(), options.visits[s]);
     }
   }
   const auto bytes = impl->pack.bytes();
@@ -217,7 +221,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     HEARTH_TRY(impl->plan, plan_stream({.part_bytes = sizes,
                                         .layers = layers,
                                         .budget_bytes = options.budget_bytes,
-                                        .visits = options.visits,
+                                        .visit_of = visit_of,
                                         .page_bytes = std::max<std::uint64_t>(page_bytes(), kPackBlock),
                                         .huge_page_bytes = huge == AlignedBuffer::kHugePage ? huge : 0}));
     HEARTH_TRY(impl->slots, SlotPool::make(impl->plan, sizes, device));

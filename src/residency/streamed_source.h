@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/direct_reader.h"
 #include "base/os_memory.h"
@@ -30,8 +31,9 @@ struct ggml_backend_device;
 namespace hearth::residency {
 
 struct StreamOptions {
-  std::uint64_t budget_bytes = 0;         // pins and slots
-  std::uint32_t visits = 1;               // of this device per token
+  std::uint64_t budget_bytes = 0;  // pins and slots
+  // Of each segment, in which visit of this device it is used, see StreamRequest; empty: all in one.
+  std::vector<std::uint32_t> visits = {};
   bool lock_pins = false;                 // keep pinned pages from being taken back (mlock)
   std::uint64_t part_bytes = kPartBytes;  // smaller tensors are taken together up to this
   DirectReader::Options reader = {};
