@@ -8,4 +8,8 @@ rounds: with E bytes more weights than memory on a device, a disk of d bytes a s
 E is the head's; devices are equal, its share of the layers is smaller by the output head.
 What must hold: the best number is at least twice as fast as one round, within 1.25 of its bound, and at most one step of
 the sweep away from hearth's choice.
+
+`--rounds auto` tries only hearth's choice, and makes its packs in the same run: for models of which one set of packs is as
+much as the disk holds, e.g. `--shape 70b --layers 40 --memory 40 --rounds auto` (21 GB, and as much for the packs). What
+the machine's memory cannot hold is not computed without disks; then bounds count disks only.
 """

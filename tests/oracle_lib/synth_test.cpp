@@ -325,7 +325,7 @@ TEST_F(SynthTest, ImpossibleSpecsSayWhy) {
   const auto nowhere = synth::write_model(tiny("llama"), folder_ / "missing" / "x.gguf");
   ASSERT_FALSE(nowhere);
   EXPECT_THAT(nowhere.error().message, HasSubstr("there is no folder"));
-  EXPECT_THAT(synth::preset("9z").error().message, HasSubstr("tiny small 600m 1b 8b 70b-layer"));
+  EXPECT_THAT(synth::preset("9z").error().message, HasSubstr("tiny small 600m 1b 8b 70b"));
 }
 
 }  // namespace

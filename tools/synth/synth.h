@@ -64,7 +64,7 @@ struct SynthReport {
   bool pooled = false;
 };
 
-// "tiny", "small", "600m", "1b", "8b", "70b-layer". Error kInvalidArgument lists them.
+// "tiny", "small", "600m", "1b", "8b", "70b". Error kInvalidArgument lists them.
 [[nodiscard]] Result<Shape> preset(std::string_view name);
 [[nodiscard]] std::span<const std::string_view> preset_names();
 [[nodiscard]] std::vector<std::string_view> arch_names();

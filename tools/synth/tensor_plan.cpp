@@ -55,13 +55,14 @@ constexpr std::array kPresets{
             .n_ff = 14336,
             .n_vocab = 128256,
             .n_ctx = 131072}},
-    Preset{"70b-layer",
-           {.n_layer = 1,
+    Preset{"70b",
+           {.n_layer = 80,
             .n_embd = 8192,
             .n_head = 64,
             .n_head_kv = 8,
             .head_dim = 128,
             .n_ff = 28672,
+            .n_vocab = 128256,
             .n_ctx = 131072}},
 };
 constexpr auto kPresetNames = [] {
