@@ -93,6 +93,8 @@ def measure(home, model, weights, options):
         result, read = run(home, model, asked, options.tokens)
         of = result["residency"]
         excess = of["pinned_bytes"] + of["streamed_bytes_per_token"] - of["budget_bytes"]
+        if excess <= 0 and compute_s is None:
+            raise RuntimeError("everything fits the memory: nothing is streamed, there is nothing to measure")
         bound = bound_s(result["rounds"], n, compute_s or 0, excess / rate)
         rows.append({"asked": asked, "rounds": result["rounds"], "s_per_token": statistics.median(result["tpot_s_all"]),
                      "bound_s": bound, "predicted_s": result["predicted_tpot_s"], "read_bytes_per_token": read,

@@ -83,11 +83,7 @@ bool Scratch::reserve(const model::ModelFile& model, std::uint32_t n_out) {
       residency::make_context(max_layer_tensors(n_weights), ggml_graph_overhead_custom(max_nodes, false));
   ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), max_nodes, false);
   LayerWeights weights;
-  for (const residency::Part& part : parts) {
-    std::size_t i = part.first_tensor;
-    for (ggml_tensor* weight : residency::declare(ctx.get(), model.segment(segment), part))
-      weights.add(model.segment(segment)[i++].role, place(weight, hidden));
-  }
+  for (const residency::Part& part : parts) declare(ctx.get(), model, segment, part, weights);
   // Without flash attention the values are copied in their own type, so the wider one counts.
   const LayerKv kv = {
       .k = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_k(), options_.n_cells), hidden),
@@ -107,6 +103,15 @@ ggml_tensor* Scratch::place(ggml_tensor* tensor, void* address) const {
   tensor->data = address;
   tensor->buffer = io_.get();
   return tensor;
+}
+
+std::vector<ggml_tensor*> Scratch::declare(ggml_context* ctx, const model::ModelFile& model,
+                                           model::SegmentId layer, const residency::Part& part,
+                                           LayerWeights& weights) const {
+  std::vector<ggml_tensor*> tensors = residency::declare(ctx, model.segment(layer), part);
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    weights.add(model.segment(layer)[part.first_tensor + i].role, place(tensors[i], hidden));
+  return tensors;
 }
 
 BatchInputs Scratch::inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens, std::int64_t n_kv,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/result.h"
 #include "compute/backend.h"
@@ -59,6 +60,10 @@ class Scratch {
   [[nodiscard]] BatchInputs inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens,
                                    std::int64_t n_kv, std::int64_t n_out) const;
   ggml_tensor* place(ggml_tensor* tensor, void* address) const;  // returns `tensor`
+  // The tensors of a part of a layer, also added to `weights`. They are somewhere, so that they count as
+  // allocated; where they really are is said before each compute.
+  std::vector<ggml_tensor*> declare(ggml_context* ctx, const model::ModelFile& model, model::SegmentId layer,
+                                    const residency::Part& part, LayerWeights& weights) const;
 
   // Gives every tensor of `graph` that has no memory yet a place among the activations. Should they not
   // suffice (the sizing at creation makes that unlikely, ggml's placement does not exclude it) they move, and

@@ -321,12 +321,8 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   LayerWeights by_role;
   for (const residency::Part& part : parts) {
     built.first.push_back(built.weights.size());
-    std::size_t i = part.first_tensor;
-    for (ggml_tensor* tensor : residency::declare(ctx, model.segment(segment), part)) {
-      // Somewhere, so that they count as allocated; where they are is said before each compute.
-      built.weights.push_back(scratch.place(tensor, scratch.hidden));
-      by_role.add(model.segment(segment)[i++].role, tensor);
-    }
+    const auto tensors = scratch.declare(ctx, model, segment, part, by_role);
+    built.weights.insert(built.weights.end(), tensors.begin(), tensors.end());
   }
   // Only after the last layer rows are left out, and only when some are.
   const bool select = il + 1 == model.params().n_layer && shape.n_out < shape.n_tokens;

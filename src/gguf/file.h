@@ -33,6 +33,8 @@ struct Tensor {
   std::uint64_t bytes;             // size of the data
 
   [[nodiscard]] std::int64_t n_values() const { return ne[0] * ne[1] * ne[2] * ne[3]; }
+  [[nodiscard]] std::int64_t n_rows() const { return ne[1] * ne[2] * ne[3]; }
+  [[nodiscard]] std::uint64_t row_bytes() const { return bytes / static_cast<std::uint64_t>(n_rows()); }
 };
 
 class File {

@@ -129,7 +129,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   std::vector<model::SegmentId> segments;
   std::uint64_t kv_bytes = 0;
   const std::uint32_t n_cells = compute::pad_cells(plan.n_ctx);
-  std::vector<std::uint32_t> visits;  // by segment; steps that follow each other here are one visit
+  std::vector<std::uint32_t> visit_of;  // by segment; steps that follow each other here are one visit
   std::uint32_t n_visits = 0;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const wire::StepSpec& step = plan.steps[i];
@@ -137,7 +137,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     if (i == 0 || plan.steps[i - 1].device != device) ++n_visits;
     for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
       segments.push_back(model::SegmentId::of_layer(il));
-    visits.resize(segments.size(), n_visits - 1);
+    visit_of.resize(segments.size(), n_visits - 1);
     kv_bytes +=
         compute::KvStorage::bytes(model_.params(), step.layer_end - step.layer_begin, plan.kv_type, n_cells);
   }
@@ -170,8 +170,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     // The output head comes right after the last step, and right before the next token's first.
     const bool first_here = plan.steps.front().device == device,
                last_here = plan.steps.back().device == device;
-    if (first_here && last_here) std::ranges::replace(visits, n_visits - 1, 0U);
-    visits.resize(segments.size(), first_here ? 0 : last_here ? n_visits - 1 : n_visits);
+    if (first_here && last_here) std::ranges::replace(visit_of, n_visits - 1, 0U);
+    visit_of.resize(segments.size(), first_here ? 0 : last_here ? n_visits - 1 : n_visits);
   }
   residency::LoadOptions weight_options = options;
   weight_options.repack = plan.repack;
@@ -185,8 +185,9 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   GroupMemory group;
   if (n_layers > 0) group = group_memory(model_.params(), plan.n_ubatch, n_cells, left);
   const auto open = [&] {
-    return open_weights_(model_, segments, backend_.device(), weight_options,
-                         {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visits = visits});
+    return open_weights_(
+        model_, segments, backend_.device(), weight_options,
+        {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visit_of = visit_of});
   };
   auto weights = open();
   if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group.tokens > 0) {

@@ -582,5 +582,48 @@ TEST_F(HandRing, ALoadCanBeEndedWhileItRuns) {
   EXPECT_FALSE(executors_[1]->holds(kEpoch));
 }
 
+// What is used in one visit of a token: steps that follow each other, and on the head the output head, which
+// comes right after the last step and right before the next token's first.
+TEST(Visits, AreCountedByWhatFollowsWithoutAHop) {
+  const model::ModelFile model =
+      value_of(model::ModelFile::open(testing::test_model(testing::small_spec("llama", "Q4_0"))));
+  ASSERT_EQ(model.params().n_layer, 8U);
+  const auto backend = value_of(compute::Backend::cpu(1));
+  struct Case {
+    std::string name;
+    std::uint16_t device;
+    std::vector<wire::StepSpec> steps;
+    std::vector<std::uint32_t> visit_of;  // layers; on the head embedding and output head
+  };
+  const Case cases[] = {
+      {"alone", 0, {{0, 0, 8}}, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
+      {"the head is first and last",
+       0,
+       {{0, 0, 2}, {1, 2, 4}, {0, 4, 5}, {1, 5, 7}, {0, 7, 8}},
+       {0, 0, 1, 0, 0, 0}},
+      {"first", 0, {{0, 0, 2}, {1, 2, 6}, {0, 6, 7}, {1, 7, 8}}, {0, 0, 1, 0, 0}},
+      {"last", 0, {{1, 0, 2}, {0, 2, 4}, {1, 4, 6}, {0, 6, 8}}, {0, 0, 1, 1, 1, 1}},
+      {"in the middle", 0, {{1, 0, 2}, {0, 2, 4}, {1, 4, 8}}, {0, 0, 1, 1}},
+      {"without layers", 0, {{1, 0, 8}}, {0, 0}},
+      {"a worker", 1, {{0, 0, 2}, {1, 2, 4}, {0, 4, 5}, {1, 5, 7}, {0, 7, 8}}, {0, 0, 1, 1}},
+      {"steps that follow each other", 1, {{0, 0, 2}, {1, 2, 3}, {1, 3, 5}, {0, 5, 8}}, {0, 0, 0}},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    std::optional<std::vector<std::uint32_t>> told;
+    Executor executor(
+        model, *backend, 16, {},
+        [&](const model::ModelFile&, std::span<const model::SegmentId>, ggml_backend_device*,
+            const residency::LoadOptions&,
+            const residency::WeightUse& use) -> Result<std::unique_ptr<residency::WeightSource>> {
+          told = use.visit_of;
+          return fail(ErrorCode::kCancelled, "enough");
+        });
+    EXPECT_FALSE(executor.load(make_plan(model, kEpoch, 2, c.steps), c.device, {}));
+    ASSERT_TRUE(told);
+    EXPECT_EQ(*told, c.visit_of);
+  }
+}
+
 }  // namespace
 }  // namespace hearth::node

@@ -44,7 +44,7 @@ struct HeadNodeOptions {
   engine::EpochOptions epoch;
   std::uint32_t n_seq_max = 1;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
-  // A split by hand: layers per round of the head and of each worker; empty: in proportion to memory.
+  // A split by hand: layers per round of the head and of each worker; empty: by memory and disks.
   std::vector<std::uint32_t> windows;
   std::uint32_t rounds = 0;  // times a token passes each device; 0: the best by memory, disks and computing
   engine::LivenessOptions liveness;
@@ -57,7 +57,8 @@ struct HeadNodeOptions {
 struct RingReport {
   plan::Plan plan;
   std::uint32_t rounds = 1;
-  double predicted_s = 0;  // per token; 0: not predicted, because everything fits or the user chose
+  double predicted_s = 0;  // per token; 0: not predicted, because everything fits, windows are by hand, or
+                           // rates are not known
   std::vector<engine::LoadReport> devices;
   std::vector<std::string> addresses;
 };

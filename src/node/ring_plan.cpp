@@ -1,10 +1,8 @@
 #include "node/ring_plan.h"
 
 #include <algorithm>
-#include <format>
 #include <numeric>
 
-#include "base/units.h"
 #include "compute/kv_storage.h"
 #include "compute/scratch.h"
 #include "node/executor.h"
@@ -15,6 +13,9 @@ namespace hearth::node {
 namespace {
 
 using model::SegmentId;
+
+// Disks within this factor count as equally fast where layers are shared out.
+constexpr double kAlike = 1.3;
 
 // Bytes of everything, for one request.
 class Needs {
@@ -41,6 +42,7 @@ class Needs {
            (head ? 4ULL * request_.max_outputs * p.n_vocab : 0);
   }
   [[nodiscard]] std::uint64_t output() const { return output_; }
+  [[nodiscard]] const std::vector<std::uint64_t>& layers() const { return weights_; }
   [[nodiscard]] const std::vector<std::uint64_t>& layers_with_kv() const { return with_kv_; }
 
   // A device's share of a token under `plan`; its rates stay empty.
@@ -98,21 +100,70 @@ bool any_streams(const Needs& needs, const plan::Plan& plan, const std::vector<R
   return false;
 }
 
-// Gives disks that were not measured the rate of the slowest that was, or an assumed one. False when a rate
-// is missing that the period depends on.
-bool assume_disks(std::vector<plan::DeviceLoad>& loads) {
+// Bytes a second of each device's disk; of one that was not measured that of the slowest that was, or an
+// assumed one.
+std::vector<std::uint64_t> disks_of(const std::vector<plan::DeviceRates>& rates) {
   std::uint64_t slowest = 0;
-  for (const plan::DeviceLoad& load : loads)
-    if (const std::uint64_t rate = load.rates.disk_bytes_per_s; rate != 0)
+  for (const plan::DeviceRates& of : rates)
+    if (const std::uint64_t rate = of.disk_bytes_per_s; rate != 0)
       slowest = slowest == 0 ? rate : std::min(slowest, rate);
   if (slowest == 0) slowest = kAssumedDiskBytesPerS;
-  bool all_known = true;
-  for (plan::DeviceLoad& load : loads) {
-    if (load.rates.compute_bytes_per_s == 0 || (load.streams() && load.rates.disk_bytes_per_s == 0))
-      all_known = false;
-    if (load.rates.disk_bytes_per_s == 0) load.rates.disk_bytes_per_s = slowest;
+  std::vector<std::uint64_t> disks;
+  for (const plan::DeviceRates& of : rates)
+    disks.push_back(of.disk_bytes_per_s == 0 ? slowest : of.disk_bytes_per_s);
+  return disks;
+}
+
+// Disks of about one rate get the lowest of them: a layer that goes elsewhere because a measurement came out
+// a little differently would have to be packed again there.
+std::vector<std::uint64_t> alike(const std::vector<std::uint64_t>& disks) {
+  std::vector<std::size_t> order(disks.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::sort(order, {}, [&](std::size_t m) { return disks[m]; });
+  std::vector<std::uint64_t> made(disks.size());
+  std::uint64_t lowest = 0;
+  for (const std::size_t m : order) {
+    if (lowest == 0 || static_cast<double>(disks[m]) > kAlike * static_cast<double>(lowest))
+      lowest = disks[m];
+    made[m] = lowest;
   }
-  return all_known;
+  return made;
+}
+
+// Where not everything fits, without windows by hand.
+Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
+                                const std::vector<RingDevice>& devices, std::uint32_t n_ubatch) {
+  RingPlan made = {.plan = {}, .n_ubatch = n_ubatch, .rounds = std::max(request.rounds, 1U), .streams = true};
+  const std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, n_ubatch);
+  std::vector<plan::DeviceRates> rates(devices.size());
+  if (devices.size() > 1)
+    for (std::size_t m = 0; m < devices.size(); ++m)
+      if (devices[m].rates) rates[m] = devices[m].rates();
+  const std::vector<std::uint64_t> disks = disks_of(rates);
+  const std::vector<std::uint64_t> shared_by = alike(disks);
+  const auto split = [&] {
+    return plan::split_to_stream({.layer_bytes = needs.layers(),
+                                  .kv_bytes = needs.kv(1),
+                                  .output_bytes = needs.output(),
+                                  .rounds = made.rounds},
+                                 memory, shared_by);
+  };
+  HEARTH_TRY(made.plan, split());
+  if (devices.size() == 1) return made;
+  std::vector<plan::DeviceLoad> loads;
+  bool all_known = true;
+  for (std::size_t m = 0; m < devices.size(); ++m) {
+    loads.push_back(needs.load(made.plan, static_cast<std::uint16_t>(m), n_ubatch, devices[m].memory_bytes));
+    if (rates[m].compute_bytes_per_s == 0 || (loads.back().streams() && rates[m].disk_bytes_per_s == 0))
+      all_known = false;
+    loads.back().rates = {.compute_bytes_per_s = rates[m].compute_bytes_per_s, .disk_bytes_per_s = disks[m]};
+  }
+  if (request.rounds == 0) {
+    made.rounds = plan::best_rounds(loads, kAssumedHopS).rounds;
+    HEARTH_TRY(made.plan, split());
+  }
+  if (all_known) made.period_s = plan::token_period(loads, kAssumedHopS, made.rounds);
+  return made;
 }
 
 }  // namespace
@@ -162,25 +213,7 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
     return made;
   }
 
-  made.streams = true;
-  made.n_ubatch = small;
-  const std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, small);
-  const auto split = [&] {
-    return plan::split_to_stream(needs.layers_with_kv(), needs.output(), memory, made.rounds);
-  };
-  HEARTH_TRY(made.plan, split());
-  if (request.rounds != 0 || devices.size() == 1) return made;
-  std::vector<plan::DeviceLoad> loads;
-  for (std::size_t m = 0; m < devices.size(); ++m) {
-    loads.push_back(needs.load(made.plan, static_cast<std::uint16_t>(m), small, devices[m].memory_bytes));
-    if (devices[m].rates) loads.back().rates = devices[m].rates();
-  }
-  const bool all_known = assume_disks(loads);
-  const plan::Rounds best = plan::best_rounds(loads, kAssumedHopS);
-  made.rounds = best.rounds;
-  HEARTH_TRY(made.plan, split());
-  if (all_known) made.period_s = best.period_s;
-  return made;
+  return plan_streaming(needs, request, devices, small);
 }
 
 }  // namespace hearth::node

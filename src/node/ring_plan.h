@@ -1,10 +1,10 @@
 // What a head decides before its ring starts: which layers go where, in how many rounds, and how many tokens
 // are computed at once.
 //
-// Where everything fits, layers go in proportion to memory, in one round. Where it does not, weights go in
-// proportion to memory all the same and devices stream (residency); then batches are smaller, because their
-// buffers cost pins and layer-major prefill reads streamed bytes once whatever the batch, and the number of
-// rounds is the best one by plan/rounds.h.
+// Where everything fits, layers go in proportion to memory, in one round. Where it does not, devices stream
+// (residency), and layers go where the slowest disk has least to read; then batches are smaller, because
+// their buffers cost pins and layer-major prefill reads streamed bytes once whatever the batch, and the
+// number of rounds is the best one by plan/rounds.h.
 #pragma once
 
 #include <cstdint>

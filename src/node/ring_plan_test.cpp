@@ -104,7 +104,8 @@ TEST_F(RingPlanning, WhatTheUserSaysCounts) {
   EXPECT_TRUE(made.streams);
   EXPECT_EQ(made.n_ubatch, 64U);
   EXPECT_EQ(made.rounds, 2U);
-  EXPECT_EQ(asked, 0);
+  EXPECT_EQ(asked, 2) << "which layers go where depends on the disks";
+  EXPECT_GT(made.period_s, 1.0);
 }
 
 TEST_F(RingPlanning, WindowsTakeAsManyRoundsAsTheyNeed) {

@@ -276,37 +276,46 @@ Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
   return plan;
 }
 
-Result<Plan> split_to_stream(std::span<const std::uint64_t> layer_bytes, std::uint64_t output_bytes,
-                             std::span<const DeviceMemory> devices, std::uint32_t rounds) {
-  HEARTH_TRY_VOID(check_request(layer_bytes.size(), devices.size(), rounds));
-  const auto n_layer = static_cast<std::uint32_t>(layer_bytes.size());
-  double layers = 0;
-  for (const std::uint64_t bytes : layer_bytes) layers += static_cast<double>(bytes);
-  // Each next layer goes where it makes the least load.
+Result<Plan> split_to_stream(const StreamSplit& split, std::span<const DeviceMemory> devices,
+                             std::span<const std::uint64_t> disk_bytes_per_s) {
+  HEARTH_TRY_VOID(check_request(split.layer_bytes.size(), devices.size(), split.rounds));
+  HEARTH_CHECK(disk_bytes_per_s.size() == devices.size());
+  const auto n_layer = static_cast<std::uint32_t>(split.layer_bytes.size());
+  double weights = 0;
+  for (const std::uint64_t bytes : split.layer_bytes) weights += static_cast<double>(bytes);
+  const double layer = weights / n_layer + static_cast<double>(split.kv_bytes);
+  // Each next layer goes where the disk then has the least to do, or memory has most room left.
   std::vector<std::uint32_t> counts(devices.size(), 0);
   const auto load = [&](std::size_t m) {
-    const double weights =
-        (m == 0 ? static_cast<double>(output_bytes) : 0) + layers / n_layer * (counts[m] + 1);
-    return weights / static_cast<double>(free_bytes(devices[m]));
+    const double bytes = (m == 0 ? static_cast<double>(split.output_bytes) : 0) + layer * (counts[m] + 1);
+    return (bytes - static_cast<double>(free_bytes(devices[m]))) / static_cast<double>(disk_bytes_per_s[m]);
+  };
+  const auto has_room = [&](std::size_t m) {
+    return static_cast<double>(free_bytes(devices[m])) >
+           static_cast<double>(split.kv_bytes) * (counts[m] + 1);
   };
   for (std::uint32_t il = 0; il < n_layer; ++il) {
     std::optional<std::size_t> least;
     for (std::size_t m = 0; m < devices.size(); ++m)
-      if (free_bytes(devices[m]) > 0 && (!least || load(m) < load(*least))) least = m;
+      if (has_room(m) && (!least || load(m) < load(*least))) least = m;
     if (!least) {
       std::string each;
       for (const DeviceMemory& device : devices)
         std::format_to(std::back_inserter(each), "{}{} lends {} and needs {} for buffers",
                        each.empty() ? "" : ", ", device.name, format_bytes(device.bytes),
                        format_bytes(device.reserved));
-      return fail(ErrorCode::kOutOfMemory,
-                  "no device has memory left for weights: {}; lend more memory (--memory), ask for a smaller "
-                  "context (-c) or smaller batches (-ub)",
-                  each);
+      return fail(
+          ErrorCode::kOutOfMemory,
+          "{}{}: {}; lend more memory (--memory), ask for a smaller context (-c) or smaller batches "
+          "(-ub)",
+          il == 0 ? "no device has memory left for weights"
+                  : std::format("there is memory for the KV cache of {} of {} layers", il, n_layer),
+          split.kv_bytes == 0 ? "" : std::format(", which takes {} a layer", format_bytes(split.kv_bytes)),
+          each);
     }
     ++counts[*least];
   }
-  Plan plan{.n_layer = n_layer, .devices = {}, .steps = lay_out(counts, std::min(rounds, n_layer))};
+  Plan plan{.n_layer = n_layer, .devices = {}, .steps = lay_out(counts, std::min(split.rounds, n_layer))};
   for (const DeviceMemory& device : devices) plan.devices.push_back(device.name);
   HEARTH_TRY_VOID(validate(plan));
   return plan;

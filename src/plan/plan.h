@@ -62,12 +62,19 @@ struct DeviceMemory {
 [[nodiscard]] Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
                                            std::span<const DeviceMemory> devices, std::uint32_t rounds);
 
+struct StreamSplit {
+  std::span<const std::uint64_t> layer_bytes;  // of weights
+  std::uint64_t kv_bytes = 0;                  // of each layer; has to be in memory
+  std::uint64_t output_bytes = 0;              // of weights, the head's in any case
+  std::uint32_t rounds = 1;
+};
+
 // Where layers do not fit, and what is beyond a device's memory is read from its disk for every token: layers
-// so that the device with the most weights for its memory has as few of them as whole layers of the mean
-// size allow, spread over the rounds as evenly. `output_bytes` of weights are the head's in any case. A
-// device without memory gets no step. kOutOfMemory: none has any, with the numbers per device.
-[[nodiscard]] Result<Plan> split_to_stream(std::span<const std::uint64_t> layer_bytes,
-                                           std::uint64_t output_bytes, std::span<const DeviceMemory> devices,
-                                           std::uint32_t rounds);
+// so that the disk that takes longest for that has as little to read as whole layers of the mean size allow,
+// spread over the rounds as evenly. disk_bytes_per_s[m] > 0 is of device m. A device has no more layers than
+// its memory has room for their KV and something more. kOutOfMemory: that is not enough, with the numbers per
+// device.
+[[nodiscard]] Result<Plan> split_to_stream(const StreamSplit& split, std::span<const DeviceMemory> devices,
+                                           std::span<const std::uint64_t> disk_bytes_per_s);
 
 }  // namespace hearth::plan

@@ -368,32 +368,83 @@ RC_GTEST_PROP(SplitByMemoryProperty, ProportionalWithinOneLayerPerRound, ()) {
   }
 }
 
-TEST(SplitToStream, TheFullestDeviceIsAsLittleFullAsItCanBe) {
-  // The output head takes as much as 3 layers. 5 layers and it are 8 on the head, 9 on each other one; with 6
-  // the head would have most.
+constexpr std::uint64_t kEqualDisks[] = {7, 7, 7, 7};
+
+TEST(SplitToStream, TheDiskWithMostToReadHasAsLittleAsItCan) {
+  // The output head takes as much as 3.3 layers. 5 layers and it are 8.3 on the head, each other one has 9;
+  // with 6 the head would have most.
   const DeviceMemory devices[] = {{"head", 450, 50}, {"b", 400, 0}, {"c", 400, 0}, {"d", 400, 0}};
-  const auto plan = split_to_stream(even_layers(32, 100), 330, devices, 1);
+  const auto plan =
+      split_to_stream({.layer_bytes = even_layers(32, 100), .output_bytes = 330}, devices, kEqualDisks);
   ASSERT_TRUE(plan) << error_of(plan);
   EXPECT_THAT(plan->steps,
               ElementsAre(Step{0, {0, 5}}, Step{1, {5, 14}}, Step{2, {14, 23}}, Step{3, {23, 32}}));
   EXPECT_THAT(plan->devices, ElementsAre("head", "b", "c", "d"));
 }
 
-TEST(SplitToStream, InProportionToMemoryAndInRounds) {
-  const DeviceMemory devices[] = {{"a", 200, 0}, {"phone", 10, 20}, {"c", 100, 0}};
-  const auto plan = split_to_stream(even_layers(6, 100), 0, devices, 2);
+TEST(SplitToStream, WhatIsBeyondMemoryIsShared) {
+  // Memory for 6 layers and for 1, 6 others: 3 each, whoever has the memory.
+  const DeviceMemory devices[] = {{"a", 600, 0}, {"b", 100, 0}};
+  const auto plan =
+      split_to_stream({.layer_bytes = even_layers(13, 100)}, devices, std::span(kEqualDisks).first(2));
   ASSERT_TRUE(plan) << error_of(plan);
-  EXPECT_THAT(plan->steps, ElementsAre(Step{0, {0, 2}}, Step{2, {2, 3}}, Step{0, {3, 5}}, Step{2, {5, 6}}));
+  EXPECT_THAT(plan->steps, ElementsAre(Step{0, {0, 9}}, Step{1, {9, 13}}));
+}
+
+TEST(SplitToStream, AFastDiskReadsMore) {
+  // A layer in memory on each, 6 others: 1 and 5 of them take the disks 100 and 167, 2 and 4 would take 200
+  // and 133.
+  const DeviceMemory devices[] = {{"a", 100, 0}, {"b", 100, 0}};
+  const std::uint64_t disks[] = {1, 3};
+  const auto plan = split_to_stream({.layer_bytes = even_layers(8, 100)}, devices, disks);
+  ASSERT_TRUE(plan) << error_of(plan);
+  EXPECT_THAT(plan->steps, ElementsAre(Step{0, {0, 2}}, Step{1, {2, 8}}));
+}
+
+TEST(SplitToStream, InRoundsAndWithoutDevicesThatHaveNoMemory) {
+  const DeviceMemory devices[] = {{"a", 200, 0}, {"phone", 10, 20}, {"c", 100, 0}};
+  const auto plan = split_to_stream({.layer_bytes = even_layers(7, 100), .rounds = 2}, devices,
+                                    std::span(kEqualDisks).first(3));
+  ASSERT_TRUE(plan) << error_of(plan);
+  EXPECT_THAT(plan->steps, ElementsAre(Step{0, {0, 2}}, Step{2, {2, 3}}, Step{0, {3, 5}}, Step{2, {5, 7}}));
 }
 
 TEST(SplitToStream, WithoutAnyMemorySaysWhatIsMissing) {
   const DeviceMemory devices[] = {{"a", 1'000'000, 1'000'000}, {"b", 2'000'000, 3'000'000}};
-  const auto plan = split_to_stream(even_layers(6, 100), 10, devices, 2);
+  const auto disks = std::span(kEqualDisks).first(2);
+  const auto plan =
+      split_to_stream({.layer_bytes = even_layers(6, 100), .output_bytes = 10, .rounds = 2}, devices, disks);
   ASSERT_FALSE(plan);
   EXPECT_EQ(plan.error().code, ErrorCode::kOutOfMemory);
   EXPECT_THAT(plan.error().message, HasSubstr("a lends 1.0 MB and needs 1.0 MB for buffers, b lends 2.0 MB"));
-  EXPECT_THAT(error_of(split_to_stream({}, 0, devices, 1)), HasSubstr("no layers"));
-  EXPECT_THAT(error_of(split_to_stream(even_layers(1, 1), 0, devices, 0)), HasSubstr("rounds is 0"));
+  EXPECT_THAT(error_of(split_to_stream({}, devices, disks)), HasSubstr("no layers"));
+  EXPECT_THAT(error_of(split_to_stream({.layer_bytes = even_layers(1, 1), .rounds = 0}, devices, disks)),
+              HasSubstr("rounds is 0"));
+}
+
+TEST(SplitToStream, NoDeviceHasMoreLayersThanRoomForTheirKv) {
+  // By their disks each would get half; b has room for the KV of two layers.
+  const DeviceMemory devices[] = {{"a", 1000, 0}, {"b", 50, 0}};
+  const auto disks = std::span(kEqualDisks).first(2);
+  const std::vector<std::uint64_t> layers = even_layers(32, 100);
+  const auto plan = split_to_stream({.layer_bytes = layers, .kv_bytes = 20}, devices, disks);
+  ASSERT_TRUE(plan) << error_of(plan);
+  EXPECT_THAT(plan->steps, ElementsAre(Step{0, {0, 30}}, Step{1, {30, 32}}));
+  // 500 holds 24 of 20 with something more, 50 two.
+  const DeviceMemory less[] = {{"a", 500, 0}, {"b", 50, 0}};
+  const auto none = split_to_stream({.layer_bytes = layers, .kv_bytes = 20}, less, disks);
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_THAT(none.error().message,
+              HasSubstr("the KV cache of 26 of 32 layers, which takes 20 B a layer: a"));
+}
+
+TEST(SplitToStream, AHeadWithALargeOutputGetsNoLayerAndRoundsAreAtMostLayers) {
+  const DeviceMemory devices[] = {{"head", 100, 0}, {"b", 100, 0}};
+  const auto plan = split_to_stream({.layer_bytes = even_layers(4, 100), .output_bytes = 900, .rounds = 9},
+                                    devices, std::span(kEqualDisks).first(2));
+  ASSERT_TRUE(plan) << error_of(plan);
+  EXPECT_THAT(plan->steps, ElementsAre(Step{1, {0, 4}}));
 }
 
 }  // namespace

@@ -112,7 +112,7 @@ std::uint64_t slots_wanted(std::span<const std::uint64_t> visit_bytes, std::uint
       most = even;
       break;
     }
-    left -= std::min(left, ascending[i]);
+    left -= ascending[i];
   }
   return within(most + in_use);
 }

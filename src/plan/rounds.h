@@ -59,10 +59,10 @@ struct DeviceLoad {
   [[nodiscard]] bool streams() const { return weight_bytes() > memory_bytes; }
 };
 
-// Seconds per token. A visit takes the computing of its layers, or the disk's time for what of their streamed
-// bytes the slots do not hold when it begins, whichever is longer; a disk reads as long as its slots have
-// room, also while other devices compute. Some tokens are played through; layers are laid out over the rounds
-// as split_by_memory() does it.
+// Seconds per token. A visit takes the computing with its weights, or the disk's time for what of their
+// streamed bytes the slots do not hold when it begins, whichever is longer; a disk reads as long as its slots
+// have room, also while other devices compute. Some tokens are played through; layers are laid out over the
+// rounds as plan::split_to_stream() does it.
 [[nodiscard]] double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds);
 
 struct Rounds {

@@ -90,22 +90,29 @@ Result<std::uint64_t> measure_disk(const fs::path& folder, std::uint64_t bytes) 
   }
   HEARTH_TRY(DirectReader reader, DirectReader::open(probe->path()));
   const std::uint64_t n_reads = reader.file_size() / kReadBytes;
-  std::vector<Clock::time_point> done = {Clock::now()};  // when so many reads had ended
+  std::vector<double> ended_s;
   std::uint64_t asked = 0;
-  while (done.size() <= n_reads && (done.size() == 1 || done.back() - done.front() < kEnough)) {
-    for (; asked < n_reads && asked - (done.size() - 1) < kReadsInFlight; ++asked)
+  const auto start = Clock::now();
+  const auto since_start = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  while (ended_s.size() < n_reads &&
+         (ended_s.empty() || ended_s.back() < std::chrono::duration<double>(kEnough).count())) {
+    for (; asked < n_reads && asked - ended_s.size() < kReadsInFlight; ++asked)
       reader.submit({.id = asked,
                      .offset = asked * kReadBytes,
                      .into = buffers[asked % kReadsInFlight].bytes().first(kReadBytes)});
     HEARTH_TRY(const auto completion, reader.wait(std::chrono::seconds(1)));
     if (!completion) continue;
     if (completion->error) return std::unexpected(*completion->error);
-    done.push_back(Clock::now());
+    ended_s.push_back(since_start());
   }
-  // The first quarter does not count: caches of the disk, and limits that let a while of rest be made up for.
-  const std::size_t end = done.size() - 1, begin = end / 4;
-  const double seconds = std::chrono::duration<double>(done[end] - done[begin]).count();
-  return static_cast<std::uint64_t>(static_cast<double>((end - begin) * kReadBytes) / seconds);
+  return static_cast<std::uint64_t>(steady_rate(ended_s, kReadBytes));
+}
+
+double steady_rate(std::span<const double> ended_s, std::uint64_t read_bytes) {
+  HEARTH_CHECK(!ended_s.empty());
+  const std::size_t n = ended_s.size(), skip = n == 1 ? 0 : std::max<std::size_t>(n / 4, 1);
+  const double seconds = ended_s.back() - (skip == 0 ? 0 : ended_s[skip - 1]);
+  return static_cast<double>((n - skip) * read_bytes) / std::max(seconds, 1e-9);
 }
 
 }  // namespace hearth::residency

@@ -19,6 +19,17 @@ TEST(DiskRate, OfANewFolderOfWhichNothingStaysBehind) {
   EXPECT_TRUE(std::filesystem::is_empty(folder));
 }
 
+TEST(DiskRate, TheFirstReadsDoNotCount) {
+  // 2 of 8 reads at once, then one each tenth of a second.
+  const double burst[] = {0.01, 0.02, 0.12, 0.22, 0.32, 0.42, 0.52, 0.62};
+  EXPECT_NEAR(steady_rate(burst, 15), 150, 1e-6);
+  const double three[] = {0.1, 0.4, 0.7};
+  EXPECT_NEAR(steady_rate(three, 15), 50, 1e-6);
+  const double two[] = {0.01, 0.11};
+  EXPECT_NEAR(steady_rate(two, 15), 150, 1e-6);
+  EXPECT_NEAR(steady_rate(std::span(two).first(1), 15), 1500, 1e-6);
+}
+
 TEST(DiskRate, AFolderThatCannotBeIsAnError) {
   const TestDir dir;
   std::ofstream(dir.path() / "file") << "x";

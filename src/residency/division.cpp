@@ -5,12 +5,8 @@
 namespace hearth::residency {
 namespace {
 
-std::uint64_t row_bytes(const gguf::Tensor& tensor) {
-  return tensor.bytes / static_cast<std::uint64_t>(tensor.ne[1]);
-}
-
 std::uint32_t rows(const gguf::Tensor& tensor) {
-  return static_cast<std::uint32_t>(tensor.ne[1]);
+  return static_cast<std::uint32_t>(tensor.n_rows());
 }
 
 }  // namespace
@@ -21,7 +17,7 @@ std::uint32_t rows_per_block(const model::SegmentTensor& t, std::uint64_t max_bl
   if (model::is_vector(t.role) || t.role == model::Role::kTokenEmbedding || tensor.bytes <= max_block_bytes)
     return rows(tensor);
   const std::uint64_t most =
-      std::max<std::uint64_t>(max_block_bytes / row_bytes(tensor) / kRowBlock, 1) * kRowBlock;
+      std::max<std::uint64_t>(max_block_bytes / tensor.row_bytes() / kRowBlock, 1) * kRowBlock;
   const std::uint64_t n_blocks = (rows(tensor) + most - 1) / most;
   const std::uint64_t even = (rows(tensor) + n_blocks - 1) / n_blocks;
   return static_cast<std::uint32_t>((even + kRowBlock - 1) / kRowBlock * kRowBlock);
@@ -39,7 +35,7 @@ std::vector<Piece> pieces_of(const model::ModelFile& model, model::SegmentId id,
       pieces.push_back({.tensor = i,
                         .row_begin = begin,
                         .row_end = end,
-                        .bytes = (end - begin) * row_bytes(tensor),
+                        .bytes = (end - begin) * tensor.row_bytes(),
                         .is_vector = model::is_vector(tensors[i].role),
                         .is_block = step < rows(tensor)});
     }
@@ -87,7 +83,7 @@ std::uint64_t part_bytes(const model::ModelFile& model, model::SegmentId id, con
   for (std::uint32_t i = part.first_tensor; i < part.first_tensor + part.n_tensors; ++i) {
     const gguf::Tensor& tensor = *model.segment(id)[i].tensor;
     const bool is_cut = part.row_end != 0 && i + 1 == part.first_tensor + part.n_tensors;
-    bytes += is_cut ? (part.row_end - part.row_begin) * row_bytes(tensor) : tensor.bytes;
+    bytes += is_cut ? (part.row_end - part.row_begin) * tensor.row_bytes() : tensor.bytes;
   }
   return bytes;
 }

@@ -26,8 +26,8 @@ struct WeightOptions {
 // What else the caller takes of the memory for weights, afterwards.
 struct WeightUse {
   std::uint64_t later_bytes = 0;
-  std::uint64_t streaming_bytes = 0;       // only if weights are streamed
-  std::vector<std::uint32_t> visits = {};  // of each segment, see StreamOptions
+  std::uint64_t streaming_bytes = 0;         // only if weights are streamed
+  std::vector<std::uint32_t> visit_of = {};  // of each segment, see StreamOptions
 };
 
 // load.anonymous_limit: memory for all of them, in the page cache or not. A pack is built when weights have

@@ -135,8 +135,7 @@ class Maker {
   // Where the rows of `tensor` begin in its source, and their bytes there.
   static std::pair<std::uint64_t, std::uint64_t> rows_in(const gguf::Tensor& source,
                                                          const PackTensor& tensor) {
-    const std::uint64_t row_bytes = source.bytes / static_cast<std::uint64_t>(source.ne[1]);
-    return {tensor.row_begin * row_bytes, (tensor.row_end - tensor.row_begin) * row_bytes};
+    return {tensor.row_begin * source.row_bytes(), (tensor.row_end - tensor.row_begin) * source.row_bytes()};
   }
 
   Result<std::uint64_t> copy(PackWriter& writer, const PackTensor& tensor, const gguf::Tensor& source,

@@ -22,7 +22,7 @@ std::uint64_t all_in_slots(std::span<const std::uint64_t> part_bytes, std::uint6
   return all;
 }
 
-std::uint32_t visit_of(const StreamRequest& request, std::size_t part) {
+std::uint32_t visit_with(const StreamRequest& request, std::size_t part) {
   return request.visit_of.empty() ? 0 : request.visit_of[part];
 }
 
@@ -31,7 +31,7 @@ template <typename Of>
 std::vector<std::uint64_t> by_visit(const StreamRequest& request, Of of) {
   std::vector<std::uint64_t> bytes(
       request.visit_of.empty() ? 1 : std::size_t{std::ranges::max(request.visit_of)} + 1);
-  for (std::size_t i = 0; i < request.part_bytes.size(); ++i) bytes[visit_of(request, i)] += of(i);
+  for (std::size_t i = 0; i < request.part_bytes.size(); ++i) bytes[visit_with(request, i)] += of(i);
   return bytes;
 }
 
@@ -40,14 +40,15 @@ std::vector<std::uint64_t> by_visit(const StreamRequest& request, Of of) {
 // far should stream.
 void spread(const StreamRequest& request, std::uint64_t total, std::uint64_t keep, StreamPlan& made) {
   const std::span part_bytes = request.part_bytes;
-  const std::vector<std::uint64_t> visits = by_visit(request, [&](std::size_t i) { return part_bytes[i]; });
-  const double most = plan::most_per_visit(visits, total - keep);
+  const std::vector<std::uint64_t> visit_bytes =
+      by_visit(request, [&](std::size_t i) { return part_bytes[i]; });
+  const double most = plan::most_per_visit(visit_bytes, total - keep);
   made.pinned.assign(part_bytes.size(), false);
   made.pinned_bytes = 0;
   double owed = 0;  // bytes that should have been streamed and were not
   for (std::size_t i = 0; i < part_bytes.size(); ++i) {
     const auto bytes = static_cast<double>(part_bytes[i]);
-    const auto of_visit = static_cast<double>(visits[visit_of(request, i)]);
+    const auto of_visit = static_cast<double>(visit_bytes[visit_with(request, i)]);
     owed += std::min(1.0, most / of_visit) * bytes;
     if (owed >= bytes / 2 || made.pinned_bytes + part_bytes[i] > keep) {
       owed -= bytes;
@@ -64,14 +65,14 @@ void spread(const StreamRequest& request, std::uint64_t total, std::uint64_t kee
     for (std::size_t i = 0; i < part_bytes.size(); ++i) {
       if (made.pinned[i] || made.pinned_bytes + part_bytes[i] > keep) continue;
       const auto rank = [&](std::size_t part) {
-        return std::pair(streams[visit_of(request, part)], part_bytes[part]);
+        return std::pair(streams[visit_with(request, part)], part_bytes[part]);
       };
       if (!best || rank(i) > rank(*best)) best = i;
     }
     if (!best) break;
     made.pinned[*best] = true;
     made.pinned_bytes += part_bytes[*best];
-    streams[visit_of(request, *best)] -= part_bytes[*best];
+    streams[visit_with(request, *best)] -= part_bytes[*best];
   }
   made.streamed_bytes = total - made.pinned_bytes;
 }
@@ -118,9 +119,9 @@ Result<StreamPlan> plan_stream(const StreamRequest& request) {
   // As much more as pages are larger than what is in them.
   const auto excess = static_cast<std::uint64_t>(static_cast<double>(total - budget) *
                                                  static_cast<double>(all) / static_cast<double>(total));
-  const std::vector<std::uint64_t> visits =
+  const std::vector<std::uint64_t> visit_bytes =
       by_visit(request, [&](std::size_t i) { return in_slot(part_bytes[i], made.page_bytes); });
-  std::uint64_t slots = plan::slots_wanted(visits, excess, budget, parts);
+  std::uint64_t slots = plan::slots_wanted(visit_bytes, excess, budget, parts);
   // Larger slots mean fewer pins, and a little more of each layer is streamed.
   for (int attempt = 0; attempt < 4; ++attempt) {
     made.slots_bytes = slots / made.page_bytes * made.page_bytes;

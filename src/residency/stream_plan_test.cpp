@@ -159,5 +159,34 @@ RC_GTEST_PROP(StreamPlan, NeverTakesMoreThanThereIsAndWastesLessThanAPart, ()) {
     if (!made->pinned[i]) RC_ASSERT(pinned + sizes[i] + made->slots_bytes > budget);
 }
 
+// The last visit's parts belong to the first one: an output head behind the last layer.
+RC_GTEST_PROP(StreamPlan, NoVisitStreamsMuchMoreThanItMust, ()) {
+  auto sizes = *rc::gen::resize(
+      200, rc::gen::nonEmpty(rc::gen::container<Sizes>(rc::gen::inRange<std::uint64_t>(1, 1000))));
+  for (auto& size : sizes) size *= kPage;
+  const auto n = std::min<std::size_t>(sizes.size(), *rc::gen::inRange<std::size_t>(2, 12));
+  std::vector<std::uint32_t> visit_of;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const std::size_t visit = i * (n + 1) / sizes.size();
+    visit_of.push_back(visit < n ? static_cast<std::uint32_t>(visit) : 0);
+  }
+  const std::uint32_t n_visits = *std::ranges::max_element(visit_of) + 1;
+  const auto total = std::reduce(sizes.begin(), sizes.end());
+  const auto largest = *std::ranges::max_element(sizes);
+  RC_PRE(total > 2 * largest);
+  const auto budget = *rc::gen::inRange<std::uint64_t>(2 * largest, total);
+  const auto made = plan_stream({.part_bytes = sizes, .budget_bytes = budget, .visit_of = visit_of});
+  RC_ASSERT(made.has_value());
+  std::vector<std::uint64_t> all(n_visits), streams(n_visits);
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    all[visit_of[i]] += sizes[i];
+    if (!made->pinned[i]) streams[visit_of[i]] += sizes[i];
+  }
+  // Where a visit streams more than another by several parts, that one streams all it has, but for parts.
+  for (std::uint32_t a = 0; a < n_visits; ++a)
+    for (std::uint32_t b = 0; b < n_visits; ++b)
+      if (streams[a] > streams[b] + 3 * largest) RC_ASSERT(all[b] - streams[b] <= 2 * largest);
+}
+
 }  // namespace
 }  // namespace hearth::residency

@@ -19,6 +19,7 @@
 #include "base/os_memory.h"
 #include "base/os_pages.h"
 #include "base/units.h"
+#include "plan/rounds.h"
 #include "residency/division.h"
 #include "residency/ggml_tensors.h"
 #include "residency/repack.h"
@@ -94,6 +95,7 @@ struct StreamedSource::Impl {
   void keep(PinPolicy policy);
   [[nodiscard]] bool forget_lost_pins();
   void give_back(std::uint64_t bytes);
+  [[nodiscard]] std::vector<double> shares_to_stream(std::uint64_t bytes) const;
   [[nodiscard]] bool take_again(std::uint64_t bytes);
   [[nodiscard]] bool pin_again(std::size_t unit);
   void unpin(std::size_t unit);
@@ -145,7 +147,8 @@ struct StreamedSource::Impl {
   std::unique_ptr<ResidentSource> embedding;  // rows straight from the model file
   std::map<model::SegmentId, std::vector<Part>> parts;
   std::map<model::SegmentId, std::size_t> first_unit;
-  std::vector<Unit> units;  // in the order of use
+  std::vector<Unit> units;              // in the order of use
+  std::vector<std::uint32_t> visit_of;  // by unit
   StreamPlan plan;
   std::optional<FaultGuard> guard;
   FileState state;
@@ -179,8 +182,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
                                                              ggml_backend_device* device, PackFile pack,
                                                              const StreamOptions& options) {
   auto impl = std::make_unique<Impl>(std::move(pack), device);
-  HEARTH_CHECK(options.visits.empty() || options.visits.size() == segments.size());
-  std::vector<std::uint32_t> visit_of;  // by unit
+  HEARTH_CHECK(options.visit_of.empty() || options.visit_of.size() == segments.size());
   for (std::size_t s = 0; s < segments.size(); ++s) {
     const model::SegmentId id = segments[s];
     if (id.kind == model::SegmentId::Kind::kEmbedding) {
@@ -195,7 +197,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
       impl->embedding->release(id, 0);
     } else {
       HEARTH_TRY_VOID(impl->add_units(id, options.part_bytes));
-      if (!options.visits.empty()) visit_of.resize(impl->units.size(), options.visits[s]);
+      impl->visit_of.resize(impl->units.size(), options.visit_of.empty() ? 0 : options.visit_of[s]);
     }
   }
   const auto bytes = impl->pack.bytes();
@@ -221,7 +223,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     HEARTH_TRY(impl->plan, plan_stream({.part_bytes = sizes,
                                         .layers = layers,
                                         .budget_bytes = options.budget_bytes,
-                                        .visit_of = visit_of,
+                                        .visit_of = impl->visit_of,
                                         .page_bytes = std::max<std::uint64_t>(page_bytes(), kPackBlock),
                                         .huge_page_bytes = huge == AlignedBuffer::kHugePage ? huge : 0}));
     HEARTH_TRY(impl->slots, SlotPool::make(impl->plan, sizes, device));
@@ -421,12 +423,11 @@ bool StreamedSource::Impl::forget_lost_pins() {
   return std::exchange(lost, false);
 }
 
-// Unpins about `bytes`, spread over the order of use.
+// Unpins about `bytes`: from the visits that stream least, as the plan does it, spread over the order of use.
 void StreamedSource::Impl::give_back(std::uint64_t bytes) {
   {
     const std::lock_guard lock(mutex);
-    const double share =
-        static_cast<double>(bytes) / static_cast<double>(std::max<std::uint64_t>(pinned_bytes, 1));
+    const std::vector<double> share = shares_to_stream(bytes);
     double owed = 0;  // bytes that should have gone and did not
     std::optional<std::size_t> last;
     bool some = false;
@@ -434,7 +435,7 @@ void StreamedSource::Impl::give_back(std::uint64_t bytes) {
       if (!pinned[i] || units[i].held) continue;
       last = i;
       const auto size = static_cast<double>(units[i].bytes);
-      owed += share * size;
+      owed += share[visit_of[i]] * size;
       if (owed < size / 2) continue;
       owed -= size;
       unpin(i);
@@ -443,6 +444,24 @@ void StreamedSource::Impl::give_back(std::uint64_t bytes) {
     if (!some && last) unpin(*last);
   }
   drop_unpinned();
+}
+
+// Of each visit the part of its pins that should go, so that `bytes` more are streamed.
+std::vector<double> StreamedSource::Impl::shares_to_stream(std::uint64_t bytes) const {
+  const std::size_t n_visits = std::size_t{std::ranges::max(visit_of)} + 1;
+  std::vector<std::uint64_t> all(n_visits), kept(n_visits);
+  std::uint64_t streams = 0;
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    all[visit_of[i]] += units[i].bytes;
+    (pinned[i] ? kept[visit_of[i]] : streams) += units[i].bytes;
+  }
+  const double most = plan::most_per_visit(all, streams + std::min<std::uint64_t>(bytes, pinned_bytes));
+  std::vector<double> shares(n_visits, 0);
+  for (std::size_t v = 0; v < n_visits; ++v) {
+    const auto here = static_cast<double>(all[v]), pins = static_cast<double>(kept[v]);
+    if (kept[v] > 0) shares[v] = std::clamp((std::min(most, here) - (here - pins)) / pins, 0.0, 1.0);
+  }
+  return shares;
 }
 
 // Pins again what the plan pins, as far as `bytes` go: what is needed last comes first, it is read meanwhile.

@@ -33,7 +33,7 @@ namespace hearth::residency {
 struct StreamOptions {
   std::uint64_t budget_bytes = 0;  // pins and slots
   // Of each segment, in which visit of this device it is used, see StreamRequest; empty: all in one.
-  std::vector<std::uint32_t> visits = {};
+  std::vector<std::uint32_t> visit_of = {};
   bool lock_pins = false;                 // keep pinned pages from being taken back (mlock)
   std::uint64_t part_bytes = kPartBytes;  // smaller tensors are taken together up to this
   DirectReader::Options reader = {};

@@ -81,9 +81,10 @@ class Streaming {
     auto pack = ensure_pack(packing.model, packing.all(), packing.backend->device(), packing.options);
     if (!pack) return std::unexpected(pack.error());
     options.budget_bytes = budget;
-    options.visits.clear();  // of about equally many segments; the embedding's does not matter
+    options.visit_of.clear();  // of about equally many segments; the embedding's does not matter
     for (std::size_t i = 0; i < ids.size(); ++i)
-      options.visits.push_back(static_cast<std::uint32_t>((i == 0 ? 0 : i - 1) * visits / (ids.size() - 1)));
+      options.visit_of.push_back(
+          static_cast<std::uint32_t>((i == 0 ? 0 : i - 1) * visits / (ids.size() - 1)));
     return StreamedSource::open(packing.model, ids, packing.backend->device(), *std::move(pack), options);
   }
   std::unique_ptr<StreamedSource> open(std::uint64_t budget, std::uint32_t visits = 1) {

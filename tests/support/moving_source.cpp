@@ -60,9 +60,8 @@ TensorPlace MovingSource::original(SegmentId id, const Part& part, std::uint32_t
                                    const TensorPlace& whole) {
   const model::SegmentTensor& source = model_.segment(id)[index];
   if (part.row_end == 0 || index + 1 != part.first_tensor + part.n_tensors) return whole;
-  const std::size_t row_bytes = source.tensor->bytes / static_cast<std::size_t>(source.tensor->ne[1]);
   if (whole.extra == nullptr)
-    return {.data = static_cast<std::uint8_t*>(whole.data) + part.row_begin * row_bytes,
+    return {.data = static_cast<std::uint8_t*>(whole.data) + part.row_begin * source.tensor->row_bytes(),
             .buffer = whole.buffer,
             .extra = nullptr};
   auto [found, is_new] = blocks_.try_emplace({id, index, part.row_begin});
@@ -79,8 +78,9 @@ TensorPlace MovingSource::original(SegmentId id, const Part& part, std::uint32_t
     HEARTH_CHECK(ggml_backend_tensor_alloc(block.buffer.get(), rows,
                                            ggml_backend_buffer_get_base(block.buffer.get())) ==
                  GGML_STATUS_SUCCESS);
-    ggml_backend_tensor_set(rows, map.bytes().data() + source.tensor->offset + part.row_begin * row_bytes, 0,
-                            ggml_nbytes(rows));
+    ggml_backend_tensor_set(
+        rows, map.bytes().data() + source.tensor->offset + part.row_begin * source.tensor->row_bytes(), 0,
+        ggml_nbytes(rows));
     block.place = {.data = rows->data, .buffer = block.buffer.get(), .extra = rows->extra};
   }
   return block.place;
