@@ -5,7 +5,7 @@ A ring of equal devices whose disks are slow and whose memory holds a part of th
 rounds: with E bytes more weights than memory on a device, a disk of d bytes a second and A seconds of computing in all,
     one round     the sum over the devices of max(A of the device, E / d): disks do not overlap
     k rounds      max(A, E / d * k / (k - 1))
-E is the head's; devices are equal, its share of the layers is smaller by the output head.
+E is the head's, the only one that is told; because layers are whole, others have some percent more or less.
 What must hold: the best number is at least twice as fast as one round, within 1.25 of its bound, and at most one step of
 the sweep away from hearth's choice.
 
