@@ -8,6 +8,7 @@
 #include "base/os_process.h"
 #include "base/units.h"
 #include "compute/backend.h"
+#include "node/weights.h"
 
 namespace hearth::cli {
 
@@ -103,6 +104,10 @@ Result<std::uint64_t> ModelFlags::memory_bytes() const {
   if (memory.empty()) return 0;
   auto bytes = parse_bytes(memory);
   if (!bytes) return fail(ErrorCode::kInvalidArgument, "--memory: {}", bytes.error().message);
+  // Said before the vocabulary is loaded, which alone may be more.
+  if (*bytes < node::kMemoryReserve)
+    return fail(ErrorCode::kOutOfMemory, "--memory: {}, but {} is what hearth keeps for itself; lend more",
+                format_bytes(*bytes), format_bytes(node::kMemoryReserve));
   return bytes;
 }
 
