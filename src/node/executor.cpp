@@ -298,6 +298,8 @@ Executor::Outcome Executor::start(std::uint32_t id, const engine::OutgoingBatch&
   {
     const Stopwatch watch(counters_.compute_ns);
     if (const auto done = epoch.head->embed(batch.tokens, rows); !done) return failed(epoch, done.error());
+    if (!epoch.windows.contains(0))  // they leave as they are
+      if (const auto good = checked(epoch); !good) return failed(epoch, good.error());
   }
   return pass_on(epoch, std::move(frame), 0, rows, true);
 }

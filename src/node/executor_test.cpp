@@ -54,9 +54,10 @@ class HandRing : public ::testing::Test {
  protected:
   static constexpr std::uint16_t kDevices = 3;
 
-  explicit HandRing(const OpenWeights& open_weights = {})
-      : model_(value_of(model::ModelFile::open(testing::test_model(testing::small_spec("llama", "Q4_0"))))),
-        backend_(value_of(compute::Backend::cpu(1))) {
+  explicit HandRing(const OpenWeights& open_weights = {},
+                    const std::filesystem::path& path = testing::test_model(testing::small_spec("llama",
+                                                                                                "Q4_0")))
+      : model_(value_of(model::ModelFile::open(path))), backend_(value_of(compute::Backend::cpu(1))) {
     for (std::uint16_t i = 0; i < kDevices; ++i) executors_.push_back(executor(i, open_weights));
   }
 
@@ -322,6 +323,36 @@ TEST_F(HandRing, ALayerThatGivesNoNumbersIsNamedWithItsDevice) {
   start(kEpoch, batch(1, text, 11, 5));
   expect_failure(faulty.on_frame(key_of(0), posted_.front().frame), ErrorCode::kNumeric,
                  {"device 'worker1'", "layer 2 gave a NaN or Inf"});
+}
+
+// The head's model file is cut short while it is used; rows of zeros are not sent on.
+class ShrinkingRing : public HandRing {
+ protected:
+  ShrinkingRing() : HandRing({}, copy()) {}
+  // The base's constructor needs the file before any member is there.
+  static std::filesystem::path copy() {
+    std::filesystem::copy_file(testing::test_model(testing::small_spec("llama", "Q4_0")), copy_path(),
+                               std::filesystem::copy_options::overwrite_existing);
+    return copy_path();
+  }
+  static std::filesystem::path copy_path() {
+    static const TestDir folder;
+    return folder.path() / "model.gguf";
+  }
+};
+
+TEST_F(ShrinkingRing, ItsModelFileCutShortIsAnError) {
+  // The head has no layers: embedded rows leave at once.
+  load(make_plan(model_, kEpoch, kDevices, {{1, 0, 5}, {2, 5, 8}}));
+  Text text;
+  start(kEpoch, batch(1, text, 100, 3));
+  pass_everything();
+  ASSERT_EQ(finished_.size(), 1U);
+  finished_.clear();
+  std::filesystem::resize_file(copy_path(), 4096);
+  expect_failure(executors_[0]->start(kEpoch, batch(2, text, 103, 1)), ErrorCode::kIo,
+                 {"'head'", copy_path().string()});
+  EXPECT_TRUE(posted_.empty());
 }
 
 // --- Streamed weights

@@ -43,9 +43,12 @@ Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model
                                 tell(std::format("another process builds {}; waiting for it", path.string()));
                               },
                           .notice = tell}));
-  return StreamedSource::open(
-      model, segments, device, std::move(pack),
-      {.budget_bytes = budget, .visit_of = use.visit_of, .lock_pins = options.lock_pins});
+  return StreamedSource::open(model, segments, device, std::move(pack),
+                              {.budget_bytes = budget,
+                               .visit_of = use.visit_of,
+                               .lock_pins = options.lock_pins,
+                               .progress = load.progress,
+                               .cancelled = load.cancelled});
 }
 
 }  // namespace hearth::residency

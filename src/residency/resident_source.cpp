@@ -1,10 +1,12 @@
 #include "residency/resident_source.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <vector>
 
+#include "base/os_fault_guard.h"
 #include "base/os_file.h"
 #include "base/os_memory.h"
 #include "base/units.h"
@@ -24,6 +26,8 @@ std::size_t pad(std::size_t bytes, std::size_t alignment) {
 struct ResidentSource::Impl {
   std::vector<MappedFile> maps;        // one per file of the model
   std::vector<BufferPtr> map_buffers;  // ggml's handle of each
+  std::vector<FaultGuard> guards;      // of each
+  std::vector<std::filesystem::path> paths;
   std::vector<BufferPtr> repacked;
   ContextPtr tensors;
   struct Segment {
@@ -52,6 +56,9 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     BufferPtr buffer(ggml_backend_dev_buffer_from_host_ptr(device, const_cast<std::uint8_t*>(bytes.data()),
                                                            bytes.size(), bytes.size()));
     if (!buffer) return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", path.string());
+    HEARTH_TRY(FaultGuard guard, FaultGuard::watch(bytes));
+    impl->guards.push_back(std::move(guard));
+    impl->paths.push_back(path);
     impl->maps.push_back(std::move(map));
     impl->map_buffers.push_back(std::move(buffer));
   }
@@ -139,7 +146,9 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     impl->cost.repacked_bytes += bytes;
     impl->repacked.push_back(std::move(buffer));
   }
-  return std::unique_ptr<ResidentSource>(new ResidentSource(std::move(impl)));
+  std::unique_ptr<ResidentSource> source(new ResidentSource(std::move(impl)));
+  HEARTH_TRY_VOID(source->still_good());  // what was repacked
+  return source;
 }
 
 const ResidentSource::Impl::Segment& ResidentSource::Impl::segment(model::SegmentId id) const {
@@ -158,6 +167,16 @@ Result<std::span<const TensorPlace>> ResidentSource::acquire(model::SegmentId id
 }
 
 void ResidentSource::release(model::SegmentId, std::uint32_t) {}
+
+Result<> ResidentSource::still_good() {
+  for (std::size_t i = 0; i < impl_->guards.size(); ++i)
+    if (const auto at = impl_->guards[i].first_damage())
+      return fail(ErrorCode::kIo,
+                  "{}: byte {} could not be read when it was needed: the file became shorter, or its disk "
+                  "fails; fetch it again and start again",
+                  impl_->paths[i].string(), *at);
+  return {};
+}
 
 std::uint64_t ResidentSource::resident_bytes() const {
   return impl_->cost.mapped_bytes + impl_->cost.repacked_bytes;

@@ -2,7 +2,8 @@
 //
 // Plain tensors are used straight from a mapping of the model file (clean pages that the kernel can take
 // back); matrices that the device has a faster layout for are repacked into memory of their own when loaded,
-// exactly those that libllama repacks.
+// exactly those that libllama repacks. A file that becomes shorter while it is used, or a disk that fails, is
+// an error of still_good(), not a signal.
 #pragma once
 
 #include <functional>
@@ -38,7 +39,7 @@ struct LoadCost {
 class ResidentSource final : public WeightSource {
  public:
   // `model` must outlive the source. Errors: kIo, kInvalidFile (cut short, or a norm or bias that is no
-  // number), kOutOfMemory.
+  // number), kOutOfMemory, kCancelled, kUnsupported (of more files than FaultGuard::kMaxGuards).
   [[nodiscard]] static Result<std::unique_ptr<ResidentSource>> load(
       const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
       const LoadOptions& options);
@@ -49,6 +50,7 @@ class ResidentSource final : public WeightSource {
   [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id,
                                                              std::uint32_t part) override;
   void release(model::SegmentId id, std::uint32_t part) override;
+  [[nodiscard]] Result<> still_good() override;
   [[nodiscard]] std::uint64_t resident_bytes() const override;
   [[nodiscard]] std::uint64_t anonymous_bytes() const override;
   [[nodiscard]] const LoadCost& cost() const;

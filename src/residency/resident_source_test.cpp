@@ -196,6 +196,45 @@ TEST(ResidentSource, AFileThatShrankIsAnError) {
   EXPECT_EQ(source.error().code, ErrorCode::kInvalidFile);
 }
 
+// Cut short while it is used: its bytes are zeros then, not a bus error, and an error comes before they
+// count.
+TEST(ResidentSource, AFileThatShrinksWhileItIsUsedIsAnError) {
+  const TestDir folder;
+  const auto path = folder.path() / "model.gguf";
+  std::filesystem::copy_file(test_model(small_spec("llama", "Q8_0")), path);
+  const Loaded loaded(path, false);
+  const auto places = value_of(loaded.source->acquire(SegmentId::output(), 0));
+  EXPECT_TRUE(loaded.source->still_good());
+  std::filesystem::resize_file(path, 4096);
+  const auto& tensors = loaded.model.segment(SegmentId::output());
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const auto* bytes = static_cast<const char*>(places[i].data);
+    const gguf::Tensor& tensor = *tensors[i].tensor;
+    EXPECT_EQ(bytes[tensor.bytes - 1], 0) << tensor.name;
+  }
+  const auto good = loaded.source->still_good();
+  ASSERT_FALSE(good);
+  EXPECT_EQ(good.error().code, ErrorCode::kIo);
+  EXPECT_NE(good.error().message.find(path.string()), std::string::npos) << good.error().message;
+  EXPECT_FALSE(loaded.source->still_good()) << "not only once";
+}
+
+TEST(ResidentSource, AFileThatShrinksWhileItIsLoadedIsAnError) {
+  const TestDir folder;
+  const auto path = folder.path() / "model.gguf";
+  std::filesystem::copy_file(test_model(small_spec("llama", "Q4_0")), path);
+  const auto model = value_of(ModelFile::open(path));
+  const auto backend = value_of(compute::Backend::cpu(1));
+  const auto source = ResidentSource::load(
+      model, all_segments(model), backend->device(),
+      {.repack = true,
+       .progress = [&](std::uint64_t, std::uint64_t) { std::filesystem::resize_file(path, 4096); },
+       .cancelled = {}});
+  ASSERT_FALSE(source);
+  EXPECT_EQ(source.error().code, ErrorCode::kIo);
+  EXPECT_NE(source.error().message.find(path.string()), std::string::npos) << source.error().message;
+}
+
 TEST(ResidentSource, ANormThatIsNoNumberIsAnError) {
   const TestDir folder;
   const auto path = folder.path() / "model.gguf";

@@ -86,6 +86,7 @@ struct StreamedSource::Impl {
   }
 
   Result<> add_units(model::SegmentId id, std::uint64_t max_part_bytes);
+  Result<> pin_all(const StreamOptions& options);
   Result<> pin(std::size_t unit, bool lock_pages);
   void load();
   void assign_slots();
@@ -232,8 +233,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
   impl->list_streamed();
   // What building and looking left in the page cache would only be in the way of pins.
   drop(bytes, impl->pack.file(), 0);
-  for (std::size_t i = 0; i < impl->units.size(); ++i)
-    if (impl->plan.pinned[i]) HEARTH_TRY_VOID(impl->pin(i, options.lock_pins));
+  HEARTH_TRY_VOID(impl->pin_all(options));
   if (!impl->streamed.empty()) {
     auto reader = DirectReader::open(impl->descriptor_path(), options.reader);
     if (!reader) return std::unexpected(impl->named(std::move(reader).error()));
@@ -291,6 +291,21 @@ Result<> StreamedSource::Impl::add_units(model::SegmentId id, std::uint64_t max_
     unit.places = unit.handles;
     next_piece += list[p].n_tensors;
     units.push_back(std::move(unit));
+  }
+  return {};
+}
+
+// What the plan pins, at the start.
+Result<> StreamedSource::Impl::pin_all(const StreamOptions& options) {
+  std::uint64_t done = 0;
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    if (!plan.pinned[i]) continue;
+    if (options.cancelled && options.cancelled())
+      return fail(ErrorCode::kCancelled, "reading weights into memory was ended at {} of {}",
+                  format_bytes(done), format_bytes(plan.pinned_bytes));
+    HEARTH_TRY_VOID(pin(i, options.lock_pins));
+    done += units[i].bytes;
+    if (options.progress) options.progress(done, plan.pinned_bytes);
   }
   return {};
 }
@@ -634,6 +649,7 @@ void StreamedSource::release(model::SegmentId id, std::uint32_t part) {
 
 Result<> StreamedSource::still_good() {
   Impl& s = *impl_;
+  if (s.embedding) HEARTH_TRY_VOID(s.embedding->still_good());
   if (s.guard->damaged())
     return fail(ErrorCode::kIo,
                 "{}: the file became shorter or unreadable while it was computed with; start again",

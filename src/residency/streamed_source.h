@@ -38,6 +38,10 @@ struct StreamOptions {
   std::uint64_t part_bytes = kPartBytes;  // smaller tensors are taken together up to this
   DirectReader::Options reader = {};
   PinPolicy::Options pins = {};
+  // While pins are read, which may take minutes: told after each part; asked before each, true ends it with
+  // kCancelled.
+  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress = {};
+  std::function<bool()> cancelled = {};
   // Tests give other numbers than the machine's.
   std::function<MemoryStatus()> memory = {};
 };
@@ -46,7 +50,7 @@ class StreamedSource final : public WeightSource {
  public:
   // `segments` in the order of use; layers and the output head are in `pack`, the embedding is read from the
   // model file row by row. `model` must outlive the source. Errors: kOutOfMemory (plan_stream), kIo,
-  // kInvalidFile.
+  // kInvalidFile, kCancelled.
   [[nodiscard]] static Result<std::unique_ptr<StreamedSource>> open(
       const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
       PackFile pack, const StreamOptions& options);

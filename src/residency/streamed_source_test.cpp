@@ -636,6 +636,52 @@ TEST(StreamedSource, LayersMayBeAddedToThePack) {
   pass();
 }
 
+// Rows of the embedding come from the model file.
+TEST(StreamedSource, AModelFileCutShortIsAnError) {
+  const TestDir folder;
+  const auto path = folder.path() / "model.gguf";
+  std::filesystem::copy_file(test_model(small_spec("llama", "Q4_K_M")), path);
+  const auto model = value_of(model::ModelFile::open(path));
+  Packing p(path);
+  const auto source = value_of(StreamedSource::open(
+      model, std::vector{SegmentId::embedding(), SegmentId::of_layer(0)}, p.backend->device(),
+      p.make(std::vector{SegmentId::of_layer(0)}), {.budget_bytes = ~std::uint64_t{0}}));
+  const auto places = value_of(source->acquire(SegmentId::embedding(), 0));
+  EXPECT_TRUE(source->still_good());
+  std::filesystem::resize_file(path, 4096);
+  const gguf::Tensor& table = *model.segment(SegmentId::embedding()).front().tensor;
+  EXPECT_EQ(static_cast<const char*>(places.front().data)[table.bytes - 1], 0);
+  const auto good = source->still_good();
+  ASSERT_FALSE(good);
+  EXPECT_EQ(good.error().code, ErrorCode::kIo);
+  EXPECT_NE(good.error().message.find(path.string()), std::string::npos) << good.error().message;
+}
+
+// Reading gigabytes in takes minutes: whoever waits sees how far it is, and can end it.
+TEST(StreamedSource, PinningTellsHowFarItIsAndCanBeEnded) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  std::vector<std::uint64_t> done;
+  std::uint64_t of = 0;
+  s.options.progress = [&](std::uint64_t bytes, std::uint64_t total) {
+    done.push_back(bytes);
+    of = total;
+  };
+  const std::uint64_t budget = (2 * s.largest + s.total) / 2;
+  const std::uint64_t pinned = s.open(budget)->plan().pinned_bytes;
+  ASSERT_GT(done.size(), 2U);
+  EXPECT_TRUE(std::ranges::is_sorted(done));
+  EXPECT_EQ(done.back(), pinned);
+  EXPECT_EQ(of, pinned);
+
+  const std::uint64_t until = done[1];
+  done.clear();
+  s.options.cancelled = [&] { return !done.empty() && done.back() >= until; };
+  const auto source = s.try_open(budget);
+  ASSERT_FALSE(source);
+  EXPECT_EQ(source.error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(done.size(), 2U);
+}
+
 TEST(StreamedSource, TooLittleMemoryIsAnErrorWithNumbers) {
   Streaming s(small_spec("llama", "Q4_K_M"));
   EXPECT_TRUE(s.try_open(2 * s.largest));
