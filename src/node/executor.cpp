@@ -8,6 +8,7 @@
 
 #include "base/units.h"
 #include "engine/plan_rules.h"
+#include "plan/plan.h"
 #include "residency/division.h"
 #include "wire/hidden.h"
 
@@ -129,15 +130,16 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   std::vector<model::SegmentId> segments;
   std::uint64_t kv_bytes = 0;
   const std::uint32_t n_cells = compute::pad_cells(plan.n_ctx);
-  std::vector<std::uint32_t> visit_of;  // by segment; steps that follow each other here are one visit
-  std::uint32_t n_visits = 0;
+  std::vector<std::uint16_t> device_of_step;
+  for (const wire::StepSpec& step : plan.steps) device_of_step.push_back(step.device);
+  const plan::Visits visits = plan::visits_of(device_of_step);
+  std::vector<std::uint32_t> visit_of;  // by segment
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
-    if (i == 0 || plan.steps[i - 1].device != device) ++n_visits;
     for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
       segments.push_back(model::SegmentId::of_layer(il));
-    visit_of.resize(segments.size(), n_visits - 1);
+    visit_of.resize(segments.size(), visits.of_step[i]);
     kv_bytes +=
         compute::KvStorage::bytes(model_.params(), step.layer_end - step.layer_begin, plan.kv_type, n_cells);
   }
@@ -167,11 +169,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (is_head) {
     segments.push_back(model::SegmentId::embedding());
     segments.push_back(model::SegmentId::output());
-    // The output head comes right after the last step, and right before the next token's first.
-    const bool first_here = plan.steps.front().device == device,
-               last_here = plan.steps.back().device == device;
-    if (first_here && last_here) std::ranges::replace(visit_of, n_visits - 1, 0U);
-    visit_of.resize(segments.size(), first_here ? 0 : last_here ? n_visits - 1 : n_visits);
+    visit_of.resize(segments.size(), visits.of_output);
   }
   residency::LoadOptions weight_options = options;
   weight_options.repack = plan.repack;

@@ -162,7 +162,7 @@ Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
     made.rounds = plan::best_rounds(loads, kAssumedHopS).rounds;
     HEARTH_TRY(made.plan, split());
   }
-  if (all_known) made.period_s = plan::token_period(loads, kAssumedHopS, made.rounds);
+  if (all_known) made.period_s = plan::token_period(loads, made.plan.steps, kAssumedHopS);
   return made;
 }
 

@@ -4,6 +4,7 @@
 #include <format>
 #include <iterator>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <optional>
 
@@ -71,26 +72,6 @@ std::optional<std::vector<std::uint32_t>> share_out(std::uint32_t n_layer,
     ++count[*neediest];
   }
   return count;
-}
-
-// Lays `counts` layers per device out in rounds, each device's windows as even as whole layers allow.
-std::vector<Step> lay_out(std::span<const std::uint32_t> counts, std::uint32_t rounds) {
-  std::vector<Step> steps;
-  std::uint32_t next = 0;
-  for (std::uint64_t round = 0; round < rounds; ++round) {
-    for (std::size_t m = 0; m < counts.size(); ++m) {
-      const auto size =
-          static_cast<std::uint32_t>(counts[m] * (round + 1) / rounds - counts[m] * round / rounds);
-      if (size == 0) continue;
-      // No hop from a device to itself when all others sit out.
-      if (!steps.empty() && steps.back().device == m)
-        steps.back().layers.end += size;
-      else
-        steps.push_back({static_cast<std::uint16_t>(m), {next, next + size}});
-      next += size;
-    }
-  }
-  return steps;
 }
 
 // The first device whose layers need more than it has free.
@@ -174,6 +155,43 @@ std::string Plan::describe() const {
     text += '\n';
   }
   return text;
+}
+
+Visits visits_of(std::span<const std::uint16_t> device_of_step) {
+  Visits visits;
+  std::map<std::uint16_t, std::uint32_t> made;  // by each device
+  for (std::size_t i = 0; i < device_of_step.size(); ++i) {
+    const std::uint16_t device = device_of_step[i];
+    if (i == 0 || device_of_step[i - 1] != device) ++made[device];
+    visits.of_step.push_back(made[device] - 1);
+  }
+  const bool first = !device_of_step.empty() && device_of_step.front() == 0,
+             last = !device_of_step.empty() && device_of_step.back() == 0;
+  if (!first) {
+    visits.of_output = last ? visits.of_step.back() : made[0];
+  } else if (last) {
+    for (std::size_t i = device_of_step.size(); i-- > 0 && device_of_step[i] == 0;) visits.of_step[i] = 0;
+  }
+  return visits;
+}
+
+std::vector<Step> lay_out(std::span<const std::uint32_t> counts, std::uint32_t rounds) {
+  std::vector<Step> steps;
+  std::uint32_t next = 0;
+  for (std::uint64_t round = 0; round < rounds; ++round) {
+    for (std::size_t m = 0; m < counts.size(); ++m) {
+      const auto size =
+          static_cast<std::uint32_t>(counts[m] * (round + 1) / rounds - counts[m] * round / rounds);
+      if (size == 0) continue;
+      // No hop from a device to itself when all others sit out.
+      if (!steps.empty() && steps.back().device == m)
+        steps.back().layers.end += size;
+      else
+        steps.push_back({static_cast<std::uint16_t>(m), {next, next + size}});
+      next += size;
+    }
+  }
+  return steps;
 }
 
 Result<> validate(const Plan& plan) {

@@ -38,6 +38,17 @@ struct Plan {
   [[nodiscard]] std::string describe() const;
 };
 
+// Steps that a device makes one after the other, without a hop between them, are one visit. The head's output
+// comes after the last step, and right before the next token's first.
+struct Visits {
+  std::vector<std::uint32_t> of_step;  // of each step; each device's are counted from 0, in order
+  std::uint32_t of_output = 0;         // one of the head's
+};
+[[nodiscard]] Visits visits_of(std::span<const std::uint16_t> device_of_step);
+
+// counts[m] layers on device m, in `rounds` rounds, windows as even as whole layers allow; no step is empty.
+[[nodiscard]] std::vector<Step> lay_out(std::span<const std::uint32_t> counts, std::uint32_t rounds);
+
 // kInvalidArgument names the step that leaves a gap, overlaps, is empty or names no device.
 [[nodiscard]] Result<> validate(const Plan& plan);
 

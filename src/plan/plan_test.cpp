@@ -89,6 +89,23 @@ TEST(Plan, DescribesTheRing) {
             "desktop  3/9 layers: 3-4, 8\n");
 }
 
+TEST(Visits, StepsWithoutAHopBetweenThemAreOne) {
+  using Devices = std::vector<std::uint16_t>;
+  const auto numbers = [](const Devices& devices) {
+    const Visits visits = visits_of(devices);
+    EXPECT_EQ(visits.of_step.size(), devices.size());
+    return std::pair(visits.of_step, visits.of_output);
+  };
+  using Numbers = std::pair<std::vector<std::uint32_t>, std::uint32_t>;
+  EXPECT_EQ(numbers({0, 1, 0, 1}), Numbers({0, 0, 1, 1}, 0)) << "the output head comes before the next token";
+  EXPECT_EQ(numbers({1, 0, 1}), Numbers({0, 0, 1}, 1)) << "a visit for the output head alone";
+  EXPECT_EQ(numbers({1, 0, 1, 0}), Numbers({0, 0, 1, 1}, 1)) << "after the last layers";
+  EXPECT_EQ(numbers({0, 0, 1, 2, 0, 0}), Numbers({0, 0, 0, 0, 0, 0}, 0)) << "around the end";
+  EXPECT_EQ(numbers({0, 1, 1, 0, 2, 0}), Numbers({0, 0, 0, 1, 0, 0}, 0));
+  EXPECT_EQ(numbers({1, 2}), Numbers({0, 0}, 0)) << "a head without layers";
+  EXPECT_EQ(numbers({0, 0}), Numbers({0, 0}, 0)) << "alone";
+}
+
 TEST(SplitByWindows, RepeatsTheWindows) {
   const auto plan = split_by_windows(12, names(3), std::vector<std::uint32_t>{1, 2, 3}, 2);
   ASSERT_TRUE(plan) << error_of(plan);

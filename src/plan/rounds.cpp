@@ -20,31 +20,30 @@ double seconds(double bytes, std::uint64_t bytes_per_s) {
 
 // A device comes to its turn.
 struct Visit {
-  std::size_t device = 0;
-  std::uint64_t bytes = 0;  // of the weights that it uses then
+  std::uint16_t device = 0;
+  std::uint32_t number = 0;  // among the device's
+  std::uint64_t bytes = 0;   // of the weights that it uses then
 };
 
-// One token's. The head's output and the layers it begins the next token with are one visit.
-std::vector<Visit> visits_of(std::span<const DeviceLoad> devices, std::uint64_t rounds) {
+// One token's, in the order of their first steps.
+std::vector<Visit> visits_of(std::span<const DeviceLoad> devices, std::span<const Step> steps) {
+  std::vector<std::uint16_t> device_of_step;
+  for (const Step& step : steps) device_of_step.push_back(step.device);
+  const Visits numbers = plan::visits_of(device_of_step);
   std::vector<Visit> visits;
-  const auto add = [&](std::size_t device, std::uint64_t bytes) {
-    if (bytes == 0) return;
-    if (!visits.empty() && visits.back().device == device)
-      visits.back().bytes += bytes;
+  const auto add = [&](std::uint16_t device, std::uint32_t number, std::uint64_t bytes) {
+    const auto same = std::ranges::find_if(
+        visits, [&](const Visit& visit) { return visit.device == device && visit.number == number; });
+    if (same == visits.end())
+      visits.push_back({device, number, bytes});
     else
-      visits.push_back({device, bytes});
+      same->bytes += bytes;
   };
-  for (std::uint64_t round = 0; round < rounds; ++round)
-    for (std::size_t m = 0; m < devices.size(); ++m) {
-      const DeviceLoad& device = devices[m];
-      const std::uint64_t layers = device.n_layers * (round + 1) / rounds - device.n_layers * round / rounds;
-      if (layers > 0) add(m, layers * device.layers_bytes / device.n_layers);
-    }
-  add(0, devices[0].output_bytes);
-  if (visits.size() > 1 && visits.front().device == visits.back().device) {
-    visits.front().bytes += visits.back().bytes;
-    visits.pop_back();
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const DeviceLoad& device = devices[steps[i].device];
+    add(steps[i].device, numbers.of_step[i], steps[i].layers.size() * device.layers_bytes / device.n_layers);
   }
+  if (devices[0].output_bytes > 0) add(0, numbers.of_output, devices[0].output_bytes);
   return visits;
 }
 
@@ -117,9 +116,9 @@ std::uint64_t slots_wanted(std::span<const std::uint64_t> visit_bytes, std::uint
   return within(most + in_use);
 }
 
-double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds) {
-  HEARTH_CHECK(!devices.empty() && rounds >= 1);
-  const std::vector<Visit> visits = visits_of(devices, rounds);
+double token_period(std::span<const DeviceLoad> devices, std::span<const Step> steps, double hop_s) {
+  HEARTH_CHECK(!devices.empty());
+  const std::vector<Visit> visits = visits_of(devices, steps);
   std::vector<Stream> streams;
   for (std::size_t m = 0; m < devices.size(); ++m) {
     std::vector<std::uint64_t> bytes;
@@ -137,14 +136,16 @@ double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint
 }
 
 Rounds best_rounds(std::span<const DeviceLoad> devices, double hop_s) {
-  std::uint32_t most = 1;
-  if (devices.size() > 1)
-    for (const DeviceLoad& device : devices) most = std::max(most, device.n_layers);
-  Rounds best = {.rounds = 1, .period_s = token_period(devices, hop_s, 1)};
-  for (std::uint32_t rounds = 2; rounds <= most; ++rounds) {
-    const double period = token_period(devices, hop_s, rounds);
-    if (period < kWorthIt * best.period_s) best = {.rounds = rounds, .period_s = period};
-  }
+  std::vector<std::uint32_t> counts;
+  for (const DeviceLoad& device : devices) counts.push_back(device.n_layers);
+  const auto period = [&](std::uint32_t rounds) {
+    return token_period(devices, lay_out(counts, rounds), hop_s);
+  };
+  const std::uint32_t most = devices.size() == 1 ? 1 : std::max(1U, std::ranges::max(counts));
+  Rounds best = {.rounds = 1, .period_s = period(1)};
+  for (std::uint32_t rounds = 2; rounds <= most; ++rounds)
+    if (const double period_s = period(rounds); period_s < kWorthIt * best.period_s)
+      best = {.rounds = rounds, .period_s = period_s};
   return best;
 }
 

@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <span>
 
+#include "plan/plan.h"
+
 namespace hearth::plan {
 
 // What a device does with weights for one token; 0: not measured, then that part of it takes no time.
@@ -59,18 +61,19 @@ struct DeviceLoad {
   [[nodiscard]] bool streams() const { return weight_bytes() > memory_bytes; }
 };
 
-// Seconds per token. A visit takes the computing with its weights, or the disk's time for what of their
-// streamed bytes the slots do not hold when it begins, whichever is longer; a disk reads as long as its slots
-// have room, also while other devices compute. Some tokens are played through; layers are laid out over the
-// rounds as plan::split_to_stream() does it.
-[[nodiscard]] double token_period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds);
+// Seconds per token when devices make `steps` in turn. A visit takes the computing with its weights, or the
+// disk's time for what of their streamed bytes the slots do not hold when it begins, whichever is longer; a
+// disk reads as long as its slots have room, also while other devices compute. Some tokens are played
+// through.
+[[nodiscard]] double token_period(std::span<const DeviceLoad> devices, std::span<const Step> steps,
+                                  double hop_s);
 
 struct Rounds {
   std::uint32_t rounds = 1;
   double period_s = 0;
 };
 // The best number of rounds, the least of about equal ones (within 1 %), at most as many as the device with
-// the most layers has layers.
+// the most layers has layers; layers are laid out over them by lay_out().
 [[nodiscard]] Rounds best_rounds(std::span<const DeviceLoad> devices, double hop_s);
 
 }  // namespace hearth::plan

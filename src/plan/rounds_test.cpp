@@ -22,49 +22,56 @@ std::vector<DeviceLoad> four(std::uint64_t layers_in_memory) {
            .rates = {.compute_bytes_per_s = kLayer * 1000 / 15, .disk_bytes_per_s = kLayer * 100 / 17}}};
 }
 
-using Visits = std::vector<std::uint64_t>;
+using VisitBytes = std::vector<std::uint64_t>;
+
+double period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t rounds) {
+  std::vector<std::uint32_t> counts;
+  for (const DeviceLoad& device : devices) counts.push_back(device.n_layers);
+  return token_period(devices, lay_out(counts, rounds), hop_s);
+}
 
 TEST(Rounds, SlotsHoldWhatOneVisitStreamsAndWhatIsInUse) {
   const PartSizes parts = {.largest_bytes = 50, .mean_bytes = 30};
   // As much as six parts, the largest among them.
-  EXPECT_EQ(slots_wanted(Visits{1400}, 400, 1000, parts), 5 * 30U + 50);
+  EXPECT_EQ(slots_wanted(VisitBytes{1400}, 400, 1000, parts), 5 * 30U + 50);
   // 5 visits stream 120 each: 600 = 400 + 120 + 30 + 50.
-  EXPECT_EQ(slots_wanted(Visits(5, 280), 400, 1000, parts), 120 + 30U + 50);
-  EXPECT_EQ(slots_wanted(Visits(2, 700), 400, 1000, parts), 480 + 30U + 50);
-  EXPECT_EQ(slots_wanted(Visits(2, 275), 400, 150, parts), 150U) << "all memory";
-  EXPECT_EQ(slots_wanted(Visits(9, 112), 10, 1000, parts), 100U) << "two of the largest";
-  EXPECT_EQ(slots_wanted(Visits(2, 230), 400, 60, parts), 100U) << "also where there is no memory for them";
+  EXPECT_EQ(slots_wanted(VisitBytes(5, 280), 400, 1000, parts), 120 + 30U + 50);
+  EXPECT_EQ(slots_wanted(VisitBytes(2, 700), 400, 1000, parts), 480 + 30U + 50);
+  EXPECT_EQ(slots_wanted(VisitBytes(2, 275), 400, 150, parts), 150U) << "all memory";
+  EXPECT_EQ(slots_wanted(VisitBytes(9, 112), 10, 1000, parts), 100U) << "two of the largest";
+  EXPECT_EQ(slots_wanted(VisitBytes(2, 230), 400, 60, parts), 100U)
+      << "also where there is no memory for them";
 }
 
 TEST(Rounds, SlotsDoNotGrowForAVisitThatCannotBeEvenedOut) {
   const PartSizes parts = {.largest_bytes = 50, .mean_bytes = 30};
   // 90 of each visit: 270 = 100 + 90 + 80.
-  EXPECT_EQ(slots_wanted(Visits{500, 100, 100}, 100, 600, parts), 90 + 80U);
+  EXPECT_EQ(slots_wanted(VisitBytes{500, 100, 100}, 100, 600, parts), 90 + 80U);
   // All of the small visits is not enough: 200 + 100 + 80, of that 180 in the large one.
-  EXPECT_EQ(slots_wanted(Visits{100, 500, 100}, 200, 500, parts), 100 + 80U);
+  EXPECT_EQ(slots_wanted(VisitBytes{100, 500, 100}, 200, 500, parts), 100 + 80U);
 }
 
 TEST(Rounds, VisitsStreamAsMuchAsEachOtherWhereTheyCan) {
-  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 100}, 270), 90);
-  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 100}, 380), 180);
-  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 300}, 500), 200);
-  EXPECT_DOUBLE_EQ(most_per_visit(Visits{500, 100, 100}, 700), 500);
-  EXPECT_DOUBLE_EQ(most_per_visit(Visits{7}, 0), 0);
+  EXPECT_DOUBLE_EQ(most_per_visit(VisitBytes{500, 100, 100}, 270), 90);
+  EXPECT_DOUBLE_EQ(most_per_visit(VisitBytes{500, 100, 100}, 380), 180);
+  EXPECT_DOUBLE_EQ(most_per_visit(VisitBytes{500, 100, 300}, 500), 200);
+  EXPECT_DOUBLE_EQ(most_per_visit(VisitBytes{500, 100, 100}, 700), 500);
+  EXPECT_DOUBLE_EQ(most_per_visit(VisitBytes{7}, 0), 0);
 }
 
 TEST(Rounds, WithOneRoundDisksDoNotOverlap) {
   // Each device in turn: 8 layers that are not there, 0.17 s each, longer than computing 20.
-  EXPECT_NEAR(token_period(four(12), kHop, 1), 4 * (8 * 0.17 + kHop), 1e-4);
-  EXPECT_NEAR(token_period(four(12), kHop, 1), 5.57, 0.03 * 5.57);  // simulated
-  EXPECT_NEAR(token_period(four(5), kHop, 1), 10.3, 0.03 * 10.3);   // simulated
+  EXPECT_NEAR(period(four(12), kHop, 1), 4 * (8 * 0.17 + kHop), 1e-4);
+  EXPECT_NEAR(period(four(12), kHop, 1), 5.57, 0.03 * 5.57);  // simulated
+  EXPECT_NEAR(period(four(5), kHop, 1), 10.3, 0.03 * 10.3);   // simulated
 }
 
 TEST(Rounds, WithMoreRoundsTheSlowestDiskDecides) {
   // 8 layers of excess and two quarters in 10 visits: 8.5 / 9 layers each, and a quarter each that is
   // computed with and filled.
-  EXPECT_NEAR(token_period(four(12), kHop, 10), (8 + 8.5 / 9 + 0.5) * 0.17, 1e-4);
-  EXPECT_NEAR(token_period(four(12), kHop, 10), 1.57, 0.03 * 1.57);  // simulated
-  EXPECT_NEAR(token_period(four(5), kHop, 10), 2.89, 0.03 * 2.89);   // simulated
+  EXPECT_NEAR(period(four(12), kHop, 10), (8 + 8.5 / 9 + 0.5) * 0.17, 1e-4);
+  EXPECT_NEAR(period(four(12), kHop, 10), 1.57, 0.03 * 1.57);  // simulated
+  EXPECT_NEAR(period(four(5), kHop, 10), 2.89, 0.03 * 2.89);   // simulated
 }
 
 TEST(Rounds, WhereLittleIsMissingTwoRoundsAreBest) {
@@ -87,7 +94,7 @@ TEST(Rounds, SlowHopsCostRounds) {
 }
 
 TEST(Rounds, NoDeviceIsVisitedMoreOftenThanItHasLayers) {
-  EXPECT_DOUBLE_EQ(token_period(four(12), kHop, 20), token_period(four(12), kHop, 40));
+  EXPECT_DOUBLE_EQ(period(four(12), kHop, 20), period(four(12), kHop, 40));
   EXPECT_LE(best_rounds(four(12), 0).rounds, 20U);
 }
 
@@ -103,7 +110,7 @@ TEST(Rounds, OneDeviceIsVisitedOnce) {
 TEST(Rounds, SlotsThatDoNotHoldAVisitMakeItWait) {
   // Memory for 8 slots; 18 layers stream, half of them in each of two visits, 2 layers are there before.
   std::vector<DeviceLoad> tight = four(2);
-  EXPECT_NEAR(token_period(tight, kHop, 2), 4 * 2 * ((20.0 / 2 - 2) * 0.17 + kHop), 1e-4);
+  EXPECT_NEAR(period(tight, kHop, 2), 4 * 2 * ((20.0 / 2 - 2) * 0.17 + kHop), 1e-4);
 }
 
 TEST(Rounds, AVisitOfMoreLayersThanOthersWaitsForMore) {
@@ -114,8 +121,8 @@ TEST(Rounds, AVisitOfMoreLayersThanOthersWaitsForMore) {
                                            .parts = {.largest_bytes = kLayer / 4, .mean_bytes = kLayer / 4},
                                            .n_layers = 3,
                                            .rates = {.compute_bytes_per_s = 0, .disk_bytes_per_s = kLayer}});
-  EXPECT_NEAR(token_period(uneven, 0, 2), 3.0, 1e-9);  // the disk's own time is longer
-  EXPECT_NEAR(token_period(uneven, 0.8, 2), 2 * (1 + 2 * 0.8), 1e-9);
+  EXPECT_NEAR(period(uneven, 0, 2), 3.0, 1e-9);  // the disk's own time is longer
+  EXPECT_NEAR(period(uneven, 0.8, 2), 2 * (1 + 2 * 0.8), 1e-9);
 }
 
 TEST(Rounds, TheOutputHeadIsAVisitWithTheFirstLayers) {
@@ -129,14 +136,14 @@ TEST(Rounds, TheOutputHeadIsAVisitWithTheFirstLayers) {
        .n_layers = 2,
        .rates = {.compute_bytes_per_s = 0, .disk_bytes_per_s = kLayer}},
       {.layers_bytes = 6 * kLayer, .memory_bytes = 6 * kLayer, .parts = {}, .n_layers = 6, .rates = {}}};
-  EXPECT_NEAR(token_period(ring, 0, 2), 3.5, 1e-9);
-  EXPECT_NEAR(token_period(ring, 2, 2), 4 * 2 + (2.5 - 1.5), 1e-9);
+  EXPECT_NEAR(period(ring, 0, 2), 3.5, 1e-9);
+  EXPECT_NEAR(period(ring, 2, 2), 4 * 2 + (2.5 - 1.5), 1e-9);
 }
 
 TEST(Rounds, WhatWasNotMeasuredTakesNoTime) {
   std::vector<DeviceLoad> unknown = four(12);
   for (DeviceLoad& device : unknown) device.rates = {};
-  EXPECT_NEAR(token_period(unknown, kHop, 3), 4 * 3 * kHop, 1e-9);
+  EXPECT_NEAR(period(unknown, kHop, 3), 4 * 3 * kHop, 1e-9);
   EXPECT_EQ(best_rounds(unknown, kHop).rounds, 1U);
 }
 
