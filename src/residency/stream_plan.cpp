@@ -22,57 +22,67 @@ std::uint64_t all_in_slots(std::span<const std::uint64_t> part_bytes, std::uint6
   return all;
 }
 
-std::uint32_t visit_with(const StreamRequest& request, std::size_t part) {
-  return request.visit_of.empty() ? 0 : request.visit_of[part];
+// The visit of a part; without a list there is one.
+std::uint32_t visit_with(std::span<const std::uint32_t> visit_of, std::size_t part) {
+  return visit_of.empty() ? 0 : visit_of[part];
 }
 
-// Bytes by visit, `of` each part.
+// Bytes by visit, `of` each of n parts.
 template <typename Of>
-std::vector<std::uint64_t> by_visit(const StreamRequest& request, Of of) {
-  std::vector<std::uint64_t> bytes(
-      request.visit_of.empty() ? 1 : std::size_t{std::ranges::max(request.visit_of)} + 1);
-  for (std::size_t i = 0; i < request.part_bytes.size(); ++i) bytes[visit_with(request, i)] += of(i);
+std::vector<std::uint64_t> by_visit(std::span<const std::uint32_t> visit_of, std::size_t n, Of of) {
+  std::vector<std::uint64_t> bytes(visit_of.empty() ? 1 : std::size_t{std::ranges::max(visit_of)} + 1);
+  for (std::size_t i = 0; i < n; ++i) bytes[visit_with(visit_of, i)] += of(i);
   return bytes;
 }
+
+// Chooses parts in their order: after each, the bytes chosen are as close as possible to the shares so far.
+class EvenChoice {
+ public:
+  // Whether the next part is chosen, of which `share` should be; never one of which nothing should.
+  bool next(double share, std::uint64_t bytes, bool must) {
+    owed_ += share * static_cast<double>(bytes);
+    if (!must && (share == 0 || owed_ < static_cast<double>(bytes) / 2)) return false;
+    owed_ -= static_cast<double>(bytes);
+    return true;
+  }
+
+ private:
+  double owed_ = 0;  // bytes that should have been chosen and were not
+};
 
 // Pins about `keep` bytes, never more, so that visits stream equally much where they can, and streamed parts
 // are spread evenly: after each part the bytes streamed so far are as close as possible to what the visits so
 // far should stream.
 void spread(const StreamRequest& request, std::uint64_t total, std::uint64_t keep, StreamPlan& made) {
   const std::span part_bytes = request.part_bytes;
+  const std::span visit_of = request.visit_of;
   const std::vector<std::uint64_t> visit_bytes =
-      by_visit(request, [&](std::size_t i) { return part_bytes[i]; });
+      by_visit(visit_of, part_bytes.size(), [&](std::size_t i) { return part_bytes[i]; });
   const double most = plan::most_per_visit(visit_bytes, total - keep);
   made.pinned.assign(part_bytes.size(), false);
   made.pinned_bytes = 0;
-  double owed = 0;  // bytes that should have been streamed and were not
+  EvenChoice streams_next;
   for (std::size_t i = 0; i < part_bytes.size(); ++i) {
-    const auto bytes = static_cast<double>(part_bytes[i]);
-    const auto of_visit = static_cast<double>(visit_bytes[visit_with(request, i)]);
-    owed += std::min(1.0, most / of_visit) * bytes;
-    if (owed >= bytes / 2 || made.pinned_bytes + part_bytes[i] > keep) {
-      owed -= bytes;
-    } else {
-      made.pinned[i] = true;
-      made.pinned_bytes += part_bytes[i];
-    }
+    const double share = std::min(1.0, most / static_cast<double>(visit_bytes[visit_with(visit_of, i)]));
+    made.pinned[i] = !streams_next.next(share, part_bytes[i], made.pinned_bytes + part_bytes[i] > keep);
+    if (made.pinned[i]) made.pinned_bytes += part_bytes[i];
   }
   // What is left over still takes whole parts: of the visit that streams most, the largest first.
-  std::vector<std::uint64_t> streams =
-      by_visit(request, [&](std::size_t i) { return made.pinned[i] ? 0 : part_bytes[i]; });
+  std::vector<std::uint64_t> streams = by_visit(
+      visit_of, part_bytes.size(), [&](std::size_t i) { return made.pinned[i] ? 0 : part_bytes[i]; });
   for (;;) {
     std::optional<std::size_t> best;
     for (std::size_t i = 0; i < part_bytes.size(); ++i) {
       if (made.pinned[i] || made.pinned_bytes + part_bytes[i] > keep) continue;
       const auto rank = [&](std::size_t part) {
-        return std::pair(streams[visit_with(request, part)], part_bytes[part]);
+        return std::pair(streams[visit_with(visit_of, part)], part_bytes[part]);
       };
       if (!best || rank(i) > rank(*best)) best = i;
     }
     if (!best) break;
     made.pinned[*best] = true;
     made.pinned_bytes += part_bytes[*best];
-    streams[visit_with(request, *best)] -= part_bytes[*best];
+    streams[visit_with(visit_of, *best)] -= part_bytes[*best];
   }
   made.streamed_bytes = total - made.pinned_bytes;
 }
@@ -120,7 +130,8 @@ Result<StreamPlan> plan_stream(const StreamRequest& request) {
   const auto excess = static_cast<std::uint64_t>(static_cast<double>(total - budget) *
                                                  static_cast<double>(all) / static_cast<double>(total));
   const std::vector<std::uint64_t> visit_bytes =
-      by_visit(request, [&](std::size_t i) { return in_slot(part_bytes[i], made.page_bytes); });
+      by_visit(request.visit_of, part_bytes.size(),
+               [&](std::size_t i) { return in_slot(part_bytes[i], made.page_bytes); });
   std::uint64_t slots = plan::slots_wanted(visit_bytes, excess, budget, parts);
   // Larger slots mean fewer pins, and a little more of each layer is streamed.
   for (int attempt = 0; attempt < 4; ++attempt) {
@@ -131,6 +142,53 @@ Result<StreamPlan> plan_stream(const StreamRequest& request) {
     slots = layer;
   }
   return made;
+}
+
+std::vector<std::size_t> pins_to_give_back(std::span<const std::uint64_t> part_bytes,
+                                           std::span<const std::uint32_t> visit_of,
+                                           const std::vector<bool>& pinned, const std::vector<bool>& held,
+                                           std::uint64_t bytes) {
+  const std::size_t n = part_bytes.size();
+  HEARTH_CHECK(pinned.size() == n && held.size() == n);
+  const std::vector<std::uint64_t> all = by_visit(visit_of, n, [&](std::size_t i) { return part_bytes[i]; });
+  const std::vector<std::uint64_t> kept =
+      by_visit(visit_of, n, [&](std::size_t i) { return pinned[i] ? part_bytes[i] : 0; });
+  // The level that all visits come to, but those that stream more already: these are left out one after
+  // another.
+  std::vector<std::size_t> below(all.size());
+  std::iota(below.begin(), below.end(), std::size_t{0});
+  double level = 0;
+  for (bool again = true; again && !below.empty();) {
+    std::vector<std::uint64_t> sizes;
+    std::uint64_t streams = 0, room = 0;
+    for (const std::size_t v : below) {
+      sizes.push_back(all[v]);
+      streams += all[v] - kept[v];
+      room += kept[v];
+    }
+    level = plan::most_per_visit(sizes, streams + std::min(bytes, room));
+    again = std::erase_if(below,
+                          [&](std::size_t v) { return static_cast<double>(all[v] - kept[v]) > level; }) > 0;
+  }
+  std::vector<double> share(all.size(), 0);  // of each visit's pins that should go
+  for (const std::size_t v : below)
+    if (kept[v] > 0)
+      share[v] =
+          std::min(1.0, (level - static_cast<double>(all[v] - kept[v])) / static_cast<double>(kept[v]));
+  std::vector<std::size_t> chosen;
+  EvenChoice goes_next;
+  std::optional<std::size_t> least;  // of the visit that streams least
+  const auto streams = [&](std::size_t part) {
+    const std::uint32_t v = visit_with(visit_of, part);
+    return all[v] - kept[v];
+  };
+  for (std::size_t i = 0; i < n; ++i) {
+    if (!pinned[i] || held[i]) continue;
+    if (!least || streams(i) < streams(*least)) least = i;
+    if (goes_next.next(share[visit_with(visit_of, i)], part_bytes[i], false)) chosen.push_back(i);
+  }
+  if (chosen.empty() && least) chosen.push_back(*least);
+  return chosen;
 }
 
 }  // namespace hearth::residency

@@ -13,6 +13,7 @@
 // Pure; any thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -51,5 +52,12 @@ struct StreamRequest {
 
 // kOutOfMemory, with the numbers, when not even the least slots fit.
 [[nodiscard]] Result<StreamPlan> plan_stream(const StreamRequest& request);
+
+// Which of the `pinned` parts to stream from now on, so that about `bytes` less stay in memory, at least one
+// part: from the visits that stream least, spread over the order of use. Parts that are `held` stay.
+[[nodiscard]] std::vector<std::size_t> pins_to_give_back(std::span<const std::uint64_t> part_bytes,
+                                                         std::span<const std::uint32_t> visit_of,
+                                                         const std::vector<bool>& pinned,
+                                                         const std::vector<bool>& held, std::uint64_t bytes);
 
 }  // namespace hearth::residency

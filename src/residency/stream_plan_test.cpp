@@ -188,5 +188,62 @@ RC_GTEST_PROP(StreamPlan, NoVisitStreamsMuchMoreThanItMust, ()) {
       if (streams[a] > streams[b] + 3 * largest) RC_ASSERT(all[b] - streams[b] <= 2 * largest);
 }
 
+// --- pins that are given back
+
+using Flags = std::vector<bool>;
+using Visits = std::vector<std::uint32_t>;
+using Parts = std::vector<std::size_t>;
+
+TEST(PinsToGiveBack, AreSpreadOverTheOrderOfUse) {
+  EXPECT_EQ(pins_to_give_back(Sizes(8, 10), {}, Flags(8, true), Flags(8, false), 20), (Parts{1, 5}));
+}
+
+TEST(PinsToGiveBack, ComeFromTheVisitsThatStreamLeast) {
+  // Two visits of four parts; the first streams two of them, so the first two to go are the second's.
+  const Visits visits = {0, 0, 0, 0, 1, 1, 1, 1};
+  Flags pinned(8, true);
+  pinned[0] = pinned[2] = false;
+  EXPECT_EQ(pins_to_give_back(Sizes(8, 10), visits, pinned, Flags(8, false), 20), (Parts{4, 6}));
+  // Four: two of each would be 40, so one of the first's two and three of the second's make 3 and 3.
+  EXPECT_EQ(pins_to_give_back(Sizes(8, 10), visits, pinned, Flags(8, false), 40), (Parts{1, 4, 5, 7}));
+}
+
+TEST(PinsToGiveBack, AtLeastOneAndNoneThatIsHeld) {
+  EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, true), Flags{true, false, false}, 1), Parts{1});
+  EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, true), Flags{false, true, true}, 300), Parts{0});
+  EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, true), Flags(3, true), 300), Parts{});
+  EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, false), Flags(3, false), 300), Parts{});
+}
+
+RC_GTEST_PROP(PinsToGiveBack, StayLevelOverVisitsStepByStep, ()) {
+  const auto n_visits = *rc::gen::inRange<std::uint32_t>(1, 6);
+  const auto per_visit = *rc::gen::inRange<std::size_t>(2, 12);
+  const Sizes sizes =
+      *rc::gen::container<Sizes>(n_visits * per_visit, rc::gen::inRange<std::uint64_t>(50, 100));
+  Visits visits;
+  for (std::size_t i = 0; i < sizes.size(); ++i) visits.push_back(static_cast<std::uint32_t>(i / per_visit));
+  Flags pinned(sizes.size(), true);
+  const auto step = *rc::gen::inRange<std::uint64_t>(1, 500);
+  while (std::ranges::contains(pinned, true)) {
+    const std::uint64_t before =
+        std::inner_product(sizes.begin(), sizes.end(), pinned.begin(), std::uint64_t{0});
+    const Parts gone = pins_to_give_back(sizes, visits, pinned, Flags(sizes.size(), false), step);
+    RC_ASSERT(!gone.empty());
+    std::uint64_t given = 0;
+    for (const std::size_t part : gone) {
+      RC_ASSERT(pinned[part]);
+      pinned[part] = false;
+      given += sizes[part];
+    }
+    RC_ASSERT(given + 100 >= std::min(step, before));
+    RC_ASSERT(given <= step + 100);
+    // No visit streams more than another by more than two parts, where that has anything left to give.
+    std::vector<std::uint64_t> streams(n_visits, 0), left(n_visits, 0);
+    for (std::size_t i = 0; i < sizes.size(); ++i) (pinned[i] ? left : streams)[visits[i]] += sizes[i];
+    for (std::uint32_t a = 0; a < n_visits; ++a)
+      for (std::uint32_t b = 0; b < n_visits; ++b) RC_ASSERT(left[b] == 0 || streams[a] <= streams[b] + 200);
+  }
+}
+
 }  // namespace
 }  // namespace hearth::residency

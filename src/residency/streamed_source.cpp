@@ -19,7 +19,6 @@
 #include "base/os_memory.h"
 #include "base/os_pages.h"
 #include "base/units.h"
-#include "plan/rounds.h"
 #include "residency/division.h"
 #include "residency/ggml_tensors.h"
 #include "residency/repack.h"
@@ -96,7 +95,6 @@ struct StreamedSource::Impl {
   void keep(PinPolicy policy);
   [[nodiscard]] bool forget_lost_pins();
   void give_back(std::uint64_t bytes);
-  [[nodiscard]] std::vector<double> shares_to_stream(std::uint64_t bytes) const;
   [[nodiscard]] bool take_again(std::uint64_t bytes);
   [[nodiscard]] bool pin_again(std::size_t unit);
   void unpin(std::size_t unit);
@@ -149,6 +147,7 @@ struct StreamedSource::Impl {
   std::map<model::SegmentId, std::vector<Part>> parts;
   std::map<model::SegmentId, std::size_t> first_unit;
   std::vector<Unit> units;              // in the order of use
+  std::vector<std::uint64_t> sizes;     // by unit
   std::vector<std::uint32_t> visit_of;  // by unit
   StreamPlan plan;
   std::optional<FaultGuard> guard;
@@ -211,7 +210,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
   if (!impl->map_buffer)
     return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", impl->pack.path().string());
   if (!impl->units.empty()) {
-    std::vector<std::uint64_t> sizes;
+    std::vector<std::uint64_t>& sizes = impl->sizes;
     std::vector<StreamRequest::Parts> layers;
     for (const Unit& unit : impl->units) {
       if (unit.segment.kind == model::SegmentId::Kind::kLayer) {
@@ -438,45 +437,14 @@ bool StreamedSource::Impl::forget_lost_pins() {
   return std::exchange(lost, false);
 }
 
-// Unpins about `bytes`: from the visits that stream least, as the plan does it, spread over the order of use.
 void StreamedSource::Impl::give_back(std::uint64_t bytes) {
   {
     const std::lock_guard lock(mutex);
-    const std::vector<double> share = shares_to_stream(bytes);
-    double owed = 0;  // bytes that should have gone and did not
-    std::optional<std::size_t> last;
-    bool some = false;
-    for (std::size_t i = 0; i < units.size(); ++i) {
-      if (!pinned[i] || units[i].held) continue;
-      last = i;
-      const auto size = static_cast<double>(units[i].bytes);
-      owed += share[visit_of[i]] * size;
-      if (owed < size / 2) continue;
-      owed -= size;
-      unpin(i);
-      some = true;
-    }
-    if (!some && last) unpin(*last);
+    std::vector<bool> held;
+    for (const Unit& unit : units) held.push_back(unit.held);
+    for (const std::size_t unit : pins_to_give_back(sizes, visit_of, pinned, held, bytes)) unpin(unit);
   }
   drop_unpinned();
-}
-
-// Of each visit the part of its pins that should go, so that `bytes` more are streamed.
-std::vector<double> StreamedSource::Impl::shares_to_stream(std::uint64_t bytes) const {
-  const std::size_t n_visits = std::size_t{std::ranges::max(visit_of)} + 1;
-  std::vector<std::uint64_t> all(n_visits), kept(n_visits);
-  std::uint64_t streams = 0;
-  for (std::size_t i = 0; i < units.size(); ++i) {
-    all[visit_of[i]] += units[i].bytes;
-    (pinned[i] ? kept[visit_of[i]] : streams) += units[i].bytes;
-  }
-  const double most = plan::most_per_visit(all, streams + std::min<std::uint64_t>(bytes, pinned_bytes));
-  std::vector<double> shares(n_visits, 0);
-  for (std::size_t v = 0; v < n_visits; ++v) {
-    const auto here = static_cast<double>(all[v]), pins = static_cast<double>(kept[v]);
-    if (kept[v] > 0) shares[v] = std::clamp((std::min(most, here) - (here - pins)) / pins, 0.0, 1.0);
-  }
-  return shares;
 }
 
 // Pins again what the plan pins, as far as `bytes` go: what is needed last comes first, it is read meanwhile.
