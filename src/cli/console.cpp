@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <format>
 
+#include "base/os_memory.h"
 #include "base/os_process.h"
 #include "base/units.h"
 #include "compute/backend.h"
@@ -101,10 +102,19 @@ std::uint32_t ModelFlags::threads() const {
 }
 
 Result<std::uint64_t> ModelFlags::memory_bytes() const {
-  if (memory.empty()) return 0;
+  // Too little is said before the vocabulary is loaded, which alone may be more.
+  if (memory.empty()) {
+    const std::uint64_t usable = memory_status().usable();
+    if (usable < node::kMemoryReserve)
+      return fail(
+          ErrorCode::kOutOfMemory,
+          "{} of memory can be had here (see MemAvailable in /proc/meminfo, or the limit of the control "
+          "group), but {} is what hearth keeps for itself; end other programs or raise the limit",
+          format_bytes(usable), format_bytes(node::kMemoryReserve));
+    return 0;
+  }
   auto bytes = parse_bytes(memory);
   if (!bytes) return fail(ErrorCode::kInvalidArgument, "--memory: {}", bytes.error().message);
-  // Said before the vocabulary is loaded, which alone may be more.
   if (*bytes < node::kMemoryReserve)
     return fail(ErrorCode::kOutOfMemory, "--memory: {}, but {} is what hearth keeps for itself; lend more",
                 format_bytes(*bytes), format_bytes(node::kMemoryReserve));

@@ -101,6 +101,14 @@ class Limits(unittest.TestCase):
             run = home["d2"].run(python("x = bytearray(16 << 20)"), PATIENCE)
             self.assertEqual((run.code, run.use.oom_kills), (0, 0), run.errors)
 
+    def test_hearth_does_not_start_where_it_would_be_killed(self):
+        hearth, models = os.environ["HEARTH_PROGRAM"], os.environ["HEARTH_MODELS"]
+        with Home(scenario({"memory": "45 MiB"})) as home:
+            run = home["d1"].run([hearth, "run", "-m", os.path.join(models, "ember-q8_0.gguf"), "-p", "hi"], PATIENCE)
+            self.assertEqual(run.code, 4, run.errors)
+            self.assertIn("50.3 MB is what hearth keeps for itself", run.errors)
+            self.assertEqual(run.use.oom_kills, 0)
+
     def test_controllers_that_are_not_mounted(self):
         done = subprocess.run(python(UNMOUNTED), capture_output=True, text=True, timeout=PATIENCE)
         if "/ is no mount point" in done.stderr:
