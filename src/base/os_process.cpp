@@ -176,6 +176,12 @@ bool stderr_is_terminal() {
   return isatty(STDERR_FILENO) == 1;
 }
 
+void open_standard_streams() {
+  for (int fd = 0; fd <= 2; ++fd)
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) [[maybe_unused]]
+      const int opened = open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);  // the lowest: fd
+}
+
 void ignore_broken_pipes() {
   signal(SIGPIPE, SIG_IGN);
 }

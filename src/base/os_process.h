@@ -60,6 +60,10 @@ void wait_for_interrupt();
 // Writes to a closed pipe give an error instead of ending the program.
 void ignore_broken_pipes();
 
+// Opens /dev/null for each of the descriptors 0, 1 and 2 that is closed, so that no file or socket of the
+// program becomes its standard output. Call first.
+void open_standard_streams();
+
 // Sets `name` to `value` and starts the program anew with the same arguments when the environment lacks
 // `name`; libraries that read their settings before main() need it. Returns only when nothing had to be done
 // or the system refused.

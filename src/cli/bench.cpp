@@ -91,6 +91,7 @@ int run(const Flags& flags) {
   for (std::uint32_t i = 0; i < flags.repetitions + 1; ++i) {  // the first warms up and is not counted
     const auto done = generate(h, prompt, generate_options, [&](model::Token token) {
       if (flags.each_token) print_token(h.counters(), i, token);
+      return true;
     });
     if (!done) return report(done.error());
     if (done->reason == node::FinishReason::kStopped) return kInterrupted;

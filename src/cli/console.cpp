@@ -1,8 +1,10 @@
 #include "cli/console.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <format>
 
 #include "base/os_memory.h"
@@ -48,6 +50,25 @@ void print_log(engine::LogLevel level, const std::string& text, engine::LogLevel
   if (level < least) return;
   static constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
   std::fprintf(stderr, "hearth: %s: %s\n", kNames[static_cast<int>(level)], text.c_str());
+}
+
+namespace {
+int output_errno = 0;  // of the first write that failed
+}
+
+bool put(std::string_view text) {
+  if (output_errno == 0 &&
+      (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0))
+    output_errno = errno;
+  return output_errno == 0;
+}
+
+int finish_output(int exit) {
+  if (put({}) && std::ferror(stdout) == 0) return exit;
+  if (output_errno != EPIPE)
+    std::fprintf(stderr, "hearth: standard output took only a part: %s\n",
+                 std::strerror(output_errno == 0 ? EIO : output_errno));
+  return exit == kOk ? kError : exit;
 }
 
 ProgressBar::ProgressBar(std::string what)
@@ -250,6 +271,9 @@ Result<node::WorkerAddress> parse_worker(std::string_view text) {
                 "--worker '{}' is not KEY@HOST:PORT; a worker prints it when it starts", text);
   HEARTH_TRY(const DeviceKey key, DeviceKey::from_hex(text.substr(0, at)));
   HEARTH_TRY(HostPort address, parse_host_port(text.substr(at + 1)));
+  if (address.port == 0)
+    return fail(ErrorCode::kInvalidArgument,
+                "--worker '{}' has port 0, expected 1 to 65535; a worker prints its own", text);
   return node::WorkerAddress{.key = key, .host = std::move(address.host), .control_port = address.port};
 }
 

@@ -36,6 +36,12 @@ enum ExitCode : int {
 // Prints log lines at or above `least`.
 void print_log(engine::LogLevel level, const std::string& text, engine::LogLevel least);
 
+// Writes text to standard output at once; false when that is not possible any more.
+[[nodiscard]] bool put(std::string_view text);
+// At the end of a verb: when standard output did not take everything, says so (not when a pipe's reader has
+// gone, which is its right) and gives kError instead of kOk.
+[[nodiscard]] int finish_output(int exit);
+
 // A bar with rate and time left on a terminal's standard error; nothing elsewhere.
 class ProgressBar {
  public:

@@ -50,9 +50,7 @@ Result<Answer> ask(node::HeadNode& head, const Flags& flags, bool print) {
   Answer answer;
   HEARTH_TRY(answer.done, generate_text(head, std::move(tokens), options, [&](const std::string& piece) {
                answer.text += piece;
-               if (!print) return;
-               std::fwrite(piece.data(), 1, piece.size(), stdout);
-               std::fflush(stdout);
+               return !print || put(piece);
              }));
   if (print) std::printf("\n");
   return answer;

@@ -64,12 +64,12 @@ Result<std::vector<model::Token>> Prompter::chat(std::span<const model::ChatMess
 
 Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token> prompt,
                                  const node::GenerateOptions& options,
-                                 const std::function<void(model::Token)>& each) {
+                                 const std::function<bool(model::Token)>& each) {
   constexpr std::chrono::milliseconds kPollInterrupts{50};
   HEARTH_TRY(const auto request, head.submit(std::move(prompt), options));
-  bool stopping = false;
+  bool stopping = false, wanted = true;
   while (true) {
-    if (interrupts() > 0 && !stopping) {
+    if ((interrupts() > 0 || !wanted) && !stopping) {
       stopping = true;
       head.stop(request);
     }
@@ -80,7 +80,7 @@ Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token>
       HEARTH_CHECK(event.has_value(), "a request ended without a word");
     }
     if (auto* token = std::get_if<node::TokenEvent>(&*event))
-      each(token->token);
+      wanted = each(token->token) && wanted;
     else if (auto* done = std::get_if<node::DoneEvent>(&*event))
       return *done;
     else
@@ -90,13 +90,14 @@ Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token>
 
 Result<node::DoneEvent> generate_text(node::HeadNode& head, std::vector<model::Token> prompt,
                                       const node::GenerateOptions& options,
-                                      const std::function<void(const std::string&)>& piece) {
+                                      const std::function<bool(const std::string&)>& piece) {
   model::Utf8Stream text;
   auto done = generate(head, std::move(prompt), options, [&](model::Token token) {
-    if (const std::string whole = text.push(head.tokenizer().piece(token)); !whole.empty()) piece(whole);
+    const std::string whole = text.push(head.tokenizer().piece(token));
+    return whole.empty() || piece(whole);
   });
   if (done)
-    if (const std::string rest = text.finish(); !rest.empty()) piece(rest);
+    if (const std::string rest = text.finish(); !rest.empty()) (void)piece(rest);
   return done;
 }
 

@@ -45,14 +45,14 @@ class Prompter {
   std::optional<model::ChatTemplate> template_;
 };
 
-// Generates until the end, an interrupt (Done with kStopped) or an error.
+// Generates until the end, an interrupt, `each` gives false (Done with kStopped) or an error.
 [[nodiscard]] Result<node::DoneEvent> generate(node::HeadNode& head, std::vector<model::Token> prompt,
                                                const node::GenerateOptions& options,
-                                               const std::function<void(model::Token)>& each);
+                                               const std::function<bool(model::Token)>& each);
 // The same; `piece` gets whole UTF-8 characters.
 [[nodiscard]] Result<node::DoneEvent> generate_text(node::HeadNode& head, std::vector<model::Token> prompt,
                                                     const node::GenerateOptions& options,
-                                                    const std::function<void(const std::string&)>& piece);
+                                                    const std::function<bool(const std::string&)>& piece);
 
 // A line typed at the terminal; nothing at its end or after an interrupt.
 [[nodiscard]] std::optional<std::string> read_terminal_line();

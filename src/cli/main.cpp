@@ -40,6 +40,7 @@ std::vector<std::string> arguments(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace hearth;
+  open_standard_streams();
   // An idle OpenMP team should spin a moment, not for long: the devices of a ring wait for each other, and
   // other programs want the cores. libgomp reads this before main().
   require_environment("GOMP_SPINCOUNT", "10000", argv);
@@ -52,8 +53,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "Each verb has its own help and an example: hearth run --help\n"
-      "Exit codes: 0 success, 1 other errors, 2 usage, 3 bad or unsupported model, 4 out of memory,\n"
-      "5 a device of the ring is gone, silent or not allowed, 130 interrupted.");
+      "Exit codes: 0 success, 1 other errors, 2 usage, 3 bad or unsupported model or key file, 4 out of\n"
+      "memory, 5 a device of the ring is gone, silent or not allowed, 130 interrupted.");
   cli::add_demo(app, exit);
   cli::add_run(app, exit);
   cli::add_worker(app, exit);
@@ -62,6 +63,10 @@ int main(int argc, char** argv) {
   cli::add_pack(app, exit);
   cli::add_cache(app, exit);
   cli::add_keygen(app, exit);
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+    std::fprintf(stderr, "hearth: there is no verb '%s'; hearth --help lists them\n", argv[1]);
+    return cli::kUsage;
+  }
   try {
     app.parse(arguments(argc, argv));
   } catch (const CLI::ParseError& error) {
@@ -70,5 +75,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "hearth: %s\n", error.what());
     return cli::kError;
   }
-  return exit;
+  return cli::finish_output(exit);
 }

@@ -38,8 +38,14 @@ Result<std::optional<std::string>> prompt_text(const Flags& flags) {
     HEARTH_TRY(std::string text, read_file(flags.file));
     return text;
   }
-  if (!stdin_is_terminal()) return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  return std::nullopt;
+  if (stdin_is_terminal()) return std::nullopt;
+  std::string text(std::istreambuf_iterator<char>(std::cin), {});
+  if (text.empty())
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "there is no prompt: standard input is no terminal and has nothing; give one with -p, -f or a "
+        "pipe");
+  return text;
 }
 
 void say_context_is_full(const Flags& flags) {
@@ -54,19 +60,26 @@ int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, c
   messages.push_back({"user", text});
   auto tokens = flags.raw ? prompter.raw(text) : prompter.chat(messages);
   if (!tokens) return report(tokens.error());
-  const auto done =
-      generate_text(head, std::move(*tokens), flags.sampling.options(), [](const std::string& piece) {
-        std::fwrite(piece.data(), 1, piece.size(), stdout);
-        std::fflush(stdout);
-      });
+  const auto done = generate_text(head, std::move(*tokens), flags.sampling.options(),
+                                  [](const std::string& piece) { return put(piece); });
   if (!done) return report(done.error());
-  std::printf("\n");
+  if (!put("\n")) return kError;
   std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
   if (done->reason == node::FinishReason::kContextFull) {
     say_context_is_full(flags);
     return kError;
   }
   return done->reason == node::FinishReason::kStopped ? kInterrupted : kOk;
+}
+
+// Not a reason to lose a conversation: it is too long for the context, or no UTF-8.
+bool is_about_the_question(const Error& error) {
+  return error.code == ErrorCode::kInvalidArgument;
+}
+
+void say(const Error& error) {
+  std::fprintf(stderr, "hearth: %s; the question is left out, the conversation goes on\n",
+               error.message.c_str());
 }
 
 // A conversation on a terminal. Ctrl-C ends an answer, twice the program.
@@ -81,15 +94,24 @@ int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
     if (!line || line->empty()) return interrupts() > 0 ? kInterrupted : kOk;
     messages.push_back({"user", *line});
     auto tokens = prompter.chat(messages);
+    if (!tokens && is_about_the_question(tokens.error())) {
+      say(tokens.error());
+      messages.pop_back();
+      continue;
+    }
     if (!tokens) return report(tokens.error());
     std::string text;
     const auto done =
         generate_text(head, std::move(*tokens), flags.sampling.options(), [&text](const std::string& piece) {
-          std::fwrite(piece.data(), 1, piece.size(), stdout);
-          std::fflush(stdout);
           text += piece;
+          return put(piece);
         });
-    std::printf("\n");
+    if (!put("\n")) return kError;
+    if (!done && is_about_the_question(done.error())) {
+      say(done.error());
+      messages.pop_back();
+      continue;
+    }
     if (!done) return report(done.error());
     clear_interrupts();
     if (done->reason == node::FinishReason::kContextFull) say_context_is_full(flags);

@@ -178,7 +178,8 @@ TEST_F(Worker, IgnoresStrangersAndHellosThatCannotBeAnswered) {
 TEST_F(Worker, PreparesLoadsLinksAndIsReadyThen) {
   join();
   prepare(1);
-  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(2)));
+  // The plan's members, and who may ask to lead.
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(2), test_key(9)));
   ASSERT_EQ(all<Connect>(actions).size(), 1u);
   EXPECT_EQ(all<Connect>(actions)[0].peer, test_key(2));
   ASSERT_EQ(all<LoadEpoch>(actions).size(), 1u);

@@ -100,7 +100,7 @@ void WorkerSession::on_hello(const DeviceKey& from, const wire::Hello& hello, Ti
   if (head_ && *head_ != from)
     return refuse(
         from, hello.address,
-        Error{ErrorCode::kInvalidArgument, std::format("{} works for {} already", options_.name, head_name_)},
+        Error{ErrorCode::kUnauthorized, std::format("{} works for {} already", options_.name, head_name_)},
         now, out);
   if (head_)
     leave_head(Error{ErrorCode::kPeerGone, std::format("{} started anew", who(from))}, Farewell::kNone, out);
@@ -398,7 +398,8 @@ void WorkerSession::allow_now(Actions& out) const {
   std::set<DeviceKey> keys = lingering_;
   for (const auto& [number, epoch] : epochs_)
     for (const wire::Member& member : epoch.plan.members) keys.insert(member.key);
-  if (epochs_.empty()) keys.insert(options_.heads.begin(), options_.heads.end());
+  // Also beside a plan: another head must be able to ask, or it could not be told who is served.
+  keys.insert(options_.heads.begin(), options_.heads.end());
   keys.erase(options_.key);
   out.push_back(Allow{{keys.begin(), keys.end()}});
 }

@@ -238,6 +238,12 @@ Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string
         per_round, rounds, rounds == 1 ? "" : "s", rounds * per_round, n_layer,
         (n_layer + per_round - 1) / per_round);
 
+  if ((rounds - 1) >= (n_layer + per_round - 1) / per_round)
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "windows of {} layers take the model's {} layers in {} round{}, asked for were {}; narrow the "
+        "windows or ask for fewer rounds",
+        per_round, n_layer, (n_layer + per_round - 1) / per_round, per_round >= n_layer ? "" : "s", rounds);
   Plan plan{.n_layer = n_layer, .devices = {devices.begin(), devices.end()}, .steps = {}};
   for (std::uint32_t next = 0; next < n_layer;) {
     for (std::size_t m = 0; m < windows.size() && next < n_layer; ++m) {

@@ -53,8 +53,8 @@ struct Visits {
 [[nodiscard]] Result<> validate(const Plan& plan);
 
 // A split by hand (-lw/--layer-window, --rounds): windows[m] layers on device m in each of `rounds` rounds.
-// When rounds * sum(windows) < n_layer it is an error, with the numbers; when it is more, the last windows
-// are cut short. A device with window 0 gets no step.
+// When rounds * sum(windows) < n_layer, or fewer rounds would do, it is an error, with the numbers; the last
+// round's windows may be cut short. A device with window 0 gets no step.
 [[nodiscard]] Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string> devices,
                                             std::span<const std::uint32_t> windows, std::uint32_t rounds);
 

@@ -148,9 +148,19 @@ TEST(SplitByWindows, SaysWhatDoesNotFit) {
 
 TEST(SplitByWindows, HugeNumbersDoNotOverflow) {
   const std::vector<std::uint32_t> windows = {0, 0, 0xFFFFFFFF};
-  const auto plan = split_by_windows(10, names(3), windows, 0xFFFFFFFF);
+  const auto plan = split_by_windows(10, names(3), windows, 1);
   ASSERT_TRUE(plan) << error_of(plan);
   EXPECT_THAT(plan->steps, ElementsAre(Step{2, {0, 10}}));
+  EXPECT_THAT(error_of(split_by_windows(10, names(3), windows, 0xFFFFFFFF)),
+              HasSubstr("in 1 round, asked for were 4294967295"));
+}
+
+TEST(SplitByWindows, ARoundWithoutLayersIsAnError) {
+  EXPECT_EQ(
+      error_of(split_by_windows(8, names(2), std::vector<std::uint32_t>{4, 4}, 2)),
+      "windows of 8 layers take the model's 8 layers in 1 round, asked for were 2; narrow the windows or ask "
+      "for fewer rounds");
+  EXPECT_TRUE(split_by_windows(9, names(2), std::vector<std::uint32_t>{4, 4}, 2));
 }
 
 TEST(SplitByWindows, ADeviceThatWouldGetNothingIsAnError) {
@@ -174,7 +184,7 @@ RC_GTEST_PROP(SplitByWindowsProperty, CoversAllLayersOrSaysWhy, ()) {
     if (window > 0) before_last = sum;
     sum += window;
   }
-  const bool possible = reach >= n_layer && before_last < n_layer;
+  const bool possible = reach >= n_layer && reach - sum < n_layer && before_last < n_layer;
   RC_ASSERT(plan.has_value() == possible);
   if (!plan) return;
   RC_ASSERT(validate(*plan).has_value());

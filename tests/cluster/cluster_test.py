@@ -319,6 +319,29 @@ class Interrupt(unittest.TestCase):
             os.close(terminal)
 
 
+    def test_a_question_that_cannot_be_asked_does_not_end_a_chat(self):
+        keyboard, terminal = os.openpty()
+        try:
+            with contextlib.ExitStack() as stack:
+                process = Process("run", "-m", MODEL, "-t", "1", "-c", "64", "-n", "4", stdin=terminal)
+                stack.callback(process.end)
+                process.err.wait_for_text("> ")
+                os.write(keyboard, b"word " * 100 + b"\n")
+                process.err.wait_for(r"the context 64;.*the question is left out")
+                process.err.wait_for_text("> .*" * 2)
+                os.write(keyboard, b"caf\xe9\n")
+                process.err.wait_for(r"UTF-8.*the question is left out")
+                process.err.wait_for_text("> .*" * 3)
+                os.write(keyboard, b"Hi\n")
+                process.err.wait_for_text("> .*" * 4)
+                self.assertNotEqual(process.out.text().strip(), "")
+                os.write(keyboard, b"\n")
+                self.assertEqual(process.wait(), 0, process.err.text())
+        finally:
+            os.close(keyboard)
+            os.close(terminal)
+
+
 class Trust(unittest.TestCase):
     def test_head_that_is_not_allowed(self):
         with Ring(1) as ring:
@@ -328,6 +351,20 @@ class Trust(unittest.TestCase):
             self.assertEqual(head.wait(), EXIT_RING, head.err.text())
             self.assertIn("allow", head.err.text().splitlines()[-1])
             self.assertEqual(head.out.text(), "")
+
+    def test_a_second_head_is_told_who_is_served(self):
+        with Ring(0) as ring:
+            other = ring.path("other.key")
+            ring.add_worker("w1", allow=[ring.keygen(other)])
+            first = ring.run(*ENDLESS)
+            first.out.wait_for_text(".")
+            second = ring.run("-p", "hi", key=other)
+            self.assertEqual(second.wait(), EXIT_RING, second.err.text())
+            self.assertIn("works for", second.err.text().splitlines()[-1])
+            before = len(first.out.text())
+            first.out.wait_for_text(f"(?s).{{{before + 20}}}")  # goes on
+            first.signal(signal.SIGINT)
+            self.assertEqual(first.wait(), EXIT_INTERRUPTED, first.err.text())
 
     def test_worker_with_another_key_than_expected(self):
         with Ring(1) as ring:
@@ -425,6 +462,34 @@ class Usage(unittest.TestCase):
         self.check(EXIT_USAGE, "directory", "run", "-m", MODEL, "-f", "/tmp")
         self.check(EXIT_USAGE, "--memory", "run", "-m", MODEL, "-p", "hi", "--memory", "lots")
         self.check(EXIT_USAGE, "prompt", "run", "-m", MODEL, "--raw", "-p", "hello " * 600, "-c", "64")
+
+    def test_wrong_verbs_and_values(self):
+        self.check(EXIT_USAGE, "no verb 'bogus'", "bogus")
+        self.check(EXIT_USAGE, "port 0", "run", "-m", MODEL, "-p", "hi", "--worker", "ab" * 32 + "@127.0.0.1:0")
+        self.check(EXIT_USAGE, "in 1 round, asked for were 2", "run", "-m", MODEL, "-p", "hi", "-lw", "99", "-k", "2")
+        self.check(EXIT_USAGE, "there is no prompt", "run", "-m", MODEL)  # standard input is /dev/null
+
+    def test_output_that_is_not_taken(self):
+        answer = ("run", "-m", MODEL, "-p", "hi", "-n", "4", "-t", "1")
+        for arguments in (answer, ("show", MODEL), ("cache",)):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([HEARTH, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("standard output took only a part", done.stderr)
+        # A reader that has seen enough ends the answer.
+        reader, writer = os.pipe()
+        process = Process("run", "-m", MODEL, "-t", "1", "-c", "1024", *ENDLESS, stdout=writer)
+        try:
+            os.close(writer)
+            os.read(reader, 5)
+            os.close(reader)
+            self.assertEqual(process.wait(), 1, process.err.text())
+            self.assertNotIn("standard output", process.err.text())
+        finally:
+            process.end()
+        # Closed ones are nobody else's descriptors.
+        done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", HEARTH, *answer], timeout=PATIENCE)
+        self.assertEqual(done.returncode, 0)
 
     def test_too_little_memory(self):
         with Ring(1) as ring:

@@ -155,11 +155,11 @@ class Ring:
         self._processes.append(process)
         return process
 
-    def add_worker(self, name, listen="127.0.0.1", **options):
-        """Starts a worker and waits until it can be reached."""
+    def add_worker(self, name, listen="127.0.0.1", allow=(), **options):
+        """Starts a worker and waits until it can be reached. `allow`: public keys of more heads."""
         key = self.path(f"{name}.key")
         self.keygen(key)
-        worker = self.start("worker", "-m", self.model, "--key", key, "--allow", self.head_public, "--name", name,
+        worker = self.start("worker", "-m", self.model, "--key", key, "--allow", self.head_public, *(item for other in allow for item in ("--allow", other)), "--name", name,
                             "--listen", listen, "-t", "1", "-v", **options)
         self.workers.append(worker)
         self.addresses.append(worker.out.wait_for("@")[1])
