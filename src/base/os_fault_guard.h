@@ -23,7 +23,7 @@ namespace hearth {
 
 class FaultGuard {
  public:
-  static constexpr std::size_t kMaxGuards = 256;  // a fixed table: the handler may not allocate or lock
+  static constexpr std::size_t kMaxGuards = 4096;  // a fixed table: the handler may not allocate or lock
 
   // Guards bytes of a read-only mapping, whole pages. The first guard installs the process-wide handler, for
   // good. kUnsupported when kMaxGuards exist.

@@ -1,6 +1,7 @@
 #include <array>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -70,7 +71,9 @@ int main(int argc, char** argv) {
   try {
     app.parse(arguments(argc, argv));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? cli::kOk : cli::kUsage;
+    const int shown = app.exit(error) == 0 ? cli::kOk : cli::kUsage;
+    std::cout.flush();
+    return cli::finish_output(shown);
   } catch (const std::exception& error) {  // std::bad_alloc and its like, from libraries
     std::fprintf(stderr, "hearth: %s\n", error.what());
     return cli::kError;

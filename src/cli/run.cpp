@@ -63,13 +63,13 @@ int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, c
   const auto done = generate_text(head, std::move(*tokens), flags.sampling.options(),
                                   [](const std::string& piece) { return put(piece); });
   if (!done) return report(done.error());
-  if (!put("\n")) return kError;
+  (void)put("\n");  // finish_output() tells when it was not taken
   std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
   if (done->reason == node::FinishReason::kContextFull) {
     say_context_is_full(flags);
     return kError;
   }
-  return done->reason == node::FinishReason::kStopped ? kInterrupted : kOk;
+  return done->reason == node::FinishReason::kStopped && interrupts() > 0 ? kInterrupted : kOk;
 }
 
 // Not a reason to lose a conversation: it is too long for the context, or no UTF-8.

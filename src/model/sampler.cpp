@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -24,7 +25,8 @@ constexpr float kMaxLogit = 1e25F;
 // libllama's way to say "random".
 constexpr std::uint32_t kRandomSeed = LLAMA_DEFAULT_SEED;
 
-Result<> check_range(const char* name, double value, double min, double max) {
+template <typename T>
+Result<> check_range(const char* name, T value, std::type_identity_t<T> min, std::type_identity_t<T> max) {
   if (value >= min && value <= max) return {};  // false for NaN
   return fail(ErrorCode::kInvalidArgument, "{} is {}, expected {} to {}", name, value, min, max);
 }

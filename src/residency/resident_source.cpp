@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -10,12 +11,16 @@
 #include "base/os_file.h"
 #include "base/os_memory.h"
 #include "base/units.h"
+#include "gguf/limits.h"
 #include "residency/ggml_tensors.h"
 #include "residency/repack.h"
 #include "residency/vector_check.h"
 
 namespace hearth::residency {
 namespace {
+
+// The largest split model in two plans at once, and packs.
+static_assert(FaultGuard::kMaxGuards > 2 * gguf::kMaxParts + 64);
 
 std::size_t pad(std::size_t bytes, std::size_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
@@ -24,9 +29,9 @@ std::size_t pad(std::size_t bytes, std::size_t alignment) {
 }  // namespace
 
 struct ResidentSource::Impl {
-  std::vector<MappedFile> maps;        // one per file of the model
-  std::vector<BufferPtr> map_buffers;  // ggml's handle of each
-  std::vector<FaultGuard> guards;      // of each
+  std::vector<MappedFile> maps;                   // one per file of the model
+  std::vector<BufferPtr> map_buffers;             // ggml's handle of each
+  std::vector<std::optional<FaultGuard>> guards;  // of each that a tensor here is in
   std::vector<std::filesystem::path> paths;
   std::vector<BufferPtr> repacked;
   ContextPtr tensors;
@@ -56,8 +61,7 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     BufferPtr buffer(ggml_backend_dev_buffer_from_host_ptr(device, const_cast<std::uint8_t*>(bytes.data()),
                                                            bytes.size(), bytes.size()));
     if (!buffer) return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", path.string());
-    HEARTH_TRY(FaultGuard guard, FaultGuard::watch(bytes));
-    impl->guards.push_back(std::move(guard));
+    impl->guards.emplace_back();
     impl->paths.push_back(path);
     impl->maps.push_back(std::move(map));
     impl->map_buffers.push_back(std::move(buffer));
@@ -91,6 +95,9 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
             "fetch it again",
             model.file().paths()[source.file_index].string(), source.name, source.offset + source.bytes,
             size);
+      if (auto& guard = impl->guards[source.file_index]; !guard) {
+        HEARTH_TRY(guard, FaultGuard::watch(impl->maps[source.file_index].bytes()));
+      }
       places[i].data =
           const_cast<std::uint8_t*>(impl->maps[source.file_index].bytes().data() + source.offset);
       if (model::is_vector(tensors[i].role))
@@ -170,7 +177,7 @@ void ResidentSource::release(model::SegmentId, std::uint32_t) {}
 
 Result<> ResidentSource::still_good() {
   for (std::size_t i = 0; i < impl_->guards.size(); ++i)
-    if (const auto at = impl_->guards[i].first_damage())
+    if (const auto at = impl_->guards[i] ? impl_->guards[i]->first_damage() : std::nullopt)
       return fail(ErrorCode::kIo,
                   "{}: byte {} could not be read when it was needed: the file became shorter, or its disk "
                   "fails; fetch it again and start again",

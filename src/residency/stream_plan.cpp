@@ -150,41 +150,38 @@ std::vector<std::size_t> pins_to_give_back(std::span<const std::uint64_t> part_b
                                            std::uint64_t bytes) {
   const std::size_t n = part_bytes.size();
   HEARTH_CHECK(pinned.size() == n && held.size() == n);
-  const std::vector<std::uint64_t> all = by_visit(visit_of, n, [&](std::size_t i) { return part_bytes[i]; });
-  const std::vector<std::uint64_t> kept =
-      by_visit(visit_of, n, [&](std::size_t i) { return pinned[i] ? part_bytes[i] : 0; });
+  const auto may_go = [&](std::size_t i) { return pinned[i] && !held[i]; };
+  const std::vector<std::uint64_t> streams =
+      by_visit(visit_of, n, [&](std::size_t i) { return pinned[i] ? 0 : part_bytes[i]; });
+  const std::vector<std::uint64_t> room =
+      by_visit(visit_of, n, [&](std::size_t i) { return may_go(i) ? part_bytes[i] : 0; });
   // The level that all visits come to, but those that stream more already: these are left out one after
   // another.
-  std::vector<std::size_t> below(all.size());
+  std::vector<std::size_t> below(streams.size());
   std::iota(below.begin(), below.end(), std::size_t{0});
   double level = 0;
   for (bool again = true; again && !below.empty();) {
-    std::vector<std::uint64_t> sizes;
-    std::uint64_t streams = 0, room = 0;
+    std::vector<std::uint64_t> most;
+    std::uint64_t now = 0, more = 0;
     for (const std::size_t v : below) {
-      sizes.push_back(all[v]);
-      streams += all[v] - kept[v];
-      room += kept[v];
+      most.push_back(streams[v] + room[v]);
+      now += streams[v];
+      more += room[v];
     }
-    level = plan::most_per_visit(sizes, streams + std::min(bytes, room));
-    again = std::erase_if(below,
-                          [&](std::size_t v) { return static_cast<double>(all[v] - kept[v]) > level; }) > 0;
+    level = plan::most_per_visit(most, now + std::min(bytes, more));
+    again = std::erase_if(below, [&](std::size_t v) { return static_cast<double>(streams[v]) > level; }) > 0;
   }
-  std::vector<double> share(all.size(), 0);  // of each visit's pins that should go
+  std::vector<double> share(streams.size(), 0);  // of each visit's pins that should go
   for (const std::size_t v : below)
-    if (kept[v] > 0)
-      share[v] =
-          std::min(1.0, (level - static_cast<double>(all[v] - kept[v])) / static_cast<double>(kept[v]));
+    if (room[v] > 0)
+      share[v] = std::min(1.0, (level - static_cast<double>(streams[v])) / static_cast<double>(room[v]));
   std::vector<std::size_t> chosen;
   EvenChoice goes_next;
   std::optional<std::size_t> least;  // of the visit that streams least
-  const auto streams = [&](std::size_t part) {
-    const std::uint32_t v = visit_with(visit_of, part);
-    return all[v] - kept[v];
-  };
+  const auto streamed_with = [&](std::size_t part) { return streams[visit_with(visit_of, part)]; };
   for (std::size_t i = 0; i < n; ++i) {
-    if (!pinned[i] || held[i]) continue;
-    if (!least || streams(i) < streams(*least)) least = i;
+    if (!may_go(i)) continue;
+    if (!least || streamed_with(i) < streamed_with(*least)) least = i;
     if (goes_next.next(share[visit_with(visit_of, i)], part_bytes[i], false)) chosen.push_back(i);
   }
   if (chosen.empty() && least) chosen.push_back(*least);

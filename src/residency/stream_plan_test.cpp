@@ -211,6 +211,9 @@ TEST(PinsToGiveBack, ComeFromTheVisitsThatStreamLeast) {
 TEST(PinsToGiveBack, AtLeastOneAndNoneThatIsHeld) {
   EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, true), Flags{true, false, false}, 1), Parts{1});
   EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, true), Flags{false, true, true}, 300), Parts{0});
+  EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, true), Flags{true, false, false}, 150),
+            (Parts{1, 2}))
+      << "what the held one cannot give, others do";
   EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, true), Flags(3, true), 300), Parts{});
   EXPECT_EQ(pins_to_give_back(Sizes(3, 100), {}, Flags(3, false), Flags(3, false), 300), Parts{});
 }
@@ -224,14 +227,21 @@ RC_GTEST_PROP(PinsToGiveBack, StayLevelOverVisitsStepByStep, ()) {
   for (std::size_t i = 0; i < sizes.size(); ++i) visits.push_back(static_cast<std::uint32_t>(i / per_visit));
   Flags pinned(sizes.size(), true);
   const auto step = *rc::gen::inRange<std::uint64_t>(1, 500);
-  while (std::ranges::contains(pinned, true)) {
-    const std::uint64_t before =
-        std::inner_product(sizes.begin(), sizes.end(), pinned.begin(), std::uint64_t{0});
-    const Parts gone = pins_to_give_back(sizes, visits, pinned, Flags(sizes.size(), false), step);
+  const auto n_held = *rc::gen::inRange<std::size_t>(0, 3);
+  Flags held(sizes.size(), false);
+  for (std::size_t i = 0; i < n_held; ++i) held[*rc::gen::inRange<std::size_t>(0, sizes.size())] = true;
+  const auto left_to_give = [&] {
+    std::uint64_t bytes = 0;
+    for (std::size_t i = 0; i < sizes.size(); ++i) bytes += pinned[i] && !held[i] ? sizes[i] : 0;
+    return bytes;
+  };
+  while (left_to_give() > 0) {
+    const std::uint64_t before = left_to_give();
+    const Parts gone = pins_to_give_back(sizes, visits, pinned, held, step);
     RC_ASSERT(!gone.empty());
     std::uint64_t given = 0;
     for (const std::size_t part : gone) {
-      RC_ASSERT(pinned[part]);
+      RC_ASSERT(pinned[part] && !held[part]);
       pinned[part] = false;
       given += sizes[part];
     }
@@ -239,7 +249,10 @@ RC_GTEST_PROP(PinsToGiveBack, StayLevelOverVisitsStepByStep, ()) {
     RC_ASSERT(given <= step + 100);
     // No visit streams more than another by more than two parts, where that has anything left to give.
     std::vector<std::uint64_t> streams(n_visits, 0), left(n_visits, 0);
-    for (std::size_t i = 0; i < sizes.size(); ++i) (pinned[i] ? left : streams)[visits[i]] += sizes[i];
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      if (!pinned[i]) streams[visits[i]] += sizes[i];
+      if (pinned[i] && !held[i]) left[visits[i]] += sizes[i];
+    }
     for (std::uint32_t a = 0; a < n_visits; ++a)
       for (std::uint32_t b = 0; b < n_visits; ++b) RC_ASSERT(left[b] == 0 || streams[a] <= streams[b] + 200);
   }

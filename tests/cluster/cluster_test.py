@@ -471,7 +471,7 @@ class Usage(unittest.TestCase):
 
     def test_output_that_is_not_taken(self):
         answer = ("run", "-m", MODEL, "-p", "hi", "-n", "4", "-t", "1")
-        for arguments in (answer, ("show", MODEL), ("cache",)):
+        for arguments in (answer, ("show", MODEL), ("cache", "ls"), ("--help",)):
             with open("/dev/full", "w") as full:
                 done = subprocess.run([HEARTH, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
             self.assertEqual(done.returncode, 1, done.stderr)
