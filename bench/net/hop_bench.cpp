@@ -13,6 +13,7 @@
 #include <deque>
 #include <format>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <netinet/in.h>
@@ -49,19 +50,27 @@ struct Device {
   std::deque<net::Bytes> early;
 };
 
+void send(Device& device, const DeviceKey& peer, net::Bytes message) {
+  net::Hub& hub = *device.hub;
+  while (hub.send(peer, net::Lane::kData, message) == net::SendStatus::kWouldBlock) (void)hub.poll(kPatience);
+}
+
+// Links both ways. A link comes up only while the other side polls, so each says when its own is there, and
+// goes on polling until the other has said so.
 void connect(Device& device, const DeviceKey& peer, const wire::Address& address) {
   net::Hub& hub = *device.hub;
   if (auto started = hub.connect(peer, address, kPatience); !started) die(started.error().message);
-  for (;;) {
+  for (bool up = false, greeted = false; !up || !greeted;) {
     auto event = hub.poll(kPatience);
-    if (event && std::holds_alternative<net::PeerUpEvent>(*event)) return;
-    if (auto* message = event ? std::get_if<net::MessageEvent>(&*event) : nullptr) {
-      device.early.push_back(std::move(message->bytes));
-      continue;
-    }
     if (!event || std::holds_alternative<net::PeerGoneEvent>(*event))
       die("no link to the other process: " +
           (event ? std::get<net::PeerGoneEvent>(*event).reason.message : "nothing came"));
+    if (std::holds_alternative<net::PeerUpEvent>(*event)) {
+      up = true;
+      send(device, peer, {0});
+    } else if (auto* message = std::get_if<net::MessageEvent>(&*event)) {
+      if (std::exchange(greeted, true)) device.early.push_back(std::move(message->bytes));
+    }
   }
 }
 
@@ -78,11 +87,6 @@ std::optional<net::Bytes> receive(Device& device) {
     if (auto* message = std::get_if<net::MessageEvent>(&*event)) return std::move(message->bytes);
     if (std::holds_alternative<net::PeerGoneEvent>(*event)) return std::nullopt;
   }
-}
-
-void send(Device& device, const DeviceKey& peer, net::Bytes message) {
-  net::Hub& hub = *device.hub;
-  while (hub.send(peer, net::Lane::kData, message) == net::SendStatus::kWouldBlock) (void)hub.poll(kPatience);
 }
 
 void write_all(int fd, const void* data, std::size_t size) {
