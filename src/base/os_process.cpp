@@ -178,8 +178,8 @@ bool stderr_is_terminal() {
 
 void open_standard_streams() {
   for (int fd = 0; fd <= 2; ++fd)
-    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) [[maybe_unused]]
-      const int opened = open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);  // the lowest: fd
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      (void)open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);  // gets the lowest that is free: fd
 }
 
 void ignore_broken_pipes() {

@@ -77,11 +77,6 @@ bool is_about_the_question(const Error& error) {
   return error.code == ErrorCode::kInvalidArgument;
 }
 
-void say(const Error& error) {
-  std::fprintf(stderr, "hearth: %s; the question is left out, the conversation goes on\n",
-               error.message.c_str());
-}
-
 // A conversation on a terminal. Ctrl-C ends an answer, twice the program.
 int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
   std::vector<model::ChatMessage> messages;
@@ -93,22 +88,20 @@ int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
     const auto line = read_terminal_line();
     if (!line || line->empty()) return interrupts() > 0 ? kInterrupted : kOk;
     messages.push_back({"user", *line});
-    auto tokens = prompter.chat(messages);
-    if (!tokens && is_about_the_question(tokens.error())) {
-      say(tokens.error());
-      messages.pop_back();
-      continue;
-    }
-    if (!tokens) return report(tokens.error());
     std::string text;
-    const auto done =
-        generate_text(head, std::move(*tokens), flags.sampling.options(), [&text](const std::string& piece) {
-          text += piece;
-          return put(piece);
-        });
-    if (!put("\n")) return kError;
+    const auto done = prompter.chat(messages).and_then([&](std::vector<model::Token> tokens) {
+      auto answered =
+          generate_text(head, std::move(tokens), flags.sampling.options(), [&text](const std::string& piece) {
+            text += piece;
+            return put(piece);
+          });
+      (void)put("\n");
+      return answered;
+    });
+    if (!put({})) return kError;
     if (!done && is_about_the_question(done.error())) {
-      say(done.error());
+      std::fprintf(stderr, "hearth: %s; the question is left out, the conversation goes on\n",
+                   done.error().message.c_str());
       messages.pop_back();
       continue;
     }

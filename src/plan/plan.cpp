@@ -230,20 +230,19 @@ Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string
   if (per_round == 0)
     return fail(ErrorCode::kInvalidArgument, "all layer windows are 0, expected {} layers in all", n_layer);
   // Divides instead of multiplying: the product may not fit 64 bits.
-  if ((n_layer + per_round - 1) / per_round > rounds)
+  const std::uint64_t needed = (n_layer + per_round - 1) / per_round;
+  if (needed > rounds)
     return fail(
         ErrorCode::kInvalidArgument,
         "windows of {} layers in {} round{} cover {} of the model's {} layers; widen the windows or use "
         "at least {} rounds",
-        per_round, rounds, rounds == 1 ? "" : "s", rounds * per_round, n_layer,
-        (n_layer + per_round - 1) / per_round);
-
-  if ((rounds - 1) >= (n_layer + per_round - 1) / per_round)
+        per_round, rounds, rounds == 1 ? "" : "s", rounds * per_round, n_layer, needed);
+  if (needed < rounds)
     return fail(
         ErrorCode::kInvalidArgument,
         "windows of {} layers take the model's {} layers in {} round{}, asked for were {}; narrow the "
         "windows or ask for fewer rounds",
-        per_round, n_layer, (n_layer + per_round - 1) / per_round, per_round >= n_layer ? "" : "s", rounds);
+        per_round, n_layer, needed, needed == 1 ? "" : "s", rounds);
   Plan plan{.n_layer = n_layer, .devices = {devices.begin(), devices.end()}, .steps = {}};
   for (std::uint32_t next = 0; next < n_layer;) {
     for (std::size_t m = 0; m < windows.size() && next < n_layer; ++m) {

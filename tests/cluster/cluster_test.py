@@ -258,11 +258,9 @@ class Link(Fault):
 class Interrupt(unittest.TestCase):
     """Ctrl-C without a ring: the first one ends the answer, the second one the program."""
 
-    ALONE = ("run", "-m", MODEL, "-t", "1", "--temp", "0", "-c", "1024", "-v")
-
     @contextlib.contextmanager
-    def process(self, *arguments, **options):
-        process = Process(*self.ALONE, *arguments, **options)
+    def process(self, *arguments, n_ctx=1024, **options):
+        process = Process("run", "-m", MODEL, "-t", "1", "--temp", "0", "-c", str(n_ctx), "-v", *arguments, **options)
         try:
             yield process
         finally:
@@ -318,13 +316,10 @@ class Interrupt(unittest.TestCase):
             os.close(keyboard)
             os.close(terminal)
 
-
     def test_a_question_that_cannot_be_asked_does_not_end_a_chat(self):
         keyboard, terminal = os.openpty()
         try:
-            with contextlib.ExitStack() as stack:
-                process = Process("run", "-m", MODEL, "-t", "1", "-c", "64", "-n", "4", stdin=terminal)
-                stack.callback(process.end)
+            with self.process("-n", "4", stdin=terminal, n_ctx=64) as process:
                 process.err.wait_for_text("> ")
                 os.write(keyboard, b"word " * 100 + b"\n")
                 process.err.wait_for(r"the context 64;.*the question is left out")

@@ -159,8 +159,9 @@ class Ring:
         """Starts a worker and waits until it can be reached. `allow`: public keys of more heads."""
         key = self.path(f"{name}.key")
         self.keygen(key)
-        worker = self.start("worker", "-m", self.model, "--key", key, "--allow", self.head_public, *(item for other in allow for item in ("--allow", other)), "--name", name,
-                            "--listen", listen, "-t", "1", "-v", **options)
+        allowed = [item for head in (self.head_public, *allow) for item in ("--allow", head)]
+        worker = self.start("worker", "-m", self.model, "--key", key, *allowed, "--name", name, "--listen", listen, "-t", "1",
+                            "-v", **options)
         self.workers.append(worker)
         self.addresses.append(worker.out.wait_for("@")[1])
         return worker
