@@ -18,6 +18,7 @@ namespace hearth::cli {
 int exit_code(ErrorCode code) {
   switch (code) {
     case ErrorCode::kInvalidArgument:
+    case ErrorCode::kNotFound:
       return kUsage;
     case ErrorCode::kInvalidFile:
     case ErrorCode::kUnsupported:
@@ -33,7 +34,6 @@ int exit_code(ErrorCode code) {
       return kRing;
     case ErrorCode::kCancelled:
       return kInterrupted;
-    case ErrorCode::kNotFound:
     case ErrorCode::kIo:
     case ErrorCode::kNumeric:
       return kError;
@@ -71,17 +71,17 @@ int finish_output(int exit) {
   return exit == kOk ? kError : exit;
 }
 
-ProgressBar::ProgressBar(std::string what)
-    : what_(std::move(what)), start_(std::chrono::steady_clock::now()) {}
-
-ProgressBar::~ProgressBar() {
-  if (shown_) std::fprintf(stderr, "\r\x1b[K");
-}
-
-void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
+void ProgressBar::update(std::string_view what, std::uint64_t done, std::uint64_t total) {
   using namespace std::chrono_literals;
   const auto now = std::chrono::steady_clock::now();
-  if (!stderr_is_terminal() || total == 0 || (shown_ && now - last_ < 100ms && done < total)) return;
+  if (what != what_ || done < done_) {
+    clear();
+    what_ = what;
+    start_ = now;
+  }
+  done_ = done;
+  if (done == total) clear();
+  if (!stderr_is_terminal() || done == total || (shown_ && now - last_ < 100ms)) return;
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   const double left = rate > 0 ? static_cast<double>(total - done) / rate : 0;
@@ -95,6 +95,11 @@ void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
   std::fflush(stderr);
   shown_ = true;
   last_ = now;
+}
+
+void ProgressBar::clear() {
+  if (shown_) std::fprintf(stderr, "\r\x1b[K");
+  shown_ = false;
 }
 
 void ModelFlags::add(CLI::App& app) {

@@ -22,7 +22,7 @@ namespace hearth::cli {
 enum ExitCode : int {
   kOk = 0,
   kError = 1,     // anything without a number of its own
-  kUsage = 2,     // a flag or value that cannot be
+  kUsage = 2,     // a flag or value that cannot be, a file that is not there
   kBadModel = 3,  // the model file is damaged, unsupported or not the ring's
   kNoMemory = 4,  // it would not fit
   kRing = 5,      // a device is gone, silent, refused or not allowed
@@ -45,15 +45,19 @@ void print_log(engine::LogLevel level, const std::string& text, engine::LogLevel
 // A bar with rate and time left on a terminal's standard error; nothing elsewhere.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string what);
-  ~ProgressBar();
+  ProgressBar() = default;
+  ~ProgressBar() { clear(); }
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
-  void update(std::uint64_t done_bytes, std::uint64_t total_bytes);
+  // Another `what`, or fewer bytes than before, starts it anew; the end takes it away.
+  void update(std::string_view what, std::uint64_t done_bytes, std::uint64_t total_bytes);
+  // Before something else is written to the line.
+  void clear();
 
  private:
   std::string what_;
   bool shown_ = false;
+  std::uint64_t done_ = 0;
   std::chrono::steady_clock::time_point start_, last_;
 };
 

@@ -1,15 +1,34 @@
 #include "cli/generate.h"
 
+#include <charconv>
+#include <format>
 #include <iostream>
 #include <variant>
 
 #include "base/os_process.h"
+#include "base/text.h"
 
 namespace hearth::cli {
+namespace {
+
+constexpr std::int32_t kMostTokens = 1 << 24;
+
+const CLI::Validator is_token_limit(
+    [](const std::string& text) {
+      std::int32_t n = 0;
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
+      const bool good = error == std::errc() && end == text.data() + text.size() &&
+                        (n == -1 || (n >= 1 && n <= kMostTokens));
+      return good ? std::string()
+                  : std::format("{} is no number of tokens: give 1 to {}, or -1", quote(text), kMostTokens);
+    },
+    "TOKENS");
+
+}  // namespace
 
 void SamplingFlags::add(CLI::App& app) {
   app.add_option("-n,--predict", max_tokens, "most tokens to generate; -1: until the model ends")
-      ->check(CLI::Range(1, 1 << 24) | CLI::IsMember({-1}))
+      ->check(is_token_limit)
       ->capture_default_str();
   app.add_option("--temp", temperature, "temperature; 0: always the most likely token")
       ->capture_default_str();

@@ -54,8 +54,9 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "Each verb has its own help and an example: hearth run --help\n"
-      "Exit codes: 0 success, 1 other errors, 2 usage, 3 bad or unsupported model or key file, 4 out of\n"
-      "memory, 5 a device of the ring is gone, silent or not allowed, 130 interrupted.");
+      "Exit codes: 0 success, 1 other errors, 2 usage (a file that is not there, too), 3 bad or unsupported\n"
+      "model or key file, 4 out of memory, 5 a device of the ring is gone, silent or not allowed,\n"
+      "130 interrupted.");
   cli::add_demo(app, exit);
   cli::add_run(app, exit);
   cli::add_worker(app, exit);

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <format>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,27 +38,22 @@ struct Work {
 Result<residency::PackFile> make(const Flags& flags, const model::ModelFile& model, Work& work) {
   HEARTH_TRY(const auto segments, parse_segments(flags.layers, model.params().n_layer));
   HEARTH_TRY(const auto backend, compute::Backend::cpu(1));
-  std::optional<ProgressBar> bar;
-  const auto show = [&](const char* what, std::uint64_t done, std::uint64_t total) {
-    if (done == 0 || !bar) bar.emplace(what);
-    bar->update(done, total);
-    if (done == total) bar.reset();
-  };
+  ProgressBar bar;
   residency::PackOptions options;
   options.repack = !flags.no_repack;
   options.cache_dir = flags.cache_dir;
   options.verify = flags.verify;
   options.progress = [&](std::uint64_t done, std::uint64_t total) {
     work.packed_bytes = done;
-    show("packing", done, total);
+    bar.update("packing", done, total);
   };
   options.verify_progress = [&](std::uint64_t done, std::uint64_t total) {
     work.verified_bytes = done;
-    show("checking", done, total);
+    bar.update("checking", done, total);
   };
   options.cancelled = [] { return interrupts() > 0; };
   const auto say = [&bar](const std::string& text) {
-    bar.reset();  // its line is not to be written into
+    bar.clear();
     std::fprintf(stderr, "hearth: %s\n", text.c_str());
   };
   options.notice = say;

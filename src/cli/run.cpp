@@ -125,8 +125,10 @@ int run(const Flags& flags) {
   count_interrupts();
   std::unique_ptr<node::HeadNode> head;
   {
-    ProgressBar bar("loading");
-    options->load_progress = [&bar](std::uint64_t done, std::uint64_t total) { bar.update(done, total); };
+    ProgressBar bar;
+    options->load_progress = [&bar](residency::LoadStage stage, std::uint64_t done, std::uint64_t total) {
+      bar.update(stage == residency::LoadStage::kPack ? "packing" : "loading", done, total);
+    };
     auto started = node::HeadNode::start(*options, std::move(*key));
     if (!started) return report(started.error());
     head = std::move(*started);

@@ -484,5 +484,63 @@ TEST(RingSimulation, EveryWindowPassesThroughTheStatesOfASerialModel) {
   EXPECT_GT(counts.three_in_flight, n_schedules);
 }
 
+// A prompt of many batches through a ring in lockstep: in a tick every device with a frame computes one, and
+// what it sends has arrived at the next. The busiest device has to compute `rounds` windows for each batch:
+// that many ticks at least, and no more than the first batch's way to the last step on top.
+TEST(LongPrompt, KeepsEveryDeviceBusy) {
+  for (const int n_devices : {1, 2, 3, 4, 7})
+    for (const int rounds : {1, 2, 3}) {
+      SCOPED_TRACE(std::format("{} devices, {} rounds", n_devices, rounds));
+      std::vector<std::uint16_t> steps;
+      for (int round = 0; round < rounds; ++round)
+        for (int device = 0; device < n_devices; ++device)
+          steps.push_back(static_cast<std::uint16_t>(device));
+      const wire::Prepare plan = test_plan(5, n_devices, steps);
+      std::vector<MemberCore> cores;
+      for (int device = 0; device < n_devices; ++device)
+        cores.emplace_back(plan, static_cast<std::uint16_t>(device));
+
+      constexpr std::uint32_t kBatches = 60, kBatch = 4;
+      Batcher batcher({.n_ctx = kBatches * kBatch,
+                       .n_ubatch = kBatch,
+                       .n_seq_max = 1,
+                       .max_in_flight = batches_to_keep_busy(steps.size())});
+      ASSERT_TRUE(batcher.start(std::vector<Token>(kBatches * kBatch, 1)));
+      std::vector<std::deque<wire::FrameHead>> waiting(static_cast<std::size_t>(n_devices));
+      const auto deliver = [&](const wire::FrameHead& frame, std::uint16_t from, std::uint16_t to) {
+        const auto verdict = cores[to].on_frame(frame, from);
+        ASSERT_TRUE(verdict) << verdict.error().message;
+        waiting[to].push_back(frame);
+      };
+      const auto compose = [&] {
+        while (const auto out = batcher.next()) deliver({5, 0, out->batch.id}, 0, cores[0].entry().device);
+      };
+      compose();
+      std::size_t ticks = 0, done = 0;
+      for (; done < kBatches; ++ticks) {
+        ASSERT_LT(ticks, kBatches * steps.size()) << "no faster than one batch after the other";
+        std::vector<std::pair<wire::FrameHead, std::uint16_t>> sent;  // and by whom
+        for (std::size_t device = 0; device < waiting.size(); ++device) {
+          if (waiting[device].empty()) continue;
+          sent.emplace_back(waiting[device].front(), static_cast<std::uint16_t>(device));
+          waiting[device].pop_front();
+        }
+        for (auto& [frame, from] : sent) {
+          const auto to = cores[from].destination(frame.step);
+          frame.step = to.step;
+          if (to.step == steps.size()) {
+            ASSERT_TRUE(batcher.done(frame.batch, false));
+            ++done;
+            compose();
+          } else {
+            deliver(frame, from, to.device);
+          }
+        }
+        if (HasFatalFailure()) return;
+      }
+      EXPECT_LE(ticks, kBatches * static_cast<std::size_t>(rounds) + steps.size() - 1);
+    }
+}
+
 }  // namespace
 }  // namespace hearth::engine

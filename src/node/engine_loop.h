@@ -16,8 +16,8 @@ namespace hearth::node {
 struct EngineLoopHooks {
   std::function<void(std::uint32_t epoch, Result<engine::LoadReport>)> loaded;
   std::function<void(std::uint32_t epoch, Error)> broken;
-  std::function<void(std::uint64_t done, std::uint64_t total)> load_progress;  // may be empty
-  std::function<void(std::uint32_t epoch)> freed;                              // may be empty
+  residency::LoadProgress load_progress;           // may be empty
+  std::function<void(std::uint32_t epoch)> freed;  // may be empty
 };
 
 // Runs on the calling thread. `generator` is null on a worker. `memory_limit`: anonymous memory an epoch may

@@ -38,7 +38,7 @@ class Loop : public ::testing::Test {
                       Result<engine::LoadReport> report) { loaded_.emplace_back(epoch, std::move(report)); },
         .broken = [this](std::uint32_t epoch, Error error) { broken_.emplace_back(epoch, std::move(error)); },
         .load_progress =
-            [this](std::uint64_t, std::uint64_t) {
+            [this](residency::LoadStage, std::uint64_t, std::uint64_t) {
               if (on_progress_) on_progress_();
             },
         .freed = [this](std::uint32_t epoch) { freed_.push_back(epoch); }};

@@ -24,11 +24,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kPollInterrupts{50};
 
-// Batches in flight: one per step keeps every device busy, one more hides the way back to the head.
-std::uint32_t most_in_flight(std::size_t n_steps) {
-  return static_cast<std::uint32_t>(std::clamp<std::size_t>(n_steps + 1, 2, 16));
-}
-
 // What the control thread tells the thread that waits in HeadNode::start.
 struct Met {
   std::vector<engine::WorkerInfo> workers;
@@ -237,7 +232,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
       Generator::Options{.n_ctx = chosen.n_ctx,
                          .n_ubatch = chosen.n_ubatch,
                          .n_seq_max = options.n_seq_max,
-                         .max_in_flight = most_in_flight(node.ring.plan.steps.size())},
+                         .max_in_flight = engine::batches_to_keep_busy(node.ring.plan.steps.size())},
       [&node](std::uint32_t epoch, engine::BatchRange range) {
         node.control->post(AnnounceCancel{epoch, range.first, range.last});
       },

@@ -49,8 +49,8 @@ struct HeadNodeOptions {
   std::uint32_t rounds = 0;  // times a token passes each device; 0: the best by memory, disks and computing
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
-  std::function<void(std::uint64_t done, std::uint64_t total)> load_progress;  // on the engine thread
-  std::function<bool()> interrupted;  // asked while waiting: true ends the wait with kCancelled
+  residency::LoadProgress load_progress;  // on the engine thread
+  std::function<bool()> interrupted;      // asked while waiting: true ends the wait with kCancelled
 };
 
 // What each device takes, in the plan's order.

@@ -31,11 +31,15 @@ Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model
   tell(std::format(
       "{} of weights do not fit into {}: a part stays in memory, the rest is read for every token",
       format_bytes(bytes), format_bytes(budget)));
+  const auto stage = [&load](LoadStage what) -> std::function<void(std::uint64_t, std::uint64_t)> {
+    if (!load.progress) return {};
+    return [&load, what](std::uint64_t done, std::uint64_t total) { load.progress(what, done, total); };
+  };
   HEARTH_TRY(PackFile pack,
              ensure_pack(model, packed, device,
                          {.repack = load.repack,
                           .cache_dir = options.cache_dir,
-                          .progress = load.progress,
+                          .progress = stage(LoadStage::kPack),
                           .verify_progress = {},
                           .cancelled = load.cancelled,
                           .waiting =
@@ -47,7 +51,7 @@ Result<std::unique_ptr<WeightSource>> open_weights(const model::ModelFile& model
                               {.budget_bytes = budget,
                                .visit_of = use.visit_of,
                                .lock_pins = options.lock_pins,
-                               .progress = load.progress,
+                               .progress = stage(LoadStage::kRead),
                                .cancelled = load.cancelled});
 }
 

@@ -148,7 +148,7 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
       *repack.place = {.data = address, .buffer = buffer.get(), .extra = repack.tensor->extra};
       address += pad(ggml_backend_buft_get_alloc_size(type, repack.tensor), alignment);
       done += repack.source->bytes;
-      if (options.progress) options.progress(done, total);
+      if (options.progress) options.progress(LoadStage::kRead, done, total);
     }
     impl->cost.repacked_bytes += bytes;
     impl->repacked.push_back(std::move(buffer));

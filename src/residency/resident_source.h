@@ -20,12 +20,16 @@ struct ggml_backend_device;
 
 namespace hearth::residency {
 
+// What a load does that takes time: writes a pack, reads weights into memory.
+enum class LoadStage : std::uint8_t { kPack, kRead };
+using LoadProgress = std::function<void(LoadStage, std::uint64_t done_bytes, std::uint64_t total_bytes)>;
+
 struct LoadOptions {
   bool repack = true;
   // Most memory that may be taken for repacked weights. Beyond it: kOutOfMemory, nothing is taken.
   std::uint64_t anonymous_limit = std::numeric_limits<std::uint64_t>::max();
   // Called after each tensor that had to be copied.
-  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;
+  LoadProgress progress;
   // Asked before each of these tensors; true ends the load with kCancelled.
   std::function<bool()> cancelled;
 };

@@ -45,11 +45,12 @@ std::vector<char> file_bytes(const ModelFile& model, const gguf::Tensor& tensor)
 struct Loaded {
   explicit Loaded(const std::filesystem::path& path, bool repack)
       : model(value_of(ModelFile::open(path))), backend(value_of(compute::Backend::cpu(1))) {
-    source = value_of(ResidentSource::load(
-        model, all_segments(model), backend->device(),
-        {.repack = repack,
-         .progress = [this](std::uint64_t done, std::uint64_t total) { steps.emplace_back(done, total); },
-         .cancelled = {}}));
+    source = value_of(
+        ResidentSource::load(model, all_segments(model), backend->device(),
+                             {.repack = repack,
+                              .progress = [this](LoadStage, std::uint64_t done,
+                                                 std::uint64_t total) { steps.emplace_back(done, total); },
+                              .cancelled = {}}));
   }
   ModelFile model;
   std::unique_ptr<compute::Backend> backend;
@@ -228,7 +229,7 @@ TEST(ResidentSource, AFileThatShrinksWhileItIsLoadedIsAnError) {
   const auto source = ResidentSource::load(
       model, all_segments(model), backend->device(),
       {.repack = true,
-       .progress = [&](std::uint64_t, std::uint64_t) { std::filesystem::resize_file(path, 4096); },
+       .progress = [&](LoadStage, std::uint64_t, std::uint64_t) { std::filesystem::resize_file(path, 4096); },
        .cancelled = {}});
   ASSERT_FALSE(source);
   EXPECT_EQ(source.error().code, ErrorCode::kIo);

@@ -10,7 +10,7 @@ import unittest
 HEARTH = os.environ["HEARTH_PROGRAM"]
 MODEL = os.path.join(os.environ["HEARTH_MODELS"], "ember-q4_k_m.gguf")
 PATIENCE = 120
-EXIT_ERROR, EXIT_USAGE, EXIT_MODEL = 1, 2, 3
+EXIT_USAGE, EXIT_MODEL = 2, 3
 
 
 class Pack(unittest.TestCase):
@@ -94,7 +94,9 @@ class Pack(unittest.TestCase):
                 (EXIT_USAGE, "--layers", "pack", "-m", MODEL, "--layers", "2-1"),
                 (EXIT_USAGE, "--model is required", "pack"),
                 (EXIT_MODEL, "magic", "pack", "-m", HEARTH),
-                (EXIT_ERROR, "no such pack", "cache", "rm", "no.pack"),
+                (EXIT_USAGE, "no such file", "pack", "-m", "/nowhere/model.gguf"),
+                (EXIT_USAGE, "is a directory", "pack", "-m", "/"),
+                (EXIT_USAGE, "no such pack", "cache", "rm", "no.pack"),
                 (EXIT_USAGE, "no name of a pack", "cache", "rm", "../x.pack"),
                 (EXIT_USAGE, "--all", "cache", "rm"),
                 (EXIT_USAGE, "ACTION", "cache", "mv")):

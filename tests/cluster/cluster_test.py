@@ -445,7 +445,7 @@ class Usage(unittest.TestCase):
     def test_errors(self):
         self.check(EXIT_USAGE, "--model is required", "run", "-p", "hi")
         self.check(EXIT_USAGE, "no-such-flag", "run", "-m", MODEL, "--no-such-flag")
-        self.check(1, "/no/such/file.gguf", "run", "-m", "/no/such/file.gguf", "-p", "hi")
+        self.check(EXIT_USAGE, "/no/such/file.gguf", "run", "-m", "/no/such/file.gguf", "-p", "hi")
         self.check(EXIT_MODEL, "magic", "show", HEARTH)
         self.check(EXIT_USAGE, "hearth keygen", "run", "-m", MODEL, "-p", "hi", "--worker", "0" * 64 + "@127.0.0.1:7")
         self.check(EXIT_USAGE, "--layer-window", "run", "-m", MODEL, "-p", "hi", "-lw", "1,x")

@@ -132,6 +132,9 @@ const model::ModelFile& InProcessRing::model() const {
 std::span<const std::unique_ptr<compute::Window>> InProcessRing::windows() const {
   return impl_->windows;
 }
+std::uint64_t InProcessRing::repacked_bytes() const {
+  return impl_->resident->cost().repacked_bytes;
+}
 const plan::Plan& InProcessRing::plan() const {
   return impl_->plan;
 }

@@ -56,6 +56,7 @@ class InProcessRing {
   [[nodiscard]] const model::ModelFile& model() const;
   [[nodiscard]] std::span<const std::unique_ptr<compute::Window>> windows() const;
   [[nodiscard]] const plan::Plan& plan() const;
+  [[nodiscard]] std::uint64_t repacked_bytes() const;  // of weights in another layout than the file's
 
  private:
   struct Impl;
