@@ -14,6 +14,13 @@ namespace {
 constexpr std::size_t kShiftNodes = 8;
 constexpr std::size_t kShapesKept = 4;  // decode, a full chunk, a chunk's rest, one more
 
+// A tensor of another place for each layer, with the views of it that the graph's nodes are.
+struct MovingTensor {
+  ggml_tensor* tensor = nullptr;
+  std::vector<ggml_tensor*> views;
+};
+
+// One graph for all layers of a kind: where weights, keys and values are is said before each compute.
 struct LayerGraph {
   std::uint64_t generation = 0;  // of the scratch memory it points to
   residency::ContextPtr ctx;
@@ -21,6 +28,7 @@ struct LayerGraph {
   Slices slices;                      // of a layer whose weights come in parts
   std::vector<ggml_tensor*> weights;  // of all parts, one after another
   std::vector<std::size_t> first;     // of each part's weights
+  MovingTensor k, v;
 };
 
 struct Shape {
@@ -31,7 +39,7 @@ struct Shape {
 struct GraphSet {
   Shape shape;
   std::uint64_t last_used = 0;
-  std::vector<LayerGraph> layers;
+  std::vector<LayerGraph> kinds;  // empty ones are built when they are needed
 };
 
 void point_weights(std::span<ggml_tensor* const> tensors, std::span<const residency::TensorPlace> places) {
@@ -39,6 +47,28 @@ void point_weights(std::span<ggml_tensor* const> tensors, std::span<const reside
     tensors[i]->data = places[i].data;
     tensors[i]->buffer = places[i].buffer;
     tensors[i]->extra = places[i].extra;
+  }
+}
+
+// Like `stored`, and there for now.
+MovingTensor declare_like(ggml_context* ctx, const ggml_tensor* stored) {
+  ggml_tensor* tensor = ggml_new_tensor_2d(ctx, stored->type, stored->ne[0], stored->ne[1]);
+  tensor->data = stored->data;
+  tensor->buffer = stored->buffer;
+  return {.tensor = tensor, .views = {}};
+}
+
+void find_views(ggml_context* ctx, MovingTensor& moving) {
+  for (ggml_tensor* t = ggml_get_first_tensor(ctx); t != nullptr; t = ggml_get_next_tensor(ctx, t))
+    if (t->view_src == moving.tensor) moving.views.push_back(t);
+}
+
+void point_at(const MovingTensor& moving, const ggml_tensor* stored) {
+  moving.tensor->data = stored->data;
+  moving.tensor->buffer = stored->buffer;
+  for (ggml_tensor* view : moving.views) {
+    view->data = static_cast<std::byte*>(stored->data) + view->view_offs;
+    view->buffer = stored->buffer;
   }
 }
 
@@ -76,6 +106,8 @@ struct Window::Impl {
   residency::WeightSource& weights;
   CellTable cells;
   std::unique_ptr<KvStorage> kv;
+  // By layer of the window. Layers of a kind have the same graph.
+  std::vector<std::uint32_t> kind_of;
   std::vector<GraphSet> graphs;
   std::uint64_t clock = 0;
   std::vector<std::int32_t> deltas;  // [n_cells] of the shift being applied; empty when there is none
@@ -87,6 +119,8 @@ struct Window::Impl {
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
   [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
   Result<LayerGraph> build(std::uint32_t il, const Shape& shape);
+  [[nodiscard]] bool same_kind(std::uint32_t il, std::uint32_t other) const;
+  void find_kinds();
   Result<LayerGraph*> graph_of(std::uint32_t il, GraphSet& set);
   Result<> compute(std::uint32_t il, GraphSet& set);
   Result<> compute_held(std::uint32_t il, GraphSet& set);
@@ -112,18 +146,43 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
   // Every layer of the architectures that there are attends to the whole context.
   const std::vector<std::uint32_t> cells(layers.size(), n_cells);
   HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, cells));
-  return std::unique_ptr<Window>(new Window(std::unique_ptr<Impl>(new Impl{.scratch = scratch,
-                                                                           .model = model,
-                                                                           .layers = layers,
-                                                                           .weights = weights,
-                                                                           .cells = CellTable(n_cells),
-                                                                           .kv = std::move(kv),
-                                                                           .graphs = {},
-                                                                           .clock = 0,
-                                                                           .deltas = {},
-                                                                           .shapes = {},
-                                                                           .arrivals = {},
-                                                                           .held = {}})));
+  std::unique_ptr<Impl> impl(new Impl{.scratch = scratch,
+                                      .model = model,
+                                      .layers = layers,
+                                      .weights = weights,
+                                      .cells = CellTable(n_cells),
+                                      .kv = std::move(kv),
+                                      .kind_of = {},
+                                      .graphs = {},
+                                      .clock = 0,
+                                      .deltas = {},
+                                      .shapes = {},
+                                      .arrivals = {},
+                                      .held = {}});
+  impl->find_kinds();
+  return std::unique_ptr<Window>(new Window(std::move(impl)));
+}
+
+// Whether the layers' graphs differ in nothing but where weights, keys and values are.
+bool Window::Impl::same_kind(std::uint32_t il, std::uint32_t other) const {
+  const std::uint32_t last = model.params().n_layer - 1;  // rows may be left out after it
+  if ((il == last) != (other == last) || kv->n_cells(il) != kv->n_cells(other)) return false;
+  const auto segment = model::SegmentId::of_layer(il), other_segment = model::SegmentId::of_layer(other);
+  const auto same_tensor = [](const model::SegmentTensor& a, const model::SegmentTensor& b) {
+    return a.role == b.role && a.tensor->type == b.tensor->type && a.tensor->ne == b.tensor->ne;
+  };
+  return std::ranges::equal(model.segment(segment), model.segment(other_segment), same_tensor) &&
+         std::ranges::equal(weights.parts(segment), weights.parts(other_segment));
+}
+
+void Window::Impl::find_kinds() {
+  std::vector<std::uint32_t> examples;  // a layer of each kind
+  for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
+    const auto found =
+        std::ranges::find_if(examples, [&](std::uint32_t example) { return same_kind(il, example); });
+    kind_of.push_back(static_cast<std::uint32_t>(found - examples.begin()));
+    if (found == examples.end()) examples.push_back(il);
+  }
 }
 
 std::span<float> Window::input(std::uint32_t n_tokens) {
@@ -182,10 +241,12 @@ Result<> Window::Impl::check_rows(std::uint32_t il, const wire::Batch& batch, co
 }
 
 Result<LayerGraph*> Window::Impl::graph_of(std::uint32_t il, GraphSet& set) {
-  LayerGraph& layer = set.layers[il - layers.begin];
+  LayerGraph& layer = set.kinds[kind_of[il - layers.begin]];
   if (layer.graph == nullptr || layer.generation != scratch.generation()) {
     HEARTH_TRY(layer, build(il, set.shape));
   }
+  point_at(layer.k, kv->k(il));
+  point_at(layer.v, kv->v(il));
   return &layer;
 }
 
@@ -301,8 +362,8 @@ GraphSet& Window::Impl::graphs_for(const Shape& shape) {
     } else {
       found = std::ranges::min_element(graphs, {}, &GraphSet::last_used);
     }
-    *found = GraphSet{.shape = shape, .last_used = clock, .layers = {}};
-    found->layers.resize(layers.size());
+    *found = GraphSet{.shape = shape, .last_used = clock, .kinds = {}};
+    found->kinds.resize(std::ranges::max(kind_of) + std::size_t{1});
   }
   found->last_used = clock;
   return *found;
@@ -329,12 +390,16 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   BatchInputs in =
       scratch.inputs(ctx, model.params().n_embd, shape.n_tokens, shape.n_kv, select ? shape.n_out : 0);
   in.keys_and_values_only = shape.n_out == 0 && il + 1 == model.params().n_layer;
-  const LayerKv layer_kv = {.k = kv->k(il), .v = kv->v(il), .n_kv = shape.n_kv};
+  built.k = declare_like(ctx, kv->k(il));
+  built.v = declare_like(ctx, kv->v(il));
+  const LayerKv layer_kv = {.k = built.k.tensor, .v = built.v.tensor, .n_kv = shape.n_kv};
   ggml_tensor* out =
       build_layer(ctx, built.graph, model, by_role, layer_kv, in, scratch.options().flash_attention);
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);
   HEARTH_TRY_VOID(scratch.allocate(built.graph));
+  find_views(ctx, built.k);
+  find_views(ctx, built.v);
   if (parts.size() > 1) built.slices = cut(built.graph, built.weights, built.first);
   built.generation = scratch.generation();
   return built;
