@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -196,6 +197,12 @@ ProcessMemory process_memory(const std::filesystem::path& root) {
           .swapped = status("VmSwap"),
           .major_faults = static_cast<std::uint64_t>(usage.ru_majflt),
           .read_bytes = read_key(root / "proc/self/io", "read_bytes").value_or(0)};
+}
+
+void give_back_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 void prefer_huge_pages(void* begin, std::size_t size) {

@@ -63,6 +63,10 @@ struct ProcessMemory {
 
 [[nodiscard]] ProcessMemory process_memory(const std::filesystem::path& root = "/");
 
+// Gives the system what this process has allocated and freed again: reading a vocabulary leaves a dozen MB of
+// that. Milliseconds; where the C library cannot, it does nothing.
+void give_back_freed_memory();
+
 // Asks for huge pages behind fresh anonymous memory that will be read from end to end again and again: fewer
 // misses in the processor's address cache. Call it before the first write; the system may ignore it.
 void prefer_huge_pages(void* begin, std::size_t size);

@@ -131,19 +131,19 @@ Result<std::uint64_t> ModelFlags::memory_bytes() const {
   // Too little is said before the vocabulary is loaded, which alone may be more.
   if (memory.empty()) {
     const std::uint64_t usable = memory_status().usable();
-    if (usable < node::kMemoryReserve)
+    if (usable < node::kLeastMemory)
       return fail(
           ErrorCode::kOutOfMemory,
           "{} of memory can be had here (see MemAvailable in /proc/meminfo, or the limit of the control "
-          "group), but {} is what hearth keeps for itself; end other programs or raise the limit",
-          format_bytes(usable), format_bytes(node::kMemoryReserve));
+          "group), but hearth needs {} at least; end other programs or raise the limit",
+          format_bytes(usable), format_bytes(node::kLeastMemory));
     return 0;
   }
   auto bytes = parse_bytes(memory);
   if (!bytes) return fail(ErrorCode::kInvalidArgument, "--memory: {}", bytes.error().message);
-  if (*bytes < node::kMemoryReserve)
-    return fail(ErrorCode::kOutOfMemory, "--memory: {}, but {} is what hearth keeps for itself; lend more",
-                format_bytes(*bytes), format_bytes(node::kMemoryReserve));
+  if (*bytes < node::kLeastMemory)
+    return fail(ErrorCode::kOutOfMemory, "--memory: {}, but hearth needs {} at least; lend more",
+                format_bytes(*bytes), format_bytes(node::kLeastMemory));
   return bytes;
 }
 

@@ -4,6 +4,7 @@
 #include <new>
 #include <type_traits>
 
+#include "base/os_memory.h"
 #include "wire/codec.h"
 
 namespace hearth::node {
@@ -57,14 +58,17 @@ void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Gener
             if constexpr (std::is_same_v<In, LoadPlan>) {
               const std::uint32_t epoch = in.plan.epoch;
               hooks.loaded(epoch, with_memory(epoch, [&] {
-                             return executor.load(in.plan, in.device,
-                                                  {.repack = in.plan.repack,
-                                                   .anonymous_limit = memory_limit,
-                                                   .progress = hooks.load_progress,
-                                                   .cancelled = [&] { return recalls.has(epoch); }});
+                             auto report = executor.load(in.plan, in.device,
+                                                         {.repack = in.plan.repack,
+                                                          .anonymous_limit = memory_limit,
+                                                          .progress = hooks.load_progress,
+                                                          .cancelled = [&] { return recalls.has(epoch); }});
+                             give_back_freed_memory();
+                             return report;
                            }));
             } else if constexpr (std::is_same_v<In, FreePlan>) {
               executor.free(in.epoch);
+              give_back_freed_memory();
               recalls.forget(in.epoch);
               if (hooks.freed) hooks.freed(in.epoch);
             } else if constexpr (std::is_same_v<In, FrameArrived>) {

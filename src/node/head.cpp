@@ -132,6 +132,7 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
   HEARTH_TRY(RingPlan made, plan_ring(model,
                                       {.n_ctx = options.epoch.n_ctx,
                                        .kv_type = options.epoch.kv_type,
+                                       .flash_attention = options.epoch.flash_attention,
                                        .max_outputs = options.max_outputs,
                                        .n_ubatch = options.epoch.n_ubatch,
                                        .rounds = options.rounds,

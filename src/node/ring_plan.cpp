@@ -17,6 +17,9 @@ using model::SegmentId;
 // Disks within this factor count as equally fast where layers are shared out.
 constexpr double kAlike = 1.3;
 
+// What buffers need besides, roughly.
+constexpr std::uint64_t kSmallBuffers = 4ULL << 20;
+
 // Bytes of everything, for one request.
 class Needs {
  public:
@@ -35,11 +38,12 @@ class Needs {
     return compute::KvStorage::bytes(model_.params(), layers, request_.kv_type, n_cells_);
   }
   // Hidden rows, mask and activations of the largest batch, on the head the logits: a generous estimate, the
-  // exact number comes with loading.
+  // exact number comes with loading. Without flash attention each head's scores are in memory, twice.
   [[nodiscard]] std::uint64_t buffers(std::uint32_t n_ubatch, bool head) const {
     const model::HyperParams& p = model_.params();
-    return n_ubatch * (n_cells_ * 4ULL + 16ULL * (std::uint64_t{p.n_embd} + p.n_ff)) + (32ULL << 20) +
-           (head ? 4ULL * request_.max_outputs * p.n_vocab : 0);
+    const std::uint64_t scores = request_.flash_attention ? 0 : 8ULL * n_cells_ * p.n_head;
+    return n_ubatch * (n_cells_ * 4ULL + scores + 16ULL * (std::uint64_t{p.n_embd} + p.n_ff)) +
+           kSmallBuffers + (head ? 4ULL * request_.max_outputs * p.n_vocab : 0);
   }
   [[nodiscard]] std::uint64_t output() const { return output_; }
   [[nodiscard]] const std::vector<std::uint64_t>& layers() const { return weights_; }

@@ -38,6 +38,7 @@ struct RingDevice {
 struct RingRequest {
   std::uint32_t n_ctx = 0;
   wire::KvType kv_type = wire::KvType::kF16;
+  bool flash_attention = true;
   std::uint32_t max_outputs = 1;       // most rows of logits in one batch
   std::uint32_t n_ubatch = 0;          // 0: by memory
   std::uint32_t rounds = 0;            // 0: the best; with windows: as many as they need

@@ -27,7 +27,7 @@ class RingPlanning : public ::testing::Test {
   }
   // Buffers of a device as the plan counts them, without logits.
   [[nodiscard]] std::uint64_t buffers(std::uint32_t n_ubatch) const {
-    return n_ubatch * (256 * 4ULL + 16ULL * (model.params().n_embd + model.params().n_ff)) + 32 * kMiB;
+    return n_ubatch * (256 * 4ULL + 16ULL * (model.params().n_embd + model.params().n_ff)) + 4 * kMiB;
   }
   [[nodiscard]] static RingRequest request() { return {.n_ctx = 256, .windows = {}}; }
   // n devices; disks are slow, computing is fast.
@@ -129,11 +129,11 @@ TEST_F(RingPlanning, WindowsTakeAsManyRoundsAsTheyNeed) {
 }
 
 TEST_F(RingPlanning, WithoutRoomForBuffersTheErrorSaysWhatEachNeeds) {
-  const auto none = plan_ring(model, request(), devices(2, 8 * kMiB));
+  const auto none = plan_ring(model, request(), devices(2, 1 * kMiB));
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code, ErrorCode::kOutOfMemory);
-  EXPECT_THAT(none.error().message, HasSubstr("d0 lends 8.4 MB and needs "));
-  EXPECT_THAT(none.error().message, HasSubstr("d1 lends 8.4 MB and needs "));
+  EXPECT_THAT(none.error().message, HasSubstr("d0 lends 1.0 MB and needs "));
+  EXPECT_THAT(none.error().message, HasSubstr("d1 lends 1.0 MB and needs "));
   EXPECT_THAT(none.error().message, HasSubstr("--memory"));
 }
 

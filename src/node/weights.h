@@ -9,14 +9,22 @@
 
 namespace hearth::node {
 
-// Of what a device lends, this much is left for everything that is not accounted to an epoch: the program
-// itself, messages, the kernel's own use of a control group.
-inline constexpr std::uint64_t kMemoryReserve = std::uint64_t{48} << 20;
+// Of what a device lends, this much is left for everything that is not accounted to an epoch: pages of the
+// program and its libraries (about 10 MB), messages, graphs, the kernel's own use of a control group.
+inline constexpr std::uint64_t kMemoryReserve = std::uint64_t{24} << 20;
+// And of each this many bytes one, for the page tables: 8 bytes for 4 KiB.
+inline constexpr std::uint64_t kMappedPerTableByte = 512;
 
-// Memory for epochs. `asked`: what the user lends, this program included; 0: what is available.
+// Less is refused at the start, before the vocabulary is loaded, which alone may take more.
+inline constexpr std::uint64_t kLeastMemory = std::uint64_t{48} << 20;
+
+// Memory for epochs. `asked`: what the user lends, this program included; 0: what is available. Freed memory
+// goes back to the system first.
 [[nodiscard]] inline std::uint64_t memory_for_epochs(std::uint64_t asked) {
-  const std::uint64_t taken = kMemoryReserve + (asked == 0 ? 0 : process_memory().anonymous);
+  give_back_freed_memory();
   const std::uint64_t all = asked == 0 ? available_memory() : asked;
+  const std::uint64_t taken =
+      kMemoryReserve + all / kMappedPerTableByte + (asked == 0 ? 0 : process_memory().anonymous);
   return all - std::min(all, taken);
 }
 

@@ -29,7 +29,7 @@ struct PartSizes {
 };
 
 // Parts in the slots of a device that is visited once per token: a deeper buffer does not help, see above.
-inline constexpr std::uint64_t kPartsOfOneVisit = 6;
+inline constexpr std::uint64_t kPartsOfOneVisit = 4;
 // Fewer, and the disk waits for the computing or the computing for the disk.
 inline constexpr std::uint64_t kLeastParts = 2;
 

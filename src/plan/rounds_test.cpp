@@ -32,8 +32,8 @@ double period(std::span<const DeviceLoad> devices, double hop_s, std::uint32_t r
 
 TEST(Rounds, SlotsHoldWhatOneVisitStreamsAndWhatIsInUse) {
   const PartSizes parts = {.largest_bytes = 50, .mean_bytes = 30};
-  // As much as six parts, the largest among them.
-  EXPECT_EQ(slots_wanted(VisitBytes{1400}, 400, 1000, parts), 5 * 30U + 50);
+  // As much as four parts, the largest among them.
+  EXPECT_EQ(slots_wanted(VisitBytes{1400}, 400, 1000, parts), 3 * 30U + 50);
   // 5 visits stream 120 each: 600 = 400 + 120 + 30 + 50.
   EXPECT_EQ(slots_wanted(VisitBytes(5, 280), 400, 1000, parts), 120 + 30U + 50);
   EXPECT_EQ(slots_wanted(VisitBytes(2, 700), 400, 1000, parts), 480 + 30U + 50);
@@ -103,8 +103,8 @@ TEST(Rounds, OneDeviceIsVisitedOnce) {
   one.resize(1);
   const Rounds best = best_rounds(one, kHop);
   EXPECT_EQ(best.rounds, 1U);
-  // Its disk works all the time: what is missing and six slots of a quarter.
-  EXPECT_NEAR(best.period_s, (8 + 1.5) * 0.17, 1e-4);
+  // Its disk works all the time: what is missing and four slots of a quarter.
+  EXPECT_NEAR(best.period_s, (8 + 1.0) * 0.17, 1e-4);
 }
 
 TEST(Rounds, SlotsThatDoNotHoldAVisitMakeItWait) {

@@ -34,10 +34,10 @@ TEST(StreamPlan, WhatFitsIsPinnedAsAWhole) {
 }
 
 TEST(StreamPlan, HalfOfTheMemoryStreamsEveryOtherPart) {
-  // 24 parts of 10 pages; 180 pages of memory: slots for six parts take 60, 120 are pinned.
-  const auto made = plan(Sizes(24, 10 * kPage), 180 * kPage, 1);
+  // 24 parts of 10 pages; 160 pages of memory: slots for four parts take 40, 120 are pinned.
+  const auto made = plan(Sizes(24, 10 * kPage), 160 * kPage, 1);
   ASSERT_TRUE(made);
-  EXPECT_EQ(made->slots_bytes, 60 * kPage);
+  EXPECT_EQ(made->slots_bytes, 40 * kPage);
   EXPECT_EQ(made->page_bytes, kPage);
   EXPECT_EQ(made->pinned_bytes, 120 * kPage);
   EXPECT_EQ(made->streamed_bytes, 120 * kPage);
@@ -72,12 +72,12 @@ TEST(StreamPlan, ALargeVisitStreamsNoMoreThanOthers) {
 }
 
 TEST(StreamPlan, SmallPartsTakeLessOfTheSlots) {
-  // One part of 40 pages and 20 of 10: 11.4 on average, 5 of them and the largest are 97 pages.
+  // One part of 30 pages and 20 of 10: 10.95 on average, 3 of them and the largest are 62 pages.
   Sizes sizes(20, 10 * kPage);
-  sizes.push_back(40 * kPage);
+  sizes.push_back(30 * kPage);
   const auto made = plan(sizes, 150 * kPage, 1);
   ASSERT_TRUE(made);
-  EXPECT_EQ(made->slots_bytes, 97 * kPage);
+  EXPECT_EQ(made->slots_bytes, 62 * kPage);
 }
 
 TEST(StreamPlan, PartsThatFillThemTakeHugePages) {
@@ -85,7 +85,7 @@ TEST(StreamPlan, PartsThatFillThemTakeHugePages) {
   const auto made = plan(Sizes(20, 8 * kMiB - 7), 120 * kMiB, 1, kHuge);
   ASSERT_TRUE(made);
   EXPECT_EQ(made->page_bytes, kHuge);
-  EXPECT_EQ(made->slots_bytes, 6 * 8 * kMiB);
+  EXPECT_EQ(made->slots_bytes, 4 * 8 * kMiB);
   const auto small = plan(Sizes(20, 7 * kMiB), 105 * kMiB, 1, kHuge);
   ASSERT_TRUE(small);
   EXPECT_EQ(small->page_bytes, kPage) << "an eighth of the memory would be lost";
@@ -113,14 +113,14 @@ TEST(StreamPlan, SlotsHoldWhatIsStreamedOfALayer) {
   request.budget_bytes = 15 * kPage;
   const auto little = plan_stream(request);
   ASSERT_TRUE(little);
-  EXPECT_EQ(little->slots_bytes, 6 * kPage);
+  EXPECT_EQ(little->slots_bytes, 4 * kPage);
   // Two layers of 50.
   const std::vector<StreamRequest::Parts> two = {{0, 50}, {50, 100}};
   request.layers = two;
   request.budget_bytes = 95 * kPage;
   const auto most = plan_stream(request);
   ASSERT_TRUE(most);
-  EXPECT_EQ(most->slots_bytes, 6 * kPage) << "5 and 6 of slots are 11 in two layers";
+  EXPECT_EQ(most->slots_bytes, 5 * kPage) << "5 and 5 of slots are 10 in two layers";
 }
 
 TEST(StreamPlan, TooLittleForTwoSlotsSaysWhatIsMissing) {

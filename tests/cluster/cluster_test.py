@@ -490,7 +490,7 @@ class Usage(unittest.TestCase):
         with Ring(1) as ring:
             head = ring.run("-p", "hi", "--memory", "1MiB", addresses=[])
             self.assertEqual(head.wait(), 4, head.err.text())
-        self.check(4, "50.3 MB is what hearth keeps for itself", "run", "-m", MODEL, "-p", "hi", "--memory", "34MB")
+        self.check(4, "hearth needs 50.3 MB at least", "run", "-m", MODEL, "-p", "hi", "--memory", "34MB")
 
 
 if __name__ == "__main__":
