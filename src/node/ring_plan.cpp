@@ -134,15 +134,12 @@ std::vector<std::uint64_t> alike(const std::vector<std::uint64_t>& disks) {
   return made;
 }
 
-// Where not everything fits, without windows by hand.
+// Where not everything fits, without windows by hand. `rates`: of each device.
 Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
-                                const std::vector<RingDevice>& devices, std::uint32_t n_ubatch) {
+                                const std::vector<RingDevice>& devices,
+                                const std::vector<plan::DeviceRates>& rates, std::uint32_t n_ubatch) {
   RingPlan made = {.plan = {}, .n_ubatch = n_ubatch, .rounds = std::max(request.rounds, 1U), .streams = true};
   const std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, n_ubatch);
-  std::vector<plan::DeviceRates> rates(devices.size());
-  if (devices.size() > 1)
-    for (std::size_t m = 0; m < devices.size(); ++m)
-      if (devices[m].rates) rates[m] = devices[m].rates();
   const std::vector<std::uint64_t> disks = disks_of(rates);
   const std::vector<std::uint64_t> shared_by = alike(disks);
   const auto split = [&] {
@@ -153,7 +150,7 @@ Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
                                  memory, shared_by);
   };
   HEARTH_TRY(made.plan, split());
-  if (devices.size() == 1) return made;
+  if (devices.size() == 1) return made;  // rounds are for those who take turns
   std::vector<plan::DeviceLoad> loads;
   bool all_known = true;
   for (std::size_t m = 0; m < devices.size(); ++m) {
@@ -168,6 +165,16 @@ Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
   }
   if (all_known) made.period_s = plan::token_period(loads, made.plan.steps, kAssumedHopS);
   return made;
+}
+
+// Whether each device that streams has memory for the slots it needs at least.
+bool has_slots(const Needs& needs, const RingPlan& made, const std::vector<RingDevice>& devices) {
+  for (std::size_t m = 0; m < devices.size(); ++m) {
+    const plan::DeviceLoad load =
+        needs.load(made.plan, static_cast<std::uint16_t>(m), made.n_ubatch, devices[m].memory_bytes);
+    if (load.streams() && load.memory_bytes < plan::kLeastParts * load.parts.largest_bytes) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -217,7 +224,17 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
     return made;
   }
 
-  return plan_streaming(needs, request, devices, small);
+  std::vector<plan::DeviceRates> rates(devices.size());
+  if (devices.size() > 1)
+    for (std::size_t m = 0; m < devices.size(); ++m)
+      if (devices[m].rates) rates[m] = devices[m].rates();
+  for (const std::uint32_t n_ubatch : {small, batch(kStreamingBatch / 2)}) {
+    auto streaming = plan_streaming(needs, request, devices, rates, n_ubatch);
+    if (streaming && has_slots(needs, *streaming, devices)) return streaming;
+    if (!streaming && streaming.error().code != ErrorCode::kOutOfMemory) return streaming;
+  }
+  // Whoever has too little says so with the exact numbers, or does with a little less than was estimated.
+  return plan_streaming(needs, request, devices, rates, batch(kLeastBatch));
 }
 
 }  // namespace hearth::node

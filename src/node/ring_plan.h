@@ -23,6 +23,8 @@ namespace hearth::node {
 // Most tokens computed at once, where the user does not say and everything fits, and where devices stream.
 inline constexpr std::uint32_t kBatch = 512;
 inline constexpr std::uint32_t kStreamingBatch = 128;
+inline constexpr std::uint32_t kLeastBatch =
+    32;  // where the buffers of larger ones leave nothing for weights
 // Of a link whose time was not measured: Wi-Fi at home.
 inline constexpr double kAssumedHopS = 0.003;
 // Of a disk that could not be measured, where no other one could: a hard disk or a memory card.

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "compute/kv_storage.h"
+#include "residency/division.h"
 #include "support/test_models.h"
 #include "support/value_of.h"
 
@@ -71,6 +72,26 @@ TEST_F(RingPlanning, SmallerBatchesComeBeforeStreaming) {
   const RingPlan made = value_of(plan_ring(model, request(), devices(1, between)));
   EXPECT_FALSE(made.streams);
   EXPECT_EQ(made.n_ubatch, 128U);
+}
+
+TEST_F(RingPlanning, BatchesAreAsSmallAsTheLeastSlotsAskFor) {
+  const std::uint64_t kv =
+      compute::KvStorage::bytes(model.params(), model.params().n_layer, wire::KvType::kF16, 256);
+  std::uint64_t largest = 0;
+  for (std::uint32_t il = 0; il <= model.params().n_layer; ++il) {
+    const auto id = il < model.params().n_layer ? model::SegmentId::of_layer(il) : model::SegmentId::output();
+    for (const auto& part : residency::divide(model, id, residency::kPartBytes, residency::kBlockBytes))
+      largest = std::max(largest, residency::part_bytes(model, id, part));
+  }
+  const auto batch_with = [&](std::uint64_t room) {
+    const auto made =
+        plan_ring(model, request(), devices(1, kv + 4ULL * model.params().n_vocab + 2 * largest + room));
+    return made ? made->n_ubatch : 0;
+  };
+  EXPECT_EQ(batch_with(buffers(128)), 128U);
+  EXPECT_EQ(batch_with(buffers(128) - 1), 64U);
+  EXPECT_EQ(batch_with(buffers(64)), 64U);
+  EXPECT_EQ(batch_with(buffers(64) - 1), 32U);
 }
 
 TEST_F(RingPlanning, WhatDoesNotFitIsStreamedInTheBestNumberOfRounds) {
