@@ -171,7 +171,7 @@ void RingFlags::add(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   add_number_or_auto(app, "--ubatch-size", n_ubatch, 8192,
-                     "most tokens computed at once (also -ub); auto: 512, or 128 where that saves "
+                     "most tokens computed at once (also -ub); auto: 512, or at most 128 where that saves "
                      "streaming or weights are streamed");
   app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache (also -ctk, -ctv)")
       ->check(CLI::IsMember({"f16", "f32"}))
