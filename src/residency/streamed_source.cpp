@@ -13,14 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include <sys/stat.h>
-
-#include "base/os_fault_guard.h"
 #include "base/os_memory.h"
 #include "base/os_pages.h"
 #include "base/units.h"
 #include "residency/division.h"
 #include "residency/ggml_tensors.h"
+#include "residency/mapped_pack.h"
 #include "residency/repack.h"
 #include "residency/resident_source.h"
 #include "residency/slot_pool.h"
@@ -38,39 +36,25 @@ constexpr std::size_t kPinsPerLook = 4;
 
 using Clock = std::chrono::steady_clock;
 
-// One part as it is stored: tensors one behind the other, each on a block of its own.
+// One part, and where it is.
 struct Unit {
   model::SegmentId segment;
   std::uint32_t part = 0;
-  std::uint64_t offset = 0;             // in the pack
-  std::uint64_t bytes = 0;              // a multiple of kPackBlock
-  std::span<const PackTensor> tensors;  // of the pack's header
-  std::vector<TensorPlace> handles;     // without data; buffer is null for plain tensors
-  std::vector<TensorPlace> places;      // where they are now; unchanged while held
-  std::optional<std::size_t> slot;      // where it is or is read into
-  bool ready = false;                   // it is there
-  bool held = false;                    // acquired and not released
-  bool from_mapping = false;            // it is held so although it is not pinned
-  Clock::time_point looked{};           // when all its pages were last seen in memory, pinned
+  StoredPart stored;
+  std::vector<TensorPlace> handles;  // without data; buffer is null for plain tensors
+  std::vector<TensorPlace> places;   // where they are now; unchanged while held
+  std::optional<std::size_t> slot;   // where it is or is read into
+  bool ready = false;                // it is there
+  bool held = false;                 // acquired and not released
+  bool from_mapping = false;         // it is held so although it is not pinned
+  Clock::time_point looked{};        // when all its pages were last seen in memory, pinned
 };
-
-// When the pack's contents or size were last changed.
-struct FileState {
-  std::int64_t seconds = 0, nanoseconds = 0, size = 0;
-  friend bool operator==(const FileState&, const FileState&) = default;
-};
-
-FileState state_of(int descriptor) {
-  struct stat status{};
-  if (::fstat(descriptor, &status) != 0) return {};
-  return {status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_size};
-}
 
 }  // namespace
 
 struct StreamedSource::Impl {
-  explicit Impl(PackFile file, ggml_backend_device* compute_device)
-      : pack(std::move(file)), device(compute_device), handles(compute_device) {}
+  explicit Impl(std::unique_ptr<MappedPack> mapped, ggml_backend_device* compute_device)
+      : pack(std::move(mapped)), device(compute_device), handles(compute_device) {}
   ~Impl() {
     {
       const std::lock_guard lock(mutex);
@@ -100,46 +84,19 @@ struct StreamedSource::Impl {
   void unpin(std::size_t unit);
   void drop_unpinned();
   void list_streamed();
-  [[nodiscard]] Error damaged(const Unit& unit) const {
-    return {ErrorCode::kInvalidFile,
-            std::format(
-                "{}: {} has other bytes than when it was packed: the disk or the file is damaged; remove it "
-                "(hearth cache rm), it is built again",
-                pack.path().string(), segment_text(unit.segment))};
-  }
-  // The same file as is mapped, also when its name is another's by now.
-  [[nodiscard]] std::string descriptor_path() const {
-    return std::format("/proc/self/fd/{}", pack.descriptor());
-  }
-  // An error of the reader, which knows the pack by that name only.
-  [[nodiscard]] Error named(Error of_reader) const {
-    const std::string name = descriptor_path();
-    if (of_reader.message.starts_with(name)) of_reader.message.replace(0, name.size(), pack.path().string());
-    return of_reader;
-  }
-  [[nodiscard]] std::span<const std::uint8_t> mapped(const Unit& unit) const {
-    return pack.bytes().subspan(unit.offset, unit.bytes);
-  }
-  // Whether all its pages are in memory; also where the system does not say.
-  [[nodiscard]] bool is_resident(const Unit& unit) const {
-    const auto pages = resident_pages(mapped(unit));
-    return !pages || *pages == count_pages(mapped(unit));
-  }
-  // Whether the tensors of `unit`, which begin at `at`, have their bytes.
-  [[nodiscard]] static bool intact(const Unit& unit, const std::uint8_t* at) {
-    return std::ranges::all_of(unit.tensors, [&](const PackTensor& tensor) {
-      return matches(tensor, {at + (tensor.offset - unit.offset), tensor.bytes});
-    });
-  }
   static void place(Unit& unit, std::uint8_t* at, ggml_backend_buffer* plain) {
-    for (std::size_t i = 0; i < unit.tensors.size(); ++i) {
+    for (std::size_t i = 0; i < unit.stored.tensors.size(); ++i) {
       unit.places[i] = unit.handles[i];
-      unit.places[i].data = at + (unit.tensors[i].offset - unit.offset);
+      unit.places[i].data = at + (unit.stored.tensors[i].offset - unit.stored.offset);
       if (unit.places[i].buffer == nullptr) unit.places[i].buffer = plain;
     }
   }
+  // ggml's interface takes a mutable pointer; a read-only mapping is only ever read.
+  void place_in_mapping(Unit& unit) const {
+    place(unit, const_cast<std::uint8_t*>(pack->bytes(unit.stored).data()), map_buffer.get());
+  }
 
-  PackFile pack;
+  std::unique_ptr<MappedPack> pack;
   ggml_backend_device* device;
   LayoutHandles handles;
   BufferPtr map_buffer;
@@ -150,8 +107,6 @@ struct StreamedSource::Impl {
   std::vector<std::uint64_t> sizes;     // by unit
   std::vector<std::uint32_t> visit_of;  // by unit
   StreamPlan plan;
-  std::optional<FaultGuard> guard;
-  FileState state;
 
   std::optional<DirectReader> reader;  // the loader's
   std::optional<PressureWatch> watch;  // the keeper's; wake() is for any thread
@@ -181,7 +136,8 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
                                                              std::span<const model::SegmentId> segments,
                                                              ggml_backend_device* device, PackFile pack,
                                                              const StreamOptions& options) {
-  auto impl = std::make_unique<Impl>(std::move(pack), device);
+  HEARTH_TRY(auto mapped, MappedPack::open(std::move(pack)));
+  auto impl = std::make_unique<Impl>(std::move(mapped), device);
   HEARTH_CHECK(options.visit_of.empty() || options.visit_of.size() == segments.size());
   for (std::size_t s = 0; s < segments.size(); ++s) {
     const model::SegmentId id = segments[s];
@@ -200,15 +156,11 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
       impl->visit_of.resize(impl->units.size(), options.visit_of.empty() ? 0 : options.visit_of[s]);
     }
   }
-  const auto bytes = impl->pack.bytes();
-  impl->state = state_of(impl->pack.descriptor());
-  HEARTH_TRY(impl->guard, FaultGuard::watch(bytes));
-  advise_random(bytes);
-  // ggml's interface takes a mutable pointer; a read-only mapping is only ever read.
+  const auto bytes = impl->pack->file().bytes();
   impl->map_buffer.reset(ggml_backend_dev_buffer_from_host_ptr(
       device, const_cast<std::uint8_t*>(bytes.data()), bytes.size(), bytes.size()));
   if (!impl->map_buffer)
-    return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", impl->pack.path().string());
+    return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", impl->pack->file().path().string());
   if (!impl->units.empty()) {
     std::vector<std::uint64_t>& sizes = impl->sizes;
     std::vector<StreamRequest::Parts> layers;
@@ -217,7 +169,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
         if (unit.part == 0) layers.push_back({.begin = sizes.size(), .end = 0});
         layers.back().end = sizes.size() + 1;
       }
-      sizes.push_back(unit.bytes);
+      sizes.push_back(unit.stored.bytes);
     }
     const std::size_t huge = huge_page_bytes();
     HEARTH_TRY(impl->plan, plan_stream({.part_bytes = sizes,
@@ -230,12 +182,10 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
   }
   impl->pinned = impl->plan.pinned;
   impl->list_streamed();
-  // What building and looking left in the page cache would only be in the way of pins.
-  drop(bytes, impl->pack.file(), 0);
   HEARTH_TRY_VOID(impl->pin_all(options));
   if (!impl->streamed.empty()) {
-    auto reader = DirectReader::open(impl->descriptor_path(), options.reader);
-    if (!reader) return std::unexpected(impl->named(std::move(reader).error()));
+    auto reader = DirectReader::open(impl->pack->descriptor_path(), options.reader);
+    if (!reader) return std::unexpected(impl->pack->named(std::move(reader).error()));
     impl->reader = *std::move(reader);
     impl->loader = std::thread([impl = impl.get()] { impl->load(); });
     // Locked pins stay, whoever wants their memory.
@@ -252,7 +202,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
 }
 
 Result<> StreamedSource::Impl::add_units(model::SegmentId id, std::uint64_t max_part_bytes) {
-  const PackSegment& segment = pack.segment(id);
+  const PackSegment& segment = pack->file().segment(id);
   HEARTH_CHECK(segment.present, "a pack without a segment that was asked for");
   std::vector<Part>& list = parts[id];
   HEARTH_CHECK(list.empty(), "a segment is listed twice");
@@ -273,13 +223,14 @@ Result<> StreamedSource::Impl::add_units(model::SegmentId id, std::uint64_t max_
   for (std::size_t p = 0; p < list.size(); ++p) {
     Unit unit{.segment = id,
               .part = static_cast<std::uint32_t>(p),
-              .tensors = std::span(segment.tensors).subspan(next_piece, list[p].n_tensors),
+              .stored = {.tensors = std::span(segment.tensors).subspan(next_piece, list[p].n_tensors)},
               .handles = {},
               .places = {},
               .slot = {}};
-    unit.offset = unit.tensors.front().offset;
-    unit.bytes = unit.tensors.back().offset + pack_padded(unit.tensors.back().bytes) - unit.offset;
-    for (const PackTensor& tensor : unit.tensors) {
+    StoredPart& stored = unit.stored;
+    stored.offset = stored.tensors.front().offset;
+    stored.bytes = stored.tensors.back().offset + pack_padded(stored.tensors.back().bytes) - stored.offset;
+    for (const PackTensor& tensor : stored.tensors) {
       TensorPlace handle;
       if (!tensor.layout.empty()) {
         HEARTH_TRY(handle, handles.place(tensor.layout, tensor.ggml_type, tensor.row_values,
@@ -303,7 +254,7 @@ Result<> StreamedSource::Impl::pin_all(const StreamOptions& options) {
       return fail(ErrorCode::kCancelled, "reading weights into memory was ended at {} of {}",
                   format_bytes(done), format_bytes(plan.pinned_bytes));
     HEARTH_TRY_VOID(pin(i, options.lock_pins));
-    done += units[i].bytes;
+    done += sizes[i];
     if (options.progress) options.progress(done, plan.pinned_bytes);
   }
   return {};
@@ -311,11 +262,9 @@ Result<> StreamedSource::Impl::pin_all(const StreamOptions& options) {
 
 Result<> StreamedSource::Impl::pin(std::size_t index, bool lock_pages) {
   Unit& unit = units[index];
-  HEARTH_TRY_VOID(populate(mapped(unit)));
-  HEARTH_TRY_VOID(mark_active(pack.file(), unit.offset, unit.bytes));
-  if (lock_pages) HEARTH_TRY_VOID(lock(mapped(unit)));
-  if (!intact(unit, mapped(unit).data())) return std::unexpected(damaged(unit));
-  place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
+  HEARTH_TRY_VOID(pack->keep(unit.stored, lock_pages));
+  if (!pack->intact(unit.stored)) return std::unexpected(pack->damaged(unit.segment));
+  place_in_mapping(unit);
   return {};
 }
 
@@ -326,10 +275,10 @@ void StreamedSource::Impl::assign_slots() {
   for (std::size_t i = 0; i < streamed.size(); ++i) {
     Unit& unit = units[streamed[(first + i) % streamed.size()]];
     if (unit.slot || unit.held) continue;  // held without a slot: it is used from the mapping
-    while (!(unit.slot = slots.take(unit.bytes)))
+    while (!(unit.slot = slots.take(unit.stored.bytes)))
       if (!evict_beyond(i, first)) return;
     reader->submit({.id = static_cast<std::uint64_t>(&unit - units.data()),
-                    .offset = unit.offset,
+                    .offset = unit.stored.offset,
                     .into = slots.bytes(*unit.slot)});
   }
 }
@@ -361,15 +310,15 @@ void StreamedSource::Impl::load() {
     auto completion = reader->wait(kIdle);
     std::optional<Error> failure;
     if (!completion)
-      failure = named(completion.error());
+      failure = pack->named(completion.error());
     else if (*completion && (*completion)->error)
-      failure = named(*(*completion)->error);
+      failure = pack->named(*(*completion)->error);
     if (!failure && *completion) {
       // Its slot is the reader's, and nobody else's, until it is ready.
       Unit& unit = units[(*completion)->id];
       std::uint8_t* const at = slots.bytes(*unit.slot).data();
-      if (!intact(unit, at))
-        failure = damaged(unit);
+      if (!unit.stored.intact(at))
+        failure = pack->damaged(unit.segment);
       else
         place(unit, at, slots.buffer());
     }
@@ -379,7 +328,7 @@ void StreamedSource::Impl::load() {
     } else if (*completion) {
       Unit& unit = units[(*completion)->id];
       unit.ready = true;
-      read_bytes += unit.bytes;
+      read_bytes += unit.stored.bytes;
     }
     changed.notify_all();
   }
@@ -424,7 +373,7 @@ bool StreamedSource::Impl::forget_lost_pins() {
       const std::lock_guard lock(mutex);
       if (!pinned[i] || units[i].held) continue;
     }
-    const bool there = is_resident(units[i]);
+    const bool there = pack->is_resident(units[i].stored);
     const std::lock_guard lock(mutex);
     if (there) {
       units[i].looked = Clock::now();
@@ -462,8 +411,8 @@ bool StreamedSource::Impl::take_again(std::uint64_t bytes) {
   bool some = false;
   for (const std::size_t unit : missing) {
     if (tried == kPinsPerLook || stop.stop_requested()) break;
-    if (units[unit].bytes > bytes) continue;
-    bytes -= units[unit].bytes;
+    if (sizes[unit] > bytes) continue;
+    bytes -= sizes[unit];
     ++tried;
     some = pin_again(unit) || some;
   }
@@ -474,11 +423,10 @@ bool StreamedSource::Impl::take_again(std::uint64_t bytes) {
 bool StreamedSource::Impl::pin_again(std::size_t index) {
   Unit& unit = units[index];
   // A file that cannot be read any more is the loader's to report: it reads this unit for the next token.
-  if (!populate(mapped(unit), stop.get_token()) || !mark_active(pack.file(), unit.offset, unit.bytes))
-    return false;
-  const bool good = intact(unit, mapped(unit).data());
+  if (!pack->keep(unit.stored, false, stop.get_token())) return false;
+  const bool good = pack->intact(unit.stored);
   std::unique_lock lock(mutex);
-  if (!good && !error) error = damaged(unit);
+  if (!good && !error) error = pack->damaged(unit.segment);
   const auto is_free = [&] { return !unit.held && (!unit.slot || unit.ready); };
   changed.wait_for(lock, kLook, [&] { return stopping || error || is_free(); });
   if (error) changed.notify_all();
@@ -487,7 +435,7 @@ bool StreamedSource::Impl::pin_again(std::size_t index) {
     return false;
   }
   if (unit.slot) leave_slot(unit);
-  place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
+  place_in_mapping(unit);
   unit.looked = Clock::now();
   pinned[index] = true;
   std::erase(unpinned, index);
@@ -510,7 +458,7 @@ void StreamedSource::Impl::list_streamed() {
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < units.size(); ++i) {
     if (pinned[i])
-      bytes += units[i].bytes;
+      bytes += sizes[i];
     else
       streamed.push_back(i);
   }
@@ -524,7 +472,7 @@ void StreamedSource::Impl::drop_unpinned() {
     const std::lock_guard lock(mutex);
     list = std::exchange(unpinned, {});
   }
-  for (const std::size_t i : list) drop(mapped(units[i]), pack.file(), units[i].offset);
+  for (const std::size_t i : list) pack->give_back(units[i].stored);
 }
 
 // --- WeightSource ------------------------------------------------------------------------------------------
@@ -548,7 +496,7 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
       return std::span<const TensorPlace>(unit.places);
     // Pages that were taken would come back one by one while it is computed with.
     lock.unlock();
-    const bool there = s.is_resident(unit);
+    const bool there = s.pack->is_resident(unit.stored);
     lock.lock();
     unit.looked = Clock::now();
     if (there) return std::span<const TensorPlace>(unit.places);
@@ -558,8 +506,8 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
   }
 
   // Pins of what is held together were lost meanwhile: there are no slots for them all.
-  if (!unit.slot &&
-      (s.held_bytes + s.slots.needed_bytes(unit.bytes) > s.slots.limit_bytes() || s.n_held == s.slots.size()))
+  if (!unit.slot && (s.held_bytes + s.slots.needed_bytes(unit.stored.bytes) > s.slots.limit_bytes() ||
+                     s.n_held == s.slots.size()))
     return s.use_mapping(index, lock);
   if (!unit.ready) {
     const auto start = Clock::now();
@@ -570,7 +518,7 @@ Result<std::span<const TensorPlace>> StreamedSource::acquire(model::SegmentId id
   if (s.error) return std::unexpected(*s.error);
   unit.held = true;
   if (unit.slot) {
-    s.held_bytes += s.slots.needed_bytes(unit.bytes);
+    s.held_bytes += s.slots.needed_bytes(unit.stored.bytes);
     ++s.n_held;
   }
   return std::span<const TensorPlace>(unit.places);
@@ -582,8 +530,8 @@ Result<std::span<const TensorPlace>> StreamedSource::Impl::use_mapping(std::size
   Unit& unit = units[index];
   unit.held = true;
   lock.unlock();
-  Result<> there = populate(mapped(unit), stop.get_token());
-  if (there && !intact(unit, mapped(unit).data())) there = std::unexpected(damaged(unit));
+  Result<> there = pack->bring_in(unit.stored, stop.get_token());
+  if (there && !pack->intact(unit.stored)) there = std::unexpected(pack->damaged(unit.segment));
   lock.lock();
   unit.from_mapping = static_cast<bool>(there);
   if (!there) {
@@ -591,8 +539,8 @@ Result<std::span<const TensorPlace>> StreamedSource::Impl::use_mapping(std::size
     unpinned.push_back(index);
     return std::unexpected(std::move(there).error());
   }
-  read_bytes += unit.bytes;
-  place(unit, const_cast<std::uint8_t*>(mapped(unit).data()), map_buffer.get());
+  read_bytes += unit.stored.bytes;
+  place_in_mapping(unit);
   return std::span<const TensorPlace>(unit.places);
 }
 
@@ -604,7 +552,7 @@ void StreamedSource::release(model::SegmentId id, std::uint32_t part) {
     const std::lock_guard lock(s.mutex);
     Unit& unit = s.units[index];
     if (unit.slot) {
-      s.held_bytes -= s.slots.needed_bytes(unit.bytes);
+      s.held_bytes -= s.slots.needed_bytes(unit.stored.bytes);
       --s.n_held;
     }
     if (std::exchange(unit.from_mapping, false)) s.unpinned.push_back(index);
@@ -618,21 +566,14 @@ void StreamedSource::release(model::SegmentId id, std::uint32_t part) {
 Result<> StreamedSource::still_good() {
   Impl& s = *impl_;
   if (s.embedding) HEARTH_TRY_VOID(s.embedding->still_good());
-  if (s.guard->damaged())
-    return fail(ErrorCode::kIo,
-                "{}: the file became shorter or unreadable while it was computed with; start again",
-                s.pack.path().string());
-  const FileState now = state_of(s.pack.descriptor());
-  if (now == s.state) return {};
-  // Another process may have added layers to it. What is pinned is looked through; what is streamed always
-  // is.
-  // Also what is pinned no more: it may have been computed with before.
-  for (std::size_t i = 0; i < s.units.size(); ++i)
-    if (s.plan.pinned[i] && !Impl::intact(s.units[i], s.mapped(s.units[i]).data()))
-      return std::unexpected(s.damaged(s.units[i]));
-  if (s.guard->damaged()) return still_good();
-  s.state = now;
-  return {};
+  // What is pinned is looked through; what is streamed always is. Also what is pinned no more: it may have
+  // been computed with before.
+  return s.pack->still_good([&s]() -> Result<> {
+    for (std::size_t i = 0; i < s.units.size(); ++i)
+      if (s.plan.pinned[i] && !s.pack->intact(s.units[i].stored))
+        return std::unexpected(s.pack->damaged(s.units[i].segment));
+    return {};
+  });
 }
 
 bool StreamedSource::can_hold(model::SegmentId id) const {
@@ -644,7 +585,7 @@ bool StreamedSource::can_hold(model::SegmentId id) const {
   std::size_t n_streamed = 0;
   for (std::size_t i = impl_->first_unit.at(id); i < impl_->first_unit.at(id) + n_parts; ++i)
     if (!impl_->pinned[i]) {
-      needed += impl_->slots.needed_bytes(impl_->units[i].bytes);
+      needed += impl_->slots.needed_bytes(impl_->sizes[i]);
       ++n_streamed;
     }
   return needed <= impl_->slots.limit_bytes() && n_streamed <= impl_->slots.size();
