@@ -21,7 +21,7 @@ enum class ErrorCode : std::uint8_t {
   kNotFound,         // no such file, device, key
   kIo,               // the operating system refused a read, write, bind ...
   kOutOfMemory,      // would not fit; nothing was taken
-  kPeerGone,         // a peer closed its connection or its process ended
+  kPeerGone,         // a peer closed its connection, its process ended, or its host cannot be found
   kTimeout,          // a peer is connected but silent, or a deadline passed
   kUnauthorized,     // a key that is not on the allow-list
   kVersionMismatch,  // protocol or file version that cannot work together

@@ -80,8 +80,8 @@ void ProgressBar::update(std::string_view what, std::uint64_t done, std::uint64_
     start_ = now;
   }
   done_ = done;
-  if (done == total) clear();
-  if (!stderr_is_terminal() || done == total || (shown_ && now - last_ < 100ms)) return;
+  if (done >= total) clear();
+  if (!stderr_is_terminal() || done >= total || (shown_ && now - last_ < 100ms)) return;
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   const double left = rate > 0 ? static_cast<double>(total - done) / rate : 0;

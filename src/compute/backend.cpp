@@ -57,7 +57,7 @@ Result<std::unique_ptr<Backend>> Backend::cpu(std::uint32_t n_threads) {
   impl->n_threads = n_threads;
   impl->device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   if (impl->device == nullptr)
-    return fail(ErrorCode::kNotFound, "ggml has no CPU backend here; install the package libggml0");
+    return fail(ErrorCode::kIo, "ggml has no CPU backend here; install the package libggml0");
   impl->backend = ggml_backend_dev_init(impl->device, nullptr);
   if (impl->backend == nullptr) return fail(ErrorCode::kOutOfMemory, "ggml cannot start its CPU backend");
   if (auto* set_threads = cpu_function<void(ggml_backend_t, int)>(impl->device, "ggml_backend_set_n_threads"))

@@ -18,6 +18,9 @@ namespace hearth::compute {
 class CellTable {
  public:
   explicit CellTable(std::uint32_t n_cells);
+  [[nodiscard]] static std::uint64_t bytes(std::uint32_t n_cells) {
+    return n_cells * (sizeof(std::int32_t) + sizeof(wire::SequenceSet));
+  }
 
   // Applies one operation. For kShift, `shifted` (if given) receives every cell that stays with its change of
   // position. kProtocol when a sequence id is out of range.

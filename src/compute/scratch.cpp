@@ -1,5 +1,6 @@
 #include "compute/scratch.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
@@ -48,6 +49,7 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   scratch->mask = parts[5];
 
   scratch->io_bytes_ = total;
+  scratch->work_bytes_ = work_bytes(model.params(), options);
 
   // The largest graphs a layer can need decide the size of the activations, once: all rows pass on, or all
   // but one.
@@ -96,7 +98,14 @@ bool Scratch::reserve(const model::ModelFile& model, std::uint32_t n_out) {
 }
 
 std::uint64_t Scratch::bytes() const {
-  return io_bytes_ + ggml_gallocr_get_buffer_size(activations_.get(), 0);
+  return io_bytes_ + work_bytes_ + ggml_gallocr_get_buffer_size(activations_.get(), 0);
+}
+
+std::uint64_t Scratch::work_bytes(const model::HyperParams& params, const ScratchOptions& options) {
+  const std::uint64_t heads = std::uint64_t{params.n_head} * params.head_dim_v;
+  std::uint64_t values = std::max({std::uint64_t{params.n_embd}, std::uint64_t{params.n_ff}, heads});
+  if (!options.flash_attention) values = std::max(values, std::uint64_t{options.n_cells} * params.n_head);
+  return options.n_ubatch * values * sizeof(ggml_fp16_t);
 }
 
 ggml_tensor* Scratch::place(ggml_tensor* tensor, void* address) const {

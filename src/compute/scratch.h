@@ -54,7 +54,13 @@ class Scratch {
 
   [[nodiscard]] Backend& backend() const { return backend_; }
   [[nodiscard]] const ScratchOptions& options() const { return options_; }
+  // With what the backend takes by itself when it computes.
   [[nodiscard]] std::uint64_t bytes() const;
+  // That: a matrix product has its right side in the type of the left one's dot product, at most 2 bytes a
+  // value. The longest rows are those of the feed-forward network; without flash attention the scores of all
+  // heads.
+  [[nodiscard]] static std::uint64_t work_bytes(const model::HyperParams& params,
+                                                const ScratchOptions& options);
 
   // Tensors over the memory above, for a graph in `ctx`.
   [[nodiscard]] BatchInputs inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens,
@@ -81,7 +87,7 @@ class Scratch {
   ScratchOptions options_;
   residency::BufferPtr io_;
   std::unique_ptr<ggml_gallocr, FreeAllocator> activations_;
-  std::uint64_t io_bytes_ = 0;
+  std::uint64_t io_bytes_ = 0, work_bytes_ = 0;
   std::uint64_t generation_ = 0;
 };
 

@@ -44,12 +44,14 @@ TEST(Memory, TakesWhatBytesSays) {
   for (const bool flash : {true, false}) {
     const OneDevice device(test_model(two_layers("llama")));
     std::uint64_t before = allocated_bytes();
-    const auto scratch = value_of(Scratch::create(
-        *device.backend, *device.model, {.n_cells = 4096, .n_ubatch = 256, .flash_attention = flash}));
+    const ScratchOptions options = {.n_cells = 4096, .n_ubatch = 256, .flash_attention = flash};
+    const auto scratch = value_of(Scratch::create(*device.backend, *device.model, options));
     std::uint64_t taken = allocated_bytes() - before;
-    EXPECT_GT(scratch->bytes(), std::uint64_t{4} << 20);
-    EXPECT_GE(taken, scratch->bytes());
-    EXPECT_LE(taken, scratch->bytes() + kSmallObjects);
+    const std::uint64_t work = Scratch::work_bytes(device.model->params(), options);
+    const std::uint64_t own = scratch->bytes() - work;
+    EXPECT_GT(own, std::uint64_t{4} << 20);
+    EXPECT_GE(taken, own);
+    EXPECT_LE(taken, own + kSmallObjects);
 
     before = allocated_bytes();
     const auto window =
@@ -65,6 +67,15 @@ TEST(Memory, TakesWhatBytesSays) {
     taken = allocated_bytes() - before;
     EXPECT_GE(taken, head->bytes());
     EXPECT_LE(taken, head->bytes() + kSmallObjects);
+
+    // What the backend takes for itself shows with the first full batch over all cells.
+    wire::Batch batch = OneDevice::batch(0, 256);
+    for (wire::BatchToken& token : batch.tokens) token.cell += 4096 - 256;
+    before = allocated_bytes();
+    value_of(window->run(batch));
+    taken = allocated_bytes() - before;
+    EXPECT_LE(taken, work + 2 * kSmallObjects);
+    EXPECT_GE(taken, work / 4) << "it is no wild guess";
   }
 }
 

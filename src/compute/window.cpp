@@ -267,6 +267,11 @@ Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
   return {};
 }
 
+std::uint64_t Window::table_bytes(std::uint32_t n_cells) {
+  return CellTable::bytes(n_cells) +
+         n_cells * (sizeof(std::int32_t) + sizeof(std::uint32_t));  // deltas, arrivals
+}
+
 std::uint64_t Window::group_bytes(const model::HyperParams& params, std::uint32_t n_tokens) {
   return std::uint64_t{n_tokens} * params.n_embd * sizeof(float);
 }

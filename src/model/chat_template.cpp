@@ -86,7 +86,7 @@ Result<ChatTemplate> ChatTemplate::load(const gguf::File& file, std::string bos,
   const std::string where = file.paths().empty() ? "GGUF header" : file.paths()[0].string();
   HEARTH_TRY(const auto source, file.optional_string(kKey));
   if (!source)
-    return fail(ErrorCode::kNotFound,
+    return fail(ErrorCode::kUnsupported,
                 "{}: the model has no chat template (key {}); it can complete texts only", where,
                 quote(kKey));
   if (auto checked = check_template(*source); !checked)

@@ -192,7 +192,7 @@ TEST(ChatTemplate, NoTemplate) {
   ASSERT_TRUE(file);
   const auto chat = ChatTemplate::load(*file, "", "");
   ASSERT_FALSE(chat);
-  EXPECT_EQ(chat.error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(chat.error().code, ErrorCode::kUnsupported);
   EXPECT_THAT(chat.error().message, HasSubstr("has no chat template (key 'tokenizer.chat_template')"));
 }
 

@@ -365,7 +365,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, BadVocabulary, testing::ValuesIn(kBadCases),
 TEST(Tokenizer, NoVocabulary) {
   const auto tokenizer = load(TinyModel("llama"));
   ASSERT_FALSE(tokenizer);
-  EXPECT_EQ(tokenizer.error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(tokenizer.error().code, ErrorCode::kUnsupported);
   EXPECT_THAT(tokenizer.error().message,
               HasSubstr("the file has no vocabulary (key 'tokenizer.ggml.model' is missing)"));
 }

@@ -125,7 +125,7 @@ Result<> check_vocabulary(const gguf::File& file) {
   HEARTH_TRY(const auto kind, file.optional_string("tokenizer.ggml.model"));
   const gguf::Value* tokens_value = file.find(kTokens);
   if (!kind || tokens_value == nullptr)
-    return fail(ErrorCode::kNotFound, "the file has no vocabulary (key {} is missing)",
+    return fail(ErrorCode::kUnsupported, "the file has no vocabulary (key {} is missing)",
                 quote(kind ? kTokens : "tokenizer.ggml.model"));
   const bool is_spm = *kind == "llama";
   const bool is_bpe = *kind == "gpt2";

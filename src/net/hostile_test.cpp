@@ -527,7 +527,7 @@ TEST(Listening, AnUnknownHostNameIsAClearError) {
   for (const char* host : {"", "no such host", "256.1.1.1"}) {
     const auto connected = hub->connect(new_keys().public_key(), {host, 1, 2}, kPatience);
     ASSERT_FALSE(connected) << host;
-    EXPECT_EQ(connected.error().code, ErrorCode::kNotFound);
+    EXPECT_EQ(connected.error().code, ErrorCode::kPeerGone);
     EXPECT_TRUE(connected.error().message.contains("numeric")) << connected.error().message;
   }
 }

@@ -40,7 +40,7 @@ Result<std::vector<std::string>> resolve(const std::string& host) {
       host.starts_with('[') && host.ends_with(']') ? host.substr(1, host.size() - 2) : host;
   const int rc = bare.empty() ? EAI_NONAME : ::getaddrinfo(bare.c_str(), nullptr, &hints, &raw);
   if (rc != 0)
-    return fail(ErrorCode::kNotFound, "cannot find the address of host '{}': {}; give a numeric address",
+    return fail(ErrorCode::kPeerGone, "cannot find the address of host '{}': {}; give a numeric address",
                 host, ::gai_strerror(rc));
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> list(raw, &::freeaddrinfo);
   std::vector<std::string> hosts;
@@ -49,7 +49,7 @@ Result<std::vector<std::string>> resolve(const std::string& host) {
     if (entry->ai_family == AF_INET6 && !text.empty()) text = "[" + text + "]";
     if (!text.empty() && std::ranges::find(hosts, text) == hosts.end()) hosts.push_back(std::move(text));
   }
-  if (hosts.empty()) return fail(ErrorCode::kNotFound, "host '{}' has no IP address", host);
+  if (hosts.empty()) return fail(ErrorCode::kPeerGone, "host '{}' has no IP address", host);
   return hosts;
 }
 

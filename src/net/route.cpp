@@ -17,7 +17,7 @@ Result<std::string> local_address_towards(const std::string& host) {
   addrinfo* found = nullptr;
   // Port 9 (discard) only completes the address: connecting a datagram socket sends nothing.
   if (const int error = getaddrinfo(host.c_str(), "9", &hints, &found); error != 0)
-    return fail(ErrorCode::kNotFound, "cannot resolve '{}': {}", host, gai_strerror(error));
+    return fail(ErrorCode::kPeerGone, "cannot resolve '{}': {}", host, gai_strerror(error));
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, freeaddrinfo);
   for (const addrinfo* to = addresses.get(); to != nullptr; to = to->ai_next) {
     const int descriptor = socket(to->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -32,7 +32,7 @@ Result<std::string> local_address_towards(const std::string& host) {
     close(descriptor);
     if (known) return std::string(text.data());
   }
-  return fail(ErrorCode::kNotFound, "there is no route to '{}': {}", host, std::strerror(errno));
+  return fail(ErrorCode::kPeerGone, "there is no route to '{}': {}", host, std::strerror(errno));
 }
 
 }  // namespace hearth::net

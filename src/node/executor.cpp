@@ -134,9 +134,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   for (const wire::StepSpec& step : plan.steps) device_of_step.push_back(step.device);
   const plan::Visits visits = plan::visits_of(device_of_step);
   std::vector<std::uint32_t> visit_of;  // by segment
+  std::uint64_t epoch_windows = 0;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
+    ++epoch_windows;
     for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
       segments.push_back(model::SegmentId::of_layer(il));
     visit_of.resize(segments.size(), visits.of_step[i]);
@@ -151,7 +153,21 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   HEARTH_TRY_VOID(take(left, kv_bytes,
                        std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
                        "ask for a smaller context (-c) or give this device fewer layers"));
-  engine::LoadReport report = {.weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = 0};
+  const std::uint64_t table_bytes =
+      (epoch_windows + (is_head ? 1 : 0)) * compute::Window::table_bytes(n_cells);
+  HEARTH_TRY_VOID(take(left, table_bytes,
+                       std::format("what {} windows know of {} cells", epoch_windows, n_cells),
+                       "ask for a smaller context (-c) or fewer rounds (-k)"));
+  // Of a long prompt's batches: one that came, one that leaves, one that waits.
+  const std::uint64_t frame_bytes =
+      plan.members.size() > 1
+          ? 3 * std::uint64_t{plan.n_ubatch} * model_.params().n_embd *
+                (plan.hidden == wire::HiddenEncoding::kF32 ? sizeof(float) : sizeof(std::uint16_t))
+          : 0;
+  HEARTH_TRY_VOID(take(left, frame_bytes, std::format("passing on {} tokens at once", plan.n_ubatch),
+                       "ask for smaller batches (-ub)"));
+  engine::LoadReport report = {
+      .weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = table_bytes + frame_bytes};
   if (n_layers > 0) {
     // Whether layers are streamed, in blocks of rows, shows when this is known: where it may be, room for it.
     const bool may_stream = weight_bytes > left / 2;

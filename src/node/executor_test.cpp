@@ -582,7 +582,11 @@ TEST_F(HandRing, ALoadKeepsToTheMemoryItMayTake) {
   EXPECT_EQ(no_cells.error().code, ErrorCode::kOutOfMemory);
   EXPECT_TRUE(no_cells.error().message.contains("KV cache")) << no_cells.error().message;
   EXPECT_TRUE(no_cells.error().message.contains("-c")) << no_cells.error().message;
-  for (const std::uint64_t limit : {free.kv_bytes, taken - 1}) {
+  const auto no_tables = with_limit(free.kv_bytes);
+  ASSERT_FALSE(no_tables);
+  EXPECT_TRUE(no_tables.error().message.contains("2 windows")) << no_tables.error().message;
+  const std::uint64_t tables = 2 * compute::Window::table_bytes(256);
+  for (const std::uint64_t limit : {free.kv_bytes + tables, taken - 1}) {
     const auto no_buffers = with_limit(limit);
     ASSERT_FALSE(no_buffers) << limit;
     EXPECT_EQ(no_buffers.error().code, ErrorCode::kOutOfMemory);

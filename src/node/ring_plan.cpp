@@ -5,6 +5,7 @@
 
 #include "compute/kv_storage.h"
 #include "compute/scratch.h"
+#include "compute/window.h"
 #include "node/executor.h"
 #include "residency/division.h"
 #include "wire/limits.h"
@@ -23,9 +24,10 @@ constexpr std::uint64_t kSmallBuffers = 4ULL << 20;
 // Bytes of everything, for one request.
 class Needs {
  public:
-  Needs(const model::ModelFile& model, const RingRequest& request)
+  Needs(const model::ModelFile& model, const RingRequest& request, std::size_t n_devices)
       : model_(model),
         request_(request),
+        n_devices_(n_devices),
         n_cells_(compute::pad_cells(request.n_ctx)),
         output_(model.segment_bytes(SegmentId::output())) {
     for (std::uint32_t il = 0; il < model.params().n_layer; ++il) {
@@ -37,13 +39,20 @@ class Needs {
   [[nodiscard]] std::uint64_t kv(std::uint32_t layers) const {
     return compute::KvStorage::bytes(model_.params(), layers, request_.kv_type, n_cells_);
   }
-  // Hidden rows, mask and activations of the largest batch, on the head the logits: a generous estimate, the
-  // exact number comes with loading. Without flash attention each head's scores are in memory, twice.
+  // Hidden rows, mask and activations of the largest batch, frames of three, what windows know of their
+  // cells, on the head the logits: a generous estimate, the exact number comes with loading. Without flash
+  // attention each head's scores are in memory, and a layer's values.
   [[nodiscard]] std::uint64_t buffers(std::uint32_t n_ubatch, bool head) const {
     const model::HyperParams& p = model_.params();
-    const std::uint64_t scores = request_.flash_attention ? 0 : 8ULL * n_cells_ * p.n_head;
-    return n_ubatch * (n_cells_ * 4ULL + scores + 16ULL * (std::uint64_t{p.n_embd} + p.n_ff)) +
-           kSmallBuffers + (head ? 4ULL * request_.max_outputs * p.n_vocab : 0);
+    const bool flash = request_.flash_attention;
+    std::uint64_t bytes = n_ubatch * (n_cells_ * 4ULL + 16ULL * (std::uint64_t{p.n_embd} + p.n_ff));
+    if (!flash) bytes += 4ULL * n_cells_ * (std::uint64_t{n_ubatch} * p.n_head + p.n_embd_v());
+    bytes += compute::Scratch::work_bytes(
+        p, {.n_cells = n_cells_, .n_ubatch = n_ubatch, .flash_attention = flash});
+    if (n_devices_ > 1) bytes += 12ULL * n_ubatch * p.n_embd;
+    bytes += (std::uint64_t{request_.rounds} + 2) * compute::Window::table_bytes(n_cells_);
+    if (head) bytes += 4ULL * request_.max_outputs * p.n_vocab;
+    return bytes + kSmallBuffers;
   }
   [[nodiscard]] std::uint64_t output() const { return output_; }
   [[nodiscard]] const std::vector<std::uint64_t>& layers() const { return weights_; }
@@ -72,6 +81,12 @@ class Needs {
     if (n_parts > 0) load.parts.mean_bytes = load.weight_bytes() / n_parts;
     const std::uint64_t taken = buffers(n_ubatch, device == 0) + kv(load.n_layers);
     load.memory_bytes = memory_bytes - std::min(memory_bytes, taken);
+    return load;
+  }
+  // Without what waiting batches of a prompt take where weights are streamed.
+  [[nodiscard]] plan::DeviceLoad load_with_groups(const plan::Plan& plan, std::uint16_t device,
+                                                  std::uint32_t n_ubatch, std::uint64_t memory_bytes) const {
+    plan::DeviceLoad load = this->load(plan, device, n_ubatch, memory_bytes);
     if (load.n_layers > 0 && load.streams())
       load.memory_bytes -= group_memory(model_.params(), n_ubatch, n_cells_, load.memory_bytes).bytes();
     return load;
@@ -80,6 +95,7 @@ class Needs {
  private:
   const model::ModelFile& model_;
   const RingRequest& request_;
+  std::size_t n_devices_;
   std::uint32_t n_cells_;
   std::uint64_t output_;
   std::vector<std::uint64_t> weights_, with_kv_;  // by layer
@@ -154,7 +170,8 @@ Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
   std::vector<plan::DeviceLoad> loads;
   bool all_known = true;
   for (std::size_t m = 0; m < devices.size(); ++m) {
-    loads.push_back(needs.load(made.plan, static_cast<std::uint16_t>(m), n_ubatch, devices[m].memory_bytes));
+    loads.push_back(
+        needs.load_with_groups(made.plan, static_cast<std::uint16_t>(m), n_ubatch, devices[m].memory_bytes));
     if (rates[m].compute_bytes_per_s == 0 || (loads.back().streams() && rates[m].disk_bytes_per_s == 0))
       all_known = false;
     loads.back().rates = {.compute_bytes_per_s = rates[m].compute_bytes_per_s, .disk_bytes_per_s = disks[m]};
@@ -182,7 +199,7 @@ bool has_slots(const Needs& needs, const RingPlan& made, const std::vector<RingD
 Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& request,
                            const std::vector<RingDevice>& devices) {
   HEARTH_CHECK(!devices.empty() && request.n_ctx > 0 && request.max_outputs > 0);
-  const Needs needs(model, request);
+  const Needs needs(model, request, devices.size());
   // A batch must fit a frame.
   const std::uint64_t most_rows =
       wire::kMaxHiddenBytes / (std::uint64_t{model.params().n_embd} * sizeof(float));
@@ -208,8 +225,11 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
     for (const RingDevice& device : devices) names.push_back(device.name);
     HEARTH_TRY(made.plan,
                plan::split_by_windows(model.params().n_layer, names, request.windows, made.rounds));
-    if (any_streams(needs, made.plan, devices, full)) made.n_ubatch = small;
-    made.streams = any_streams(needs, made.plan, devices, made.n_ubatch);
+    for (const std::uint32_t n_ubatch : {full, small, batch(kStreamingBatch / 2), batch(kLeastBatch)}) {
+      made.n_ubatch = n_ubatch;
+      made.streams = any_streams(needs, made.plan, devices, n_ubatch);
+      if (!made.streams || (n_ubatch <= small && has_slots(needs, made, devices))) break;
+    }
     return made;
   }
 

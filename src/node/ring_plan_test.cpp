@@ -27,8 +27,10 @@ class RingPlanning : public ::testing::Test {
     weights += model.segment_bytes(model::SegmentId::output());
   }
   // Buffers of a device as the plan counts them, without logits.
-  [[nodiscard]] std::uint64_t buffers(std::uint32_t n_ubatch) const {
-    return n_ubatch * (256 * 4ULL + 16ULL * (model.params().n_embd + model.params().n_ff)) + 4 * kMiB;
+  [[nodiscard]] std::uint64_t buffers(std::uint32_t n_ubatch, int n_devices = 1) const {
+    const std::uint64_t n_embd = model.params().n_embd, n_ff = model.params().n_ff;
+    return n_ubatch * (256 * 4ULL + 16 * (n_embd + n_ff) + 2 * n_ff + (n_devices > 1 ? 12 * n_embd : 0)) +
+           2 * 256 * 44 + 4 * kMiB;
   }
   [[nodiscard]] static RingRequest request() { return {.n_ctx = 256, .windows = {}}; }
   // n devices; disks are slow, computing is fast.
@@ -138,7 +140,7 @@ TEST_F(RingPlanning, WindowsTakeAsManyRoundsAsTheyNeed) {
   EXPECT_EQ(made.plan.steps.size(), 8U);
   EXPECT_FALSE(made.streams);
   EXPECT_EQ(made.n_ubatch, 256U);
-  const RingPlan tight = value_of(plan_ring(model, windows, devices(2, buffers(128) + weights / 4)));
+  const RingPlan tight = value_of(plan_ring(model, windows, devices(2, buffers(128, 2) + weights / 2)));
   EXPECT_TRUE(tight.streams);
   EXPECT_EQ(tight.n_ubatch, 128U);
 

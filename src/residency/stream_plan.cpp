@@ -13,8 +13,9 @@ namespace {
 
 // Slots consist of huge pages where these take at most 1 / kHugeDivisor more than the parts.
 constexpr std::uint64_t kHugeDivisor = 10;
-// More than 1 / kHoldDivisor of the memory is not spent on holding a whole layer.
-constexpr std::uint64_t kHoldDivisor = 4;
+// More than 1 / kHoldDivisor of the memory is not spent on holding a whole layer, unless that takes only a
+// few parts.
+constexpr std::uint64_t kHoldDivisor = 4, kFewParts = 6;
 
 std::uint64_t all_in_slots(std::span<const std::uint64_t> part_bytes, std::uint64_t page_bytes) {
   std::uint64_t all = 0;
@@ -114,11 +115,13 @@ Result<StreamPlan> plan_stream(const StreamRequest& request) {
     return made;
   }
   made.page_bytes = request.page_bytes;
+  const std::uint64_t largest = std::ranges::max(part_bytes);
   if (request.huge_page_bytes > 0 &&
-      all_in_slots(part_bytes, request.huge_page_bytes) <= total + total / kHugeDivisor)
+      all_in_slots(part_bytes, request.huge_page_bytes) <= total + total / kHugeDivisor &&
+      budget >= plan::kLeastParts * in_slot(largest, request.huge_page_bytes))
     made.page_bytes = request.huge_page_bytes;
   const std::uint64_t all = all_in_slots(part_bytes, made.page_bytes);
-  const plan::PartSizes parts = {.largest_bytes = in_slot(std::ranges::max(part_bytes), made.page_bytes),
+  const plan::PartSizes parts = {.largest_bytes = in_slot(largest, made.page_bytes),
                                  .mean_bytes = all / part_bytes.size()};
   if (budget < plan::kLeastParts * parts.largest_bytes)
     return fail(ErrorCode::kOutOfMemory,
@@ -138,7 +141,8 @@ Result<StreamPlan> plan_stream(const StreamRequest& request) {
     made.slots_bytes = slots / made.page_bytes * made.page_bytes;
     spread(request, total, budget - made.slots_bytes, made);
     const std::uint64_t layer = largest_layer(request, made);
-    if (layer <= made.slots_bytes || layer > budget / kHoldDivisor) break;
+    const std::uint64_t most = std::max(budget / kHoldDivisor, kFewParts * parts.mean_bytes);
+    if (layer <= made.slots_bytes || layer > std::min(most, budget)) break;
     slots = layer;
   }
   return made;

@@ -123,6 +123,16 @@ TEST(StreamPlan, SlotsHoldWhatIsStreamedOfALayer) {
   EXPECT_EQ(most->slots_bytes, 5 * kPage) << "5 and 5 of slots are 10 in two layers";
 }
 
+TEST(StreamPlan, ALayerOfFewPartsIsHeldAlsoWhereMemoryIsShort) {
+  // 40 layers of 5 parts of 10 pages; 4 parts in slots would do, and 50 pages are more than a quarter of 150.
+  std::vector<StreamRequest::Parts> layers;
+  for (std::size_t i = 0; i < 200; i += 5) layers.push_back({i, i + 5});
+  const Sizes sizes(200, 10 * kPage);
+  const auto made = plan_stream({.part_bytes = sizes, .layers = layers, .budget_bytes = 150 * kPage});
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->slots_bytes, 50 * kPage);
+}
+
 TEST(StreamPlan, TooLittleForTwoSlotsSaysWhatIsMissing) {
   const auto made = plan(Sizes{10 * kPage, 40 * kPage, 10 * kPage}, 50 * kPage, 1);
   ASSERT_FALSE(made);

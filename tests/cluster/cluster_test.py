@@ -462,6 +462,8 @@ class Usage(unittest.TestCase):
         self.check(EXIT_USAGE, "no verb 'bogus'", "bogus")
         self.check(EXIT_USAGE, "port 0", "run", "-m", MODEL, "-p", "hi", "--worker", "ab" * 32 + "@127.0.0.1:0")
         self.check(EXIT_USAGE, "in 1 round, asked for were 2", "run", "-m", MODEL, "-p", "hi", "-lw", "99", "-k", "2")
+        for count in ("0", "-2", "16777217", "5x"):
+            self.check(EXIT_USAGE, "is no number of tokens", "run", "-m", MODEL, "-p", "hi", f"--predict={count}")
         self.check(EXIT_USAGE, "there is no prompt", "run", "-m", MODEL)  # standard input is /dev/null
 
     def test_output_that_is_not_taken(self):
