@@ -610,7 +610,6 @@ TEST_F(HandRing, ALoadCanBeEndedWhileItRuns) {
   int asked = 0;
   const auto report =
       executors_[1]->load(two_rounds(), 1, {.progress = {}, .cancelled = [&] { return ++asked == 3; }});
-  if (asked == 0) GTEST_SKIP() << "this CPU has no other layout for Q4_0: nothing is copied";
   ASSERT_FALSE(report);
   EXPECT_EQ(report.error().code, ErrorCode::kCancelled);
   EXPECT_EQ(asked, 3);

@@ -10,6 +10,7 @@
 #include "base/os_fault_guard.h"
 #include "base/os_file.h"
 #include "base/os_memory.h"
+#include "base/os_pages.h"
 #include "base/units.h"
 #include "gguf/limits.h"
 #include "residency/ggml_tensors.h"
@@ -75,6 +76,7 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
   };
   std::vector<Repack> repacks;
   std::set<const gguf::Tensor*> mapped;
+  std::vector<const gguf::Tensor*> plain;  // of these all but what only rows are looked up of
   std::size_t n_tensors = 0;
   for (const model::SegmentId id : segments) n_tensors += model.segment(id).size();
   impl->tensors = make_context(n_tensors);
@@ -107,11 +109,14 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
       ggml_tensor* tensor = declare(impl->tensors.get(), source);
       ggml_backend_buffer_type_t type =
           options.repack && is_matrix(tensors[i].role) ? repack_type(device, tensor) : nullptr;
-      if (type == nullptr)
-        // Rope factors are in every layer, a tied embedding table is in two segments, but in memory once.
-        impl->cost.mapped_bytes += mapped.insert(&source).second ? source.bytes : 0;
-      else
+      if (type != nullptr) {
         repacks.push_back({tensor, &source, type, &places[i]});
+        continue;
+      }
+      // Rope factors are in every layer, a tied embedding table is in two segments, but in memory once.
+      impl->cost.mapped_bytes += mapped.insert(&source).second ? source.bytes : 0;
+      if (id.kind != model::SegmentId::Kind::kEmbedding && !std::ranges::contains(plain, &source))
+        plain.push_back(&source);
     }
   }
 
@@ -124,6 +129,17 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     return fail(ErrorCode::kOutOfMemory,
                 "repacked weights take {}, there are {}; give this device fewer layers, or use --no-repack",
                 format_bytes(total), format_bytes(options.anonymous_limit));
+  for (const gguf::Tensor* tensor : plain) total += tensor->bytes;
+  // Asked before, told after each tensor.
+  const auto go_on = [&]() -> Result<> {
+    if (!options.cancelled || !options.cancelled()) return {};
+    return fail(ErrorCode::kCancelled, "loading was ended at {} of {}", format_bytes(done),
+                format_bytes(total));
+  };
+  const auto advance = [&](std::uint64_t bytes) {
+    done += bytes;
+    if (options.progress) options.progress(LoadStage::kRead, done, total);
+  };
   for (std::size_t first = 0; first < repacks.size();) {
     const ggml_backend_buffer_type_t type = repacks[first].type;
     const std::size_t alignment = ggml_backend_buft_get_alignment(type);
@@ -139,19 +155,28 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     prefer_huge_pages(address, bytes);
     for (; first < last; ++first) {
       const Repack& repack = repacks[first];
-      if (options.cancelled && options.cancelled())
-        return fail(ErrorCode::kCancelled, "loading was ended at {} of {}", format_bytes(done),
-                    format_bytes(total));
+      HEARTH_TRY_VOID(go_on());
       if (ggml_backend_tensor_alloc(buffer.get(), repack.tensor, address) != GGML_STATUS_SUCCESS)
         return fail(ErrorCode::kOutOfMemory, "cannot place tensor '{}' in memory", repack.source->name);
       ggml_backend_tensor_set(repack.tensor, repack.place->data, 0, repack.source->bytes);
       *repack.place = {.data = address, .buffer = buffer.get(), .extra = repack.tensor->extra};
       address += pad(ggml_backend_buft_get_alloc_size(type, repack.tensor), alignment);
-      done += repack.source->bytes;
-      if (options.progress) options.progress(LoadStage::kRead, done, total);
+      advance(repack.source->bytes);
     }
     impl->cost.repacked_bytes += bytes;
     impl->repacked.push_back(std::move(buffer));
+  }
+  // Plain tensors stay pages of the file, and just these are read in. Left to page faults, which read around
+  // them, they would bring neighbours that were repacked along and, where memory is short, push each other
+  // out.
+  for (const MappedFile& map : impl->maps) advise_random(map.bytes());
+  for (const gguf::Tensor* tensor : plain) {
+    HEARTH_TRY_VOID(go_on());
+    const auto bytes = impl->maps[tensor->file_index].bytes().subspan(tensor->offset, tensor->bytes);
+    if (const auto there = populate(bytes); !there)
+      return fail(there.error().code, "{}: tensor '{}': {}",
+                  model.file().paths()[tensor->file_index].string(), tensor->name, there.error().message);
+    advance(tensor->bytes);
   }
   std::unique_ptr<ResidentSource> source(new ResidentSource(std::move(impl)));
   HEARTH_TRY_VOID(source->still_good());  // what was repacked

@@ -28,7 +28,7 @@ struct LoadOptions {
   bool repack = true;
   // Most memory that may be taken for repacked weights. Beyond it: kOutOfMemory, nothing is taken.
   std::uint64_t anonymous_limit = std::numeric_limits<std::uint64_t>::max();
-  // Called after each tensor that had to be copied.
+  // Called after each tensor that was repacked or read in.
   LoadProgress progress;
   // Asked before each of these tensors; true ends the load with kCancelled.
   std::function<bool()> cancelled;
