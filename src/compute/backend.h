@@ -20,7 +20,7 @@ namespace hearth::compute {
 
 class Backend {
  public:
-  // The best CPU variant that ggml offers here. n_threads >= 1. kNotFound when no CPU backend is installed.
+  // The best CPU variant that ggml offers here. n_threads >= 1. kIo when no CPU backend is installed.
   [[nodiscard]] static Result<std::unique_ptr<Backend>> cpu(std::uint32_t n_threads);
   ~Backend();
 

@@ -11,6 +11,8 @@ namespace hearth::compute {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+// Of a thread's flash attention: keys, values, scores and results of 64 tokens, heads of 256.
+constexpr std::uint64_t kTileBytes = std::uint64_t{256} << 10;
 
 std::size_t aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -49,7 +51,7 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   scratch->mask = parts[5];
 
   scratch->io_bytes_ = total;
-  scratch->work_bytes_ = work_bytes(model.params(), options);
+  scratch->work_bytes_ = work_bytes(model.params(), options, backend.n_threads());
 
   // The largest graphs a layer can need decide the size of the activations, once: all rows pass on, or all
   // but one.
@@ -101,11 +103,12 @@ std::uint64_t Scratch::bytes() const {
   return io_bytes_ + work_bytes_ + ggml_gallocr_get_buffer_size(activations_.get(), 0);
 }
 
-std::uint64_t Scratch::work_bytes(const model::HyperParams& params, const ScratchOptions& options) {
+std::uint64_t Scratch::work_bytes(const model::HyperParams& params, const ScratchOptions& options,
+                                  std::uint32_t n_threads) {
   const std::uint64_t heads = std::uint64_t{params.n_head} * params.head_dim_v;
   std::uint64_t values = std::max({std::uint64_t{params.n_embd}, std::uint64_t{params.n_ff}, heads});
   if (!options.flash_attention) values = std::max(values, std::uint64_t{options.n_cells} * params.n_head);
-  return options.n_ubatch * values * sizeof(ggml_fp16_t);
+  return options.n_ubatch * values * sizeof(ggml_fp16_t) + n_threads * kTileBytes;
 }
 
 ggml_tensor* Scratch::place(ggml_tensor* tensor, void* address) const {

@@ -58,9 +58,9 @@ class Scratch {
   [[nodiscard]] std::uint64_t bytes() const;
   // That: a matrix product has its right side in the type of the left one's dot product, at most 2 bytes a
   // value. The longest rows are those of the feed-forward network; without flash attention the scores of all
-  // heads.
+  // heads. And each thread has its tiles of attention.
   [[nodiscard]] static std::uint64_t work_bytes(const model::HyperParams& params,
-                                                const ScratchOptions& options);
+                                                const ScratchOptions& options, std::uint32_t n_threads);
 
   // Tensors over the memory above, for a graph in `ctx`.
   [[nodiscard]] BatchInputs inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens,

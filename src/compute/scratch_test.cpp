@@ -47,7 +47,7 @@ TEST(Memory, TakesWhatBytesSays) {
     const ScratchOptions options = {.n_cells = 4096, .n_ubatch = 256, .flash_attention = flash};
     const auto scratch = value_of(Scratch::create(*device.backend, *device.model, options));
     std::uint64_t taken = allocated_bytes() - before;
-    const std::uint64_t work = Scratch::work_bytes(device.model->params(), options);
+    const std::uint64_t work = Scratch::work_bytes(device.model->params(), options, 1);
     const std::uint64_t own = scratch->bytes() - work;
     EXPECT_GT(own, std::uint64_t{4} << 20);
     EXPECT_GE(taken, own);
@@ -75,7 +75,9 @@ TEST(Memory, TakesWhatBytesSays) {
     value_of(window->run(batch));
     taken = allocated_bytes() - before;
     EXPECT_LE(taken, work + 2 * kSmallObjects);
-    EXPECT_GE(taken, work / 4) << "it is no wild guess";
+    if (!flash) {
+      EXPECT_GE(taken, work / 4) << "it is no wild guess";
+    }
   }
 }
 

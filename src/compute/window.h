@@ -56,9 +56,9 @@ class Window {
   // from time to time.
   using Progress = std::function<void(std::uint32_t done, std::uint32_t total)>;
   [[nodiscard]] Result<> run_group(std::span<GroupItem> items, const Progress& progress = {});
-  // Memory that the rows of n_tokens tokens in groups take, all batches of the group together.
   // Of what a window knows of its cells, besides KvStorage.
   [[nodiscard]] static std::uint64_t table_bytes(std::uint32_t n_cells);
+  // Memory that the rows of n_tokens tokens in groups take, all batches of the group together.
   [[nodiscard]] static std::uint64_t group_bytes(const model::HyperParams& params, std::uint32_t n_tokens);
 
   [[nodiscard]] plan::LayerRange layers() const;

@@ -17,7 +17,7 @@ struct ChatMessage {
 
 class ChatTemplate {
  public:
-  // kNotFound when the file has no template, kInvalidFile when it cannot be parsed (with the template
+  // kUnsupported when the file has no template, kInvalidFile when it cannot be parsed (with the template
   // engine's message). bos, eos: the special tokens' texts.
   [[nodiscard]] static Result<ChatTemplate> load(const gguf::File& file, std::string bos, std::string eos);
   ChatTemplate(ChatTemplate&&) noexcept;

@@ -7,7 +7,7 @@
 namespace hearth::model {
 
 // libllama throws for some broken vocabularies, which Tokenizer converts, but asserts for others; those are
-// found here. kNotFound when the file has no vocabulary, kUnsupported for a kind of tokenizer that none of
+// found here. kUnsupported when the file has no vocabulary, or for a kind of tokenizer that none of
 // the architectures uses, kInvalidFile with the key otherwise.
 [[nodiscard]] Result<> check_vocabulary(const gguf::File& file);
 

@@ -75,7 +75,7 @@ class Hub {
   // the last reason: kTimeout when nothing answers, kUnauthorized when the peer refuses our key or does not
   // prove its own. data_port == 0: the control lane only (the data port is learnt from Welcome; call
   // connect() again with it then, and another PeerUpEvent follows). Errors: kInvalidArgument for a link that
-  // exists, kNotFound for an unknown host name.
+  // exists, kPeerGone for an unknown host name.
   virtual Result<> connect(const DeviceKey& peer, const wire::Address& address,
                            std::chrono::milliseconds timeout) = 0;
   // Closes the outgoing link at once; pending messages are dropped. No event follows. Unknown peers are

@@ -13,7 +13,7 @@
 namespace hearth::net {
 
 // Numeric addresses of `host`, IPv6 ones with brackets ("[fe80::1%eth0]"), in the resolver's order.
-// kNotFound.
+// kPeerGone.
 [[nodiscard]] Result<std::vector<std::string>> resolve(const std::string& host);
 
 // The remote address of an open TCP socket whose own port is `local_port`; "" when `descriptor` is something

@@ -8,7 +8,7 @@
 
 namespace hearth::net {
 
-// Numeric address without brackets. Asks the routing table only; nothing is sent. kNotFound when `host` has
+// Numeric address without brackets. Asks the routing table only; nothing is sent. kPeerGone when `host` has
 // no address or no route.
 [[nodiscard]] Result<std::string> local_address_towards(const std::string& host);
 

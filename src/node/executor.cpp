@@ -134,11 +134,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   for (const wire::StepSpec& step : plan.steps) device_of_step.push_back(step.device);
   const plan::Visits visits = plan::visits_of(device_of_step);
   std::vector<std::uint32_t> visit_of;  // by segment
-  std::uint64_t epoch_windows = 0;
+  std::uint64_t n_windows = 0;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
-    ++epoch_windows;
+    ++n_windows;
     for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
       segments.push_back(model::SegmentId::of_layer(il));
     visit_of.resize(segments.size(), visits.of_step[i]);
@@ -153,11 +153,12 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   HEARTH_TRY_VOID(take(left, kv_bytes,
                        std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
                        "ask for a smaller context (-c) or give this device fewer layers"));
-  const std::uint64_t table_bytes =
-      (epoch_windows + (is_head ? 1 : 0)) * compute::Window::table_bytes(n_cells);
-  HEARTH_TRY_VOID(take(left, table_bytes,
-                       std::format("what {} windows know of {} cells", epoch_windows, n_cells),
-                       "ask for a smaller context (-c) or fewer rounds (-k)"));
+  // Those of the windows, and the head's own.
+  const std::uint64_t n_tables = n_windows + (is_head ? 1 : 0);
+  const std::uint64_t table_bytes = n_tables * compute::Window::table_bytes(n_cells);
+  HEARTH_TRY_VOID(take(left, table_bytes, std::format("{} tables of {} cells", n_tables, n_cells),
+                       n_windows > 1 ? "ask for a smaller context (-c) or fewer rounds (-k)"
+                                     : "ask for a smaller context (-c)"));
   // Of a long prompt's batches: one that came, one that leaves, one that waits.
   const std::uint64_t frame_bytes =
       plan.members.size() > 1

@@ -584,7 +584,7 @@ TEST_F(HandRing, ALoadKeepsToTheMemoryItMayTake) {
   EXPECT_TRUE(no_cells.error().message.contains("-c")) << no_cells.error().message;
   const auto no_tables = with_limit(free.kv_bytes);
   ASSERT_FALSE(no_tables);
-  EXPECT_TRUE(no_tables.error().message.contains("2 windows")) << no_tables.error().message;
+  EXPECT_TRUE(no_tables.error().message.contains("2 tables")) << no_tables.error().message;
   const std::uint64_t tables = 2 * compute::Window::table_bytes(256);
   for (const std::uint64_t limit : {free.kv_bytes + tables, taken - 1}) {
     const auto no_buffers = with_limit(limit);

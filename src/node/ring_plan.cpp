@@ -48,12 +48,16 @@ class Needs {
     std::uint64_t bytes = n_ubatch * (n_cells_ * 4ULL + 16ULL * (std::uint64_t{p.n_embd} + p.n_ff));
     if (!flash) bytes += 4ULL * n_cells_ * (std::uint64_t{n_ubatch} * p.n_head + p.n_embd_v());
     bytes += compute::Scratch::work_bytes(
-        p, {.n_cells = n_cells_, .n_ubatch = n_ubatch, .flash_attention = flash});
+        p, {.n_cells = n_cells_, .n_ubatch = n_ubatch, .flash_attention = flash}, 1);
     if (n_devices_ > 1) bytes += 12ULL * n_ubatch * p.n_embd;
-    bytes += (std::uint64_t{request_.rounds} + 2) * compute::Window::table_bytes(n_cells_);
     if (head) bytes += 4ULL * request_.max_outputs * p.n_vocab;
     return bytes + kSmallBuffers;
   }
+  // What a device's windows, and the head besides, know of their cells.
+  [[nodiscard]] std::uint64_t tables(std::uint64_t n_windows, bool head) const {
+    return (n_windows + (head ? 1 : 0)) * compute::Window::table_bytes(n_cells_);
+  }
+  [[nodiscard]] std::uint32_t n_layer() const { return model_.params().n_layer; }
   [[nodiscard]] std::uint64_t output() const { return output_; }
   [[nodiscard]] const std::vector<std::uint64_t>& layers() const { return weights_; }
   [[nodiscard]] const std::vector<std::uint64_t>& layers_with_kv() const { return with_kv_; }
@@ -79,7 +83,8 @@ class Needs {
       }
     }
     if (n_parts > 0) load.parts.mean_bytes = load.weight_bytes() / n_parts;
-    const std::uint64_t taken = buffers(n_ubatch, device == 0) + kv(load.n_layers);
+    const std::uint64_t taken = buffers(n_ubatch, device == 0) + kv(load.n_layers) +
+                                tables(plan.steps_of(device).size(), device == 0);
     load.memory_bytes = memory_bytes - std::min(memory_bytes, taken);
     return load;
   }
@@ -102,12 +107,13 @@ class Needs {
 };
 
 std::vector<plan::DeviceMemory> memory_of(const std::vector<RingDevice>& devices, const Needs& needs,
-                                          std::uint32_t n_ubatch) {
+                                          std::uint32_t n_ubatch, std::uint32_t rounds) {
+  const std::uint32_t n_windows = std::min(rounds, needs.n_layer());  // of a device, at most
   std::vector<plan::DeviceMemory> memory;
   for (std::size_t m = 0; m < devices.size(); ++m)
     memory.push_back({.name = devices[m].name,
                       .bytes = devices[m].memory_bytes,
-                      .reserved = needs.buffers(n_ubatch, m == 0)});
+                      .reserved = needs.buffers(n_ubatch, m == 0) + needs.tables(n_windows, m == 0)});
   return memory;
 }
 
@@ -155,7 +161,6 @@ Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
                                 const std::vector<RingDevice>& devices,
                                 const std::vector<plan::DeviceRates>& rates, std::uint32_t n_ubatch) {
   RingPlan made = {.plan = {}, .n_ubatch = n_ubatch, .rounds = std::max(request.rounds, 1U), .streams = true};
-  const std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, n_ubatch);
   const std::vector<std::uint64_t> disks = disks_of(rates);
   const std::vector<std::uint64_t> shared_by = alike(disks);
   const auto split = [&] {
@@ -163,7 +168,7 @@ Result<RingPlan> plan_streaming(const Needs& needs, const RingRequest& request,
                                   .kv_bytes = needs.kv(1),
                                   .output_bytes = needs.output(),
                                   .rounds = made.rounds},
-                                 memory, shared_by);
+                                 memory_of(devices, needs, n_ubatch, made.rounds), shared_by);
   };
   HEARTH_TRY(made.plan, split());
   if (devices.size() == 1) return made;  // rounds are for those who take turns
@@ -234,7 +239,7 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
   }
 
   for (const std::uint32_t n_ubatch : {full, small}) {
-    std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, n_ubatch);
+    std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, n_ubatch, made.rounds);
     memory[0].reserved += needs.output();
     auto split = plan::split_by_memory(needs.layers_with_kv(), memory, made.rounds);
     if (!split && split.error().code != ErrorCode::kOutOfMemory) return std::unexpected(split.error());

@@ -23,6 +23,9 @@ namespace {
 // The largest split model in two plans at once, and packs.
 static_assert(FaultGuard::kMaxGuards > 2 * gguf::kMaxParts + 64);
 
+// Plain tensors are read in so many bytes at once, and whoever waits is asked and told in between.
+constexpr std::size_t kReadBytes = std::size_t{16} << 20;
+
 std::size_t pad(std::size_t bytes, std::size_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
 }
@@ -169,14 +172,18 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
   // Plain tensors stay pages of the file, and just these are read in. Left to page faults, which read around
   // them, they would bring neighbours that were repacked along and, where memory is short, push each other
   // out.
-  for (const MappedFile& map : impl->maps) advise_random(map.bytes());
   for (const gguf::Tensor* tensor : plain) {
-    HEARTH_TRY_VOID(go_on());
     const auto bytes = impl->maps[tensor->file_index].bytes().subspan(tensor->offset, tensor->bytes);
-    if (const auto there = populate(bytes); !there)
-      return fail(there.error().code, "{}: tensor '{}': {}",
-                  model.file().paths()[tensor->file_index].string(), tensor->name, there.error().message);
-    advance(tensor->bytes);
+    for (std::size_t at = 0; at < bytes.size();) {
+      HEARTH_TRY_VOID(go_on());
+      const auto piece = bytes.subspan(at, std::min(kReadBytes, bytes.size() - at));
+      // Without memory for it now, it comes when it is used.
+      if (const auto there = populate(piece); !there && there.error().code != ErrorCode::kOutOfMemory)
+        return fail(there.error().code, "{}: tensor '{}': {}",
+                    model.file().paths()[tensor->file_index].string(), tensor->name, there.error().message);
+      at += piece.size();
+      advance(piece.size());
+    }
   }
   std::unique_ptr<ResidentSource> source(new ResidentSource(std::move(impl)));
   HEARTH_TRY_VOID(source->still_good());  // what was repacked

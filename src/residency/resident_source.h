@@ -28,9 +28,9 @@ struct LoadOptions {
   bool repack = true;
   // Most memory that may be taken for repacked weights. Beyond it: kOutOfMemory, nothing is taken.
   std::uint64_t anonymous_limit = std::numeric_limits<std::uint64_t>::max();
-  // Called after each tensor that was repacked or read in.
+  // Called after each tensor that was repacked, and after each piece of one that was read in.
   LoadProgress progress;
-  // Asked before each of these tensors; true ends the load with kCancelled.
+  // Asked before each of these; true ends the load with kCancelled.
   std::function<bool()> cancelled;
 };
 
