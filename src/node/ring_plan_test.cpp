@@ -151,6 +151,23 @@ TEST_F(RingPlanning, WindowsTakeAsManyRoundsAsTheyNeed) {
   EXPECT_THAT(wrong.error().message, HasSubstr("names 1 devices, the ring has 2"));
 }
 
+// A window knows 44 bytes of a cell, and there is one for each step.
+TEST_F(RingPlanning, CellsOfAllWindowsCount) {
+  RingRequest windows = request();
+  windows.n_ctx = 65536;
+  windows.n_ubatch = 32;
+  const std::uint64_t n_embd = model.params().n_embd, n_ff = model.params().n_ff;
+  const std::uint64_t buffers_of_head = 32 * (65536 * 4ULL + 16 * (n_embd + n_ff) + 2 * n_ff) + kMiB / 4 +
+                                        4 * kMiB + 4ULL * model.params().n_vocab;
+  const std::uint64_t kv =
+      compute::KvStorage::bytes(model.params(), model.params().n_layer, wire::KvType::kF16, 65536);
+  // One device in 8 rounds, and the head's own table.
+  windows.windows = {1};
+  const std::uint64_t needed = weights + kv + buffers_of_head + 9ULL * 44 * 65536;
+  EXPECT_FALSE(value_of(plan_ring(model, windows, devices(1, needed))).streams);
+  EXPECT_TRUE(value_of(plan_ring(model, windows, devices(1, needed - 1))).streams);
+}
+
 TEST_F(RingPlanning, WithoutRoomForBuffersTheErrorSaysWhatEachNeeds) {
   const auto none = plan_ring(model, request(), devices(2, 1 * kMiB));
   ASSERT_FALSE(none);
