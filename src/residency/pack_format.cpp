@@ -109,13 +109,19 @@ class Reader {
   std::optional<Error> error_;
 };
 
-// Everything before the header's hash. Its own size is known only when it is written: see encode_header().
-Writer header_body(const PackHeader& header) {
+// In the order of their first use, as they are listed.
+std::vector<std::string_view> layouts_of(const PackHeader& header) {
   std::vector<std::string_view> layouts;
   for (const PackSegment& segment : header.segments)
     for (const PackTensor& tensor : segment.tensors)
       if (!tensor.layout.empty() && !std::ranges::contains(layouts, tensor.layout))
         layouts.push_back(tensor.layout);
+  return layouts;
+}
+
+// Everything before the header's hash. Its own size is known only when it is written: see encode_header().
+Writer header_body(const PackHeader& header) {
+  const std::vector<std::string_view> layouts = layouts_of(header);
   Writer w;
   w.raw(kMagic);
   w.number<std::uint32_t>(kPackVersion);
@@ -335,6 +341,8 @@ Result<PackHeader> decode_header(std::span<const std::uint8_t> bytes, std::uint6
            std::format("the weights begin at {}, expected {}", h.segments.front().offset, at));
   r.expect(data_end == file_bytes,
            std::format("the weights end at {}, the file at {}", data_end, file_bytes));
+  r.expect(std::ranges::equal(layouts_of(h), layouts),
+           "layouts are listed that no tensor has, twice, or not in the order of their use");
   if (r.failed()) return r.error();
   return h;
 }

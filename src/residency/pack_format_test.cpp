@@ -193,6 +193,7 @@ const std::vector<BadCase>& bad_cases() {
       {"text with a zero byte", [](I& i) { i.name = std::string("a\0b", 3); }, "printable"},
       {"text that is no UTF-8", [](I& i) { i.cpu = "\xC0\xAF"; }, "printable"},
       {"layout without a name", [](I& i) { i.layouts = {""}; }, "name of a layout"},
+      {"layout that no tensor has", [](I& i) { i.layouts = {"CPU_REPACK", "other"}; }, "no tensor has"},
       {"too many layouts", [](I& i) { i.n_layouts = 17; }, "number of layouts"},
       {"no segments", [](I& i) { i.segments.clear(); }, "number of segments is 0"},
       {"segments that are not there", [](I& i) { i.n_segments = 0xFFFFFFFF; }, "number of segments"},
