@@ -50,7 +50,7 @@ void point_weights(std::span<ggml_tensor* const> tensors, std::span<const reside
   }
 }
 
-// Like `stored`, and there for now.
+// A tensor of the type and shape of `stored`, at its place until point_at() names another.
 MovingTensor declare_like(ggml_context* ctx, const ggml_tensor* stored) {
   ggml_tensor* tensor = ggml_new_tensor_2d(ctx, stored->type, stored->ne[0], stored->ne[1]);
   tensor->data = stored->data;
