@@ -199,22 +199,36 @@ bool has_slots(const Needs& needs, const RingPlan& made, const std::vector<RingD
   return true;
 }
 
+// Tokens of a batch: where all weights stay in memory, and where some are streamed, the usual first, none
+// twice.
+struct BatchSizes {
+  std::uint32_t resident = 0;
+  std::vector<std::uint32_t> streaming;
+};
+
+BatchSizes batch_sizes(const model::HyperParams& params, const RingRequest& request) {
+  if (request.n_ubatch != 0) return {.resident = request.n_ubatch, .streaming = {request.n_ubatch}};
+  // A batch must fit a frame.
+  const std::uint64_t most_rows = wire::kMaxHiddenBytes / (std::uint64_t{params.n_embd} * sizeof(float));
+  const auto at_most = [&](std::uint32_t usual) {
+    return static_cast<std::uint32_t>(
+        std::min<std::uint64_t>({usual, request.n_ctx, std::max<std::uint64_t>(most_rows, 1)}));
+  };
+  BatchSizes sizes = {.resident = at_most(kBatch), .streaming = {}};
+  for (std::uint32_t usual = kStreamingBatch; usual >= kLeastBatch; usual /= 2)
+    if (const std::uint32_t size = at_most(usual); sizes.streaming.empty() || size < sizes.streaming.back())
+      sizes.streaming.push_back(size);
+  return sizes;
+}
+
 }  // namespace
 
 Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& request,
                            const std::vector<RingDevice>& devices) {
   HEARTH_CHECK(!devices.empty() && request.n_ctx > 0 && request.max_outputs > 0);
   const Needs needs(model, request, devices.size());
-  // A batch must fit a frame.
-  const std::uint64_t most_rows =
-      wire::kMaxHiddenBytes / (std::uint64_t{model.params().n_embd} * sizeof(float));
-  const auto batch = [&](std::uint32_t usual) {
-    if (request.n_ubatch != 0) return request.n_ubatch;
-    return static_cast<std::uint32_t>(
-        std::min<std::uint64_t>({usual, request.n_ctx, std::max<std::uint64_t>(most_rows, 1)}));
-  };
-  const std::uint32_t full = batch(kBatch), small = batch(kStreamingBatch);
-  RingPlan made = {.plan = {}, .n_ubatch = full, .rounds = std::max(request.rounds, 1U)};
+  const BatchSizes batches = batch_sizes(model.params(), request);
+  RingPlan made = {.plan = {}, .n_ubatch = batches.resident, .rounds = std::max(request.rounds, 1U)};
 
   if (!request.windows.empty()) {
     if (request.windows.size() != devices.size())
@@ -230,15 +244,16 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
     for (const RingDevice& device : devices) names.push_back(device.name);
     HEARTH_TRY(made.plan,
                plan::split_by_windows(model.params().n_layer, names, request.windows, made.rounds));
-    for (const std::uint32_t n_ubatch : {full, small, batch(kStreamingBatch / 2), batch(kLeastBatch)}) {
+    if (!any_streams(needs, made.plan, devices, made.n_ubatch)) return made;
+    for (const std::uint32_t n_ubatch : batches.streaming) {
       made.n_ubatch = n_ubatch;
       made.streams = any_streams(needs, made.plan, devices, n_ubatch);
-      if (!made.streams || (n_ubatch <= small && has_slots(needs, made, devices))) break;
+      if (!made.streams || has_slots(needs, made, devices)) break;
     }
     return made;
   }
 
-  for (const std::uint32_t n_ubatch : {full, small}) {
+  for (const std::uint32_t n_ubatch : {batches.resident, batches.streaming.front()}) {
     std::vector<plan::DeviceMemory> memory = memory_of(devices, needs, n_ubatch, made.rounds);
     memory[0].reserved += needs.output();
     auto split = plan::split_by_memory(needs.layers_with_kv(), memory, made.rounds);
@@ -253,13 +268,15 @@ Result<RingPlan> plan_ring(const model::ModelFile& model, const RingRequest& req
   if (devices.size() > 1)
     for (std::size_t m = 0; m < devices.size(); ++m)
       if (devices[m].rates) rates[m] = devices[m].rates();
-  for (const std::uint32_t n_ubatch : {small, batch(kStreamingBatch / 2)}) {
-    auto streaming = plan_streaming(needs, request, devices, rates, n_ubatch);
-    if (streaming && has_slots(needs, *streaming, devices)) return streaming;
+  // With the smallest batches, whoever has too little says so with the exact numbers, or does with a little
+  // less than was estimated.
+  Result<RingPlan> streaming = made;
+  for (const std::uint32_t n_ubatch : batches.streaming) {
+    streaming = plan_streaming(needs, request, devices, rates, n_ubatch);
     if (!streaming && streaming.error().code != ErrorCode::kOutOfMemory) return streaming;
+    if (streaming && has_slots(needs, *streaming, devices)) return streaming;
   }
-  // Whoever has too little says so with the exact numbers, or does with a little less than was estimated.
-  return plan_streaming(needs, request, devices, rates, batch(kLeastBatch));
+  return streaming;
 }
 
 }  // namespace hearth::node
