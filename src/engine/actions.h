@@ -56,9 +56,11 @@ struct LoadEpoch {
   std::uint16_t device = 0;
 };
 
-// Every member is ready: on the head, batches may start.
+// Every member is ready: on the head, batches may start, so many at once that all members have memory for
+// them.
 struct ActivateEpoch {
   std::uint32_t epoch = 0;
+  std::uint32_t max_batches = 1;  // a worker's own
 };
 
 // Stop computing and free everything of this epoch, also a load that still runs. The last action of an epoch.
@@ -105,6 +107,7 @@ struct LoadReport {
   std::uint64_t weight_bytes = 0;
   std::uint64_t kv_bytes = 0;
   std::uint64_t compute_bytes = 0;
+  std::uint32_t max_batches = 1;  // full ones that there is memory for at once
   friend bool operator==(const LoadReport&, const LoadReport&) = default;
 };
 

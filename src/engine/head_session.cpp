@@ -213,7 +213,8 @@ void HeadSession::on(Worker& from, const wire::Ready& ready, TimePoint, Actions&
   if (found == epochs_.end() && ready.epoch <= last_epoch_) return;  // it failed meanwhile
   const auto index = found == epochs_.end() ? std::nullopt : member_index(found->second.plan, from.info.key);
   if (!index || found->second.reports[*index]) return break_rules(from, ready, out);
-  found->second.reports[*index] = LoadReport{ready.weight_bytes, ready.kv_bytes, ready.compute_bytes};
+  found->second.reports[*index] =
+      LoadReport{ready.weight_bytes, ready.kv_bytes, ready.compute_bytes, ready.max_batches};
   check_active(found->second, out);
 }
 
@@ -232,7 +233,9 @@ void HeadSession::check_active(Epoch& epoch, Actions& out) {
   if (epoch.active || !std::ranges::all_of(epoch.reports, is_there)) return;
   epoch.active = true;
   send_to_members(epoch, wire::Activate{epoch.plan.epoch}, out);
-  out.push_back(ActivateEpoch{epoch.plan.epoch});
+  const auto least =
+      std::ranges::min(epoch.reports, {}, [](const auto& report) { return report->max_batches; });
+  out.push_back(ActivateEpoch{epoch.plan.epoch, least->max_batches});
   log(out, LogLevel::kInfo, "epoch {} is active", epoch.plan.epoch);
 }
 

@@ -242,7 +242,7 @@ void WorkerSession::on_head(const wire::Activate& activate, TimePoint now, Actio
     const DeviceKey& key = epoch.plan.members[sender].key;
     if (!liveness_.watches(key)) liveness_.watch(key, who(key), now);
   }
-  out.push_back(ActivateEpoch{activate.epoch});
+  out.push_back(ActivateEpoch{activate.epoch, epoch.loaded->max_batches});
   log(out, LogLevel::kInfo, "epoch {} is active", activate.epoch);
 }
 
@@ -302,7 +302,8 @@ void WorkerSession::check_ready(Epoch& epoch, Actions& out) {
   out.push_back(Send{*head_, wire::Ready{.epoch = epoch.plan.epoch,
                                          .weight_bytes = epoch.loaded->weight_bytes,
                                          .kv_bytes = epoch.loaded->kv_bytes,
-                                         .compute_bytes = epoch.loaded->compute_bytes}});
+                                         .compute_bytes = epoch.loaded->compute_bytes,
+                                         .max_batches = epoch.loaded->max_batches}});
 }
 
 Actions WorkerSession::tick(const Progress& progress, TimePoint now) {

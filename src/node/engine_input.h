@@ -28,6 +28,7 @@ struct FrameArrived {
 };
 struct EpochActive {
   std::uint32_t epoch;
+  std::uint32_t max_batches;
 };
 struct RingFailed {
   Error error;

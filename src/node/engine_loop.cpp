@@ -77,7 +77,7 @@ void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Gener
               check(
                   with_memory(head ? head->epoch : 0, [&] { return executor.on_frame(in.from, in.bytes); }));
             } else if constexpr (std::is_same_v<In, EpochActive>) {
-              if (generator != nullptr) generator->activate(in.epoch);
+              if (generator != nullptr) generator->activate(in.epoch, in.max_batches);
             } else if constexpr (std::is_same_v<In, RingFailed>) {
               if (generator != nullptr) generator->fail_all(in.error);
             } else if constexpr (std::is_same_v<In, Submit>) {

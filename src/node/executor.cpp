@@ -19,6 +19,8 @@ namespace {
 constexpr std::size_t kSmallFrameBytes = 64 * 1024;
 // The part of the memory for weights that batches may take which wait to be computed together.
 constexpr std::uint64_t kGroupDivisor = 16;
+// Frames of a full batch that every device of a ring has memory for.
+constexpr std::uint64_t kLeastFrames = 3;
 
 class Stopwatch {
  public:
@@ -87,6 +89,9 @@ struct Executor::Epoch {
   std::size_t waiting_tokens = 0;
   std::map<std::uint16_t, std::deque<Waiting>> waiting;  // by step; no queue is empty
 
+  [[nodiscard]] std::uint32_t max_group() const {
+    return std::max(1U, static_cast<std::uint32_t>(group_tokens / plan.n_ubatch));
+  }
   // The step whose first batch is the oldest.
   [[nodiscard]] std::uint16_t oldest_step() const {
     return std::ranges::min_element(waiting, {},
@@ -160,11 +165,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                        n_windows > 1 ? "ask for a smaller context (-c) or fewer rounds (-k)"
                                      : "ask for a smaller context (-c)"));
   // Of a long prompt's batches: one that came, one that leaves, one that waits.
-  const std::uint64_t frame_bytes =
-      plan.members.size() > 1
-          ? 3 * std::uint64_t{plan.n_ubatch} * model_.params().n_embd *
-                (plan.hidden == wire::HiddenEncoding::kF32 ? sizeof(float) : sizeof(std::uint16_t))
-          : 0;
+  const bool in_ring = plan.members.size() > 1;
+  const std::uint64_t one_frame =
+      std::uint64_t{plan.n_ubatch} * model_.params().n_embd *
+      (plan.hidden == wire::HiddenEncoding::kF32 ? sizeof(float) : sizeof(std::uint16_t));
+  const std::uint64_t frame_bytes = in_ring ? kLeastFrames * one_frame : 0;
   HEARTH_TRY_VOID(take(left, frame_bytes, std::format("passing on {} tokens at once", plan.n_ubatch),
                        "ask for smaller batches (-ub)"));
   engine::LoadReport report = {
@@ -241,6 +246,17 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (epoch->weights->streams() && !epoch->windows.empty() && can_hold) {
     epoch->group_tokens = group.tokens;
     report.compute_bytes += group.bytes();
+  }
+  const std::uint32_t in_group = epoch->max_group();
+  if (in_group > 1) {
+    report.max_batches = in_group;
+  } else if (!in_ring) {
+    report.max_batches = kMaxGroup;  // each is computed when it starts
+  } else {
+    // What is left where nothing is streamed.
+    const std::uint64_t spare = epoch->weights->streams() ? 0 : left - std::min(left, report.weight_bytes);
+    report.max_batches = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(kMaxGroup, kLeastFrames + spare / kGroupDivisor / one_frame));
   }
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;
@@ -437,9 +453,7 @@ std::optional<std::uint32_t> Executor::waiting() const {
 
 std::uint32_t Executor::max_group(std::uint32_t epoch) const {
   const auto found = epochs_.find(epoch);
-  if (found == epochs_.end()) return 1;
-  const Epoch& e = *found->second;
-  return std::max(1U, static_cast<std::uint32_t>(e.group_tokens / e.plan.n_ubatch));
+  return found == epochs_.end() ? 1 : found->second->max_group();
 }
 
 bool Executor::expects_more(std::uint32_t id) const {

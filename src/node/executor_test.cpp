@@ -472,16 +472,18 @@ TEST_F(StreamingRing, AWorkerKnowsThatAChunkIsFollowed) {
 TEST_F(StreamingRing, GroupsKeepToTheMemoryThatIsLeft) {
   const auto report = value_of(executors_[1]->load(two_rounds(), 1, {}));
   EXPECT_EQ(executors_[1]->max_group(kEpoch), 17U);
+  EXPECT_EQ(report.max_batches, 17U);
   EXPECT_EQ(executors_[1]->max_group(kEpoch + 1), 1U);
   executors_[1]->free(kEpoch);
   const std::uint64_t per_batch = 2ULL * 16 * model_.params().n_embd * sizeof(float);
   const std::uint64_t fixed = report.kv_bytes + report.compute_bytes - 17 * per_batch;
   // A sixteenth of what is left for weights.
   for (const std::uint64_t n : {1, 2, 5}) {
-    value_of(executors_[1]->load(
+    const auto tight = value_of(executors_[1]->load(
         two_rounds(), 1,
         {.anonymous_limit = fixed + 16 * n * per_batch + 8, .progress = {}, .cancelled = {}}));
     EXPECT_EQ(executors_[1]->max_group(kEpoch), n);
+    EXPECT_EQ(tight.max_batches, n == 1 ? 3 : n) << "without groups, three frames on their way";
     executors_[1]->free(kEpoch);
   }
 }

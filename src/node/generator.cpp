@@ -6,11 +6,11 @@
 namespace hearth::node {
 namespace {
 
-engine::BatcherOptions batcher_options(const Generator::Options& options, std::uint32_t max_group = 1) {
+engine::BatcherOptions batcher_options(const Generator::Options& options, std::uint32_t max_in_flight) {
   return {.n_ctx = options.n_ctx,
           .n_ubatch = options.n_ubatch,
           .n_seq_max = options.n_seq_max,
-          .max_in_flight = std::max(options.max_in_flight, max_group)};
+          .max_in_flight = max_in_flight};
 }
 
 }  // namespace
@@ -28,14 +28,15 @@ Generator::Generator(const model::Tokenizer& tokenizer, Executor& executor, cons
       options_(options),
       announce_cancel_(std::move(announce_cancel)),
       in_flight_(in_flight),
-      batcher_(batcher_options(options)) {}
+      batcher_(batcher_options(options, 1)) {}
 
 // An epoch starts with empty KV caches and batch 1. Where weights are streamed, as many chunks of a prompt as
-// can be computed at once go out.
-void Generator::activate(std::uint32_t epoch) {
+// can be computed at once go out, never more than every device has memory for.
+void Generator::activate(std::uint32_t epoch, std::uint32_t max_batches) {
   epoch_ = epoch;
   failure_.reset();
-  batcher_ = engine::Batcher(batcher_options(options_, executor_.max_group(epoch)));
+  const std::uint32_t wanted = std::max(options_.max_in_flight, executor_.max_group(epoch));
+  batcher_ = engine::Batcher(batcher_options(options_, std::min(wanted, max_batches)));
   in_flight_ = 0;
 }
 

@@ -224,12 +224,14 @@ void put(Writer& to, const Ready& m) {
   to.number<std::uint64_t>(m.weight_bytes);
   to.number<std::uint64_t>(m.kv_bytes);
   to.number<std::uint64_t>(m.compute_bytes);
+  to.number<std::uint32_t>(m.max_batches);
 }
 
 void get(Reader& from, Ready& m) {
   m.weight_bytes = from.number<std::uint64_t>("weight bytes", 0, kMaxMemoryBytes);
   m.kv_bytes = from.number<std::uint64_t>("KV bytes", 0, kMaxMemoryBytes);
   m.compute_bytes = from.number<std::uint64_t>("compute bytes", 0, kMaxMemoryBytes);
+  m.max_batches = from.number<std::uint32_t>("batches at once", 1, kMaxBatchesAtOnce);
 }
 
 void put(Writer&, const Activate&) {}

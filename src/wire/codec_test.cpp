@@ -341,6 +341,8 @@ TEST(CodecHostile, OtherMessages) {
   expect_refused(patched(ready, {{28, Bytes(8, 0xff)}}), "Ready: weight bytes is 18446744073709551615");
   expect_refused(patched(ready, {{36, Bytes(8, 0xff)}}), "Ready: KV bytes is");
   expect_refused(patched(ready, {{44, Bytes(8, 0xff)}}), "Ready: compute bytes is");
+  expect_refused(patched(ready, {{52, {0, 0, 0, 0}}}), "Ready: batches at once is 0");
+  expect_refused(patched(ready, {{52, {1, 4, 0, 0}}}), "Ready: batches at once is 1025");
   const Bytes cancel = encode(Cancel{1, 5, 6});
   expect_refused(patched(cancel, {{28, {0}}}), "Cancel: first batch is 0");
   expect_refused(patched(cancel, {{36, {4}}}), "Cancel: last batch is 4, allowed are 5 to");

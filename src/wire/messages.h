@@ -90,6 +90,7 @@ struct Prepare {
 struct Ready {
   std::uint32_t epoch = 0;
   std::uint64_t weight_bytes = 0, kv_bytes = 0, compute_bytes = 0;
+  std::uint32_t max_batches = 1;  // full ones that it has memory for at once
   friend bool operator==(const Ready&, const Ready&) = default;
 };
 struct Activate {

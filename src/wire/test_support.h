@@ -143,7 +143,8 @@ inline ControlMessage any_control_message(std::size_t kind) {
       return any_plan();
     case 3:
       return Ready{any_epoch(), any<std::uint64_t>(0, kMaxMemoryBytes),
-                   any<std::uint64_t>(0, kMaxMemoryBytes), any<std::uint64_t>(0, kMaxMemoryBytes)};
+                   any<std::uint64_t>(0, kMaxMemoryBytes), any<std::uint64_t>(0, kMaxMemoryBytes),
+                   any<std::uint32_t>(1, kMaxBatchesAtOnce)};
     case 4:
       return Activate{any_epoch()};
     case 5:
