@@ -9,9 +9,11 @@ bypass every cache of this kernel; a cache of the host below a virtual machine i
 import argparse
 import contextlib
 import ctypes
+import fcntl
 import json
 import mmap
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,12 @@ WARM_UP_S = 0.3
 
 # Shorter files let a disk answer from its own cache.
 LEAST_FILE = 64 << 20
+
+# loop(4)
+_LOOP_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
+_LOOP_AUTOCLEAR, _LOOP_DIRECT_IO = 4, 16
+# mount(2)
+_NOATIME, _RECURSIVE, _PRIVATE, _DETACH = 1024, 16384, 1 << 18, 2
 
 
 def disk_of(folder):
@@ -52,19 +60,76 @@ def drop_caches():
         file.write("3")
 
 
+def _mount(source, at, kind, flags=0, data=""):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source.encode(), at.encode(), kind.encode() if kind else None, flags, data.encode()) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot mount {kind or 'privately'} on {at}: {os.strerror(code)}")
+
+
 @contextlib.contextmanager
+def _mounted(folder, source, kind, flags=0, data=""):
+    at = tempfile.mkdtemp(dir=folder)
+    try:
+        _mount(source, at, kind, flags, data)
+        try:
+            yield at
+        finally:
+            ctypes.CDLL(None).umount2(at.encode(), _DETACH)
+    finally:
+        os.rmdir(at)
+
+
 def small_disk(folder, n_bytes):
     """A file system in memory of that size, below `folder`, for as long as the context lasts. Needs root; OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    at = tempfile.mkdtemp(dir=folder)
-    if libc.mount(b"tmpfs", at.encode(), b"tmpfs", 0, f"size={n_bytes}".encode()) != 0:
-        os.rmdir(at)
-        raise OSError(ctypes.get_errno(), f"cannot mount a file system in memory: {os.strerror(ctypes.get_errno())}")
+    return _mounted(folder, "tmpfs", "tmpfs", data=f"size={n_bytes}")
+
+
+def own_mounts():
+    """What this program mounts from here on nobody else sees, and goes with it however it ends. Call it before
+    threads are started."""
+    os.unshare(os.CLONE_NEWNS)
+    _mount("none", "/", None, _RECURSIVE | _PRIVATE)
+
+
+def _loop_device(path):
+    """(path, descriptor) of a disk made of the file; it goes when the last who uses it does. OSError."""
+    backing = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
-        yield at
+        device = f"/dev/loop{fcntl.ioctl(control, _LOOP_GET_FREE)}"
+        loop = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            # struct loop_config: file, block size (0: the usual), struct loop_info64 with its flags, reserved.
+            fcntl.ioctl(loop, _LOOP_CONFIGURE, struct.pack("=II52xI176x64x", backing, 0, _LOOP_AUTOCLEAR | _LOOP_DIRECT_IO))
+        except OSError:
+            os.close(loop)
+            raise
+        return device, loop
     finally:
-        libc.umount2(at.encode(), 2)  # MNT_DETACH
-        os.rmdir(at)
+        os.close(control)
+        os.close(backing)
+
+
+@contextlib.contextmanager
+def memory_disk(folder, n_bytes, read_ahead_kib):
+    """A folder on a disk of its own that lies in memory: for rates that no disk of this machine has. It can be
+    throttled as any other; all its memory is taken now, so it belongs to no device; reading from it takes processor
+    time of no device. For as long as the context lasts, see own_mounts(). Needs root and mkfs.ext4; OSError."""
+    with small_disk(folder, n_bytes + (64 << 20)) as memory:
+        path = os.path.join(memory, "disk")
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        device, loop = _loop_device(path)
+        try:
+            subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=0", device],
+                           check=True)
+            with _mounted(folder, device, "ext4", _NOATIME) as at:
+                with open(read_ahead_setting(disk_of(at)), "w", encoding="ascii") as setting:
+                    setting.write(str(read_ahead_kib))
+                yield at
+        finally:
+            os.close(loop)
 
 
 def copy_file(source, target):

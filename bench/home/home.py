@@ -171,6 +171,7 @@ class Home:
         for file in files:
             if not path:
                 disk.write_random_file(file, 4 * disk.LEAST_FILE)
+        os.sync()  # what is still to be written takes its share of the disk
         try:
             rates = disk.rates_together(files, seconds)
         finally:

@@ -1,6 +1,7 @@
 """The program: see the package."""
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -9,8 +10,9 @@ import statistics
 import subprocess
 import sys
 
-from home import Home, ScenarioError, record
+from home import Home, ScenarioError, disk, record
 from home.__main__ import end_on_signals, program, weight_bytes
+from home.home import default_folder
 from home.scenario import parse_scenario
 
 from . import report
@@ -18,6 +20,7 @@ from .cases import QUICK, SHAPES, TYPE, all_cases, chosen
 from .programs import all_programs
 
 # What a model takes on disk, roughly, with a pack beside each copy; refused before anything is written.
+_KEPT_FREE = 1 << 30  # by hearth on every disk
 _ROOM = {"1b": 3_000_000_000, "8b": 10_000_000_000}
 
 
@@ -33,6 +36,9 @@ def parse():
     parser.add_argument("--max-taken", type=float, default=5,
                         help="a round is repeated when more than this percentage of the processors was taken by the "
                              "hypervisor or other programs (default 5)")
+    parser.add_argument("--memory-disk", action="store_true",
+                        help="the devices' files on a disk in memory, for rates that this machine's disk does not have; "
+                             "it takes processor time itself, give it a larger --max-taken")
     parser.add_argument("--programs", default="", help="only programs whose name contains this, e.g. hearth")
     parser.add_argument("--results", default=os.path.join(record.RESULTS, "lowmem.jsonl"))
     parser.add_argument("--no-record", action="store_true", help="print only")
@@ -120,13 +126,25 @@ def lines_of(case, rounds, undisturbed, facts, common):
                "ratio_to_hearth": None if name == "hearth" else report.ratio(hearth, per_round(rounds, name))}
 
 
+def _memory_disk(n_bytes):
+    """With room for files of that size, and the read-ahead of the disk that is used otherwise."""
+    folder = default_folder()
+    os.makedirs(folder, exist_ok=True)
+    with open(disk.read_ahead_setting(disk.disk_of(folder)), encoding="ascii") as setting:
+        return disk.memory_disk(folder, n_bytes * 5 // 4 + _KEPT_FREE, int(setting.read()))
+
+
 def measure_cases(cases, programs, options, common):
     """All cases of one shape and number of devices, in one home."""
     shape, n_devices = cases[0].shape, cases[0].n_devices
     scenario = parse_scenario({"device": [{"name": f"d{i + 1}", "role": "worker" if i else "head",
                                            "disk_mb_s": max(case.disk_mb_s for case in cases)}
                                           for i in range(n_devices)]}, "lowmem")
-    with Home(scenario) as home:
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if options.memory_disk:
+            folder = stack.enter_context(_memory_disk(_ROOM[shape] * n_devices))
+        home = stack.enter_context(Home(scenario, folder=folder))
         if home.no_limits:
             raise RuntimeError(f"without limits there is nothing to measure here: {home.no_limits}")
         free = shutil.disk_usage(home.folder).free
@@ -156,7 +174,7 @@ def measure_cases(cases, programs, options, common):
                   f"{min(device.disk_limit for device in home) / 1e6:.0f}, measured {measured / 1e6:.0f}")
             facts = {"weight_bytes": weights, "memory_bytes": total, "disk_bytes_per_s": measured,
                      "disk_limit_bytes_per_s": [device.disk_limit for device in home],
-                     "calibrated_bytes_per_s": rates, "compute_s": compute_s, "read_ahead_kib": home.read_ahead(),
+                     "calibrated_bytes_per_s": rates, "memory_disk": options.memory_disk, "compute_s": compute_s, "read_ahead_kib": home.read_ahead(),
                      "model": {"file": model, "bytes": os.path.getsize(home.head.file(model)), "blake2b": model_hash}}
             rounds, undisturbed = rounds_of(home, model, [one for one in programs if one.fits(case)], options)
             for line in lines_of(case, rounds, undisturbed, facts, common):
@@ -175,6 +193,8 @@ def main():
         print("lowmem: no case has such a name; --list names them", file=sys.stderr)
         return 2
     end_on_signals()
+    if options.memory_disk:
+        disk.own_mounts()
     programs = [one for one in all_programs(os.path.dirname(program("hearth"))) if options.programs in one.name]
     common = record.start("lowmem", record.command_line(["lowmem", *sys.argv[1:]], [record.ROOT]))
     print(f"physical limit: the larger of computing and (weights - (memory - fixed - slots)) / disk\n{report.HEADER}")

@@ -26,7 +26,7 @@ def all_cases():
     """In an order in which cases of the same devices and model follow one another."""
     found = [Case("1b", 1, disk, memory) for disk in (300, 500, 2000) for memory in MEMORY_PERCENT]
     found += [Case("1b", n, disk, memory) for n in (2, 4) for disk in (100, 150) for memory in MEMORY_PERCENT]
-    found += [Case("8b", 1, 500, memory) for memory in (60, 50)]
+    found += [Case("8b", 1, disk, memory) for disk in (500, 2000) for memory in (60, 50)]
     found += [Case("8b", 4, 150, memory) for memory in (60, 50)]
     return found
 
