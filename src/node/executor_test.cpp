@@ -598,6 +598,26 @@ TEST_F(HandRing, ALoadKeepsToTheMemoryItMayTake) {
   EXPECT_TRUE(with_limit(taken));
 }
 
+// Weights that stay leave what they leave: a sixteenth of it is for frames on their way, besides three.
+TEST_F(HandRing, ALoadSaysHowManyBatchesThereIsMemoryFor) {
+  wire::Prepare plan = two_rounds();
+  plan.repack = false;
+  const auto batches_with = [&](std::uint64_t limit) {
+    const auto report = value_of(executors_[1]->load(
+        plan, 1, {.repack = false, .anonymous_limit = limit, .progress = {}, .cancelled = {}}));
+    executors_[1]->free(kEpoch);
+    return report.max_batches;
+  };
+  const auto all = value_of(executors_[1]->load(plan, 1, {.repack = false, .progress = {}, .cancelled = {}}));
+  executors_[1]->free(kEpoch);
+  EXPECT_EQ(all.max_batches, kMaxGroup) << "without a limit";
+  const std::uint64_t taken = all.kv_bytes + all.compute_bytes + all.weight_bytes;
+  const std::uint64_t frame = std::uint64_t{plan.n_ubatch} * model_.params().n_embd * sizeof(float);
+  EXPECT_EQ(batches_with(taken), 3U);
+  EXPECT_EQ(batches_with(taken + 16 * frame - 1), 3U);
+  EXPECT_EQ(batches_with(taken + 16 * 5 * frame), 8U);
+}
+
 TEST(MemoryForEpochs, IsWhatIsLentWithoutTheProgram) {
   constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
   EXPECT_EQ(memory_for_epochs(1), 0U) << "the program alone takes more";
