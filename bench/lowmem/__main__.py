@@ -39,7 +39,7 @@ def parse():
     parser.add_argument("--memory-disk", action="store_true",
                         help="the devices' files on a disk in memory, for rates that this machine's disk does not have; "
                              "it takes processor time itself, give it a larger --max-taken")
-    parser.add_argument("--programs", default="", help="only programs whose name contains this, e.g. hearth")
+    parser.add_argument("--programs", default="", help="only programs whose name contains one of these, e.g. hearth,mmap")
     parser.add_argument("--results", default=os.path.join(record.RESULTS, "lowmem.jsonl"))
     parser.add_argument("--no-record", action="store_true", help="print only")
     options = parser.parse_args()
@@ -174,7 +174,8 @@ def measure_cases(cases, programs, options, common):
                   f"{min(device.disk_limit for device in home) / 1e6:.0f}, measured {measured / 1e6:.0f}")
             facts = {"weight_bytes": weights, "memory_bytes": total, "disk_bytes_per_s": measured,
                      "disk_limit_bytes_per_s": [device.disk_limit for device in home],
-                     "calibrated_bytes_per_s": rates, "memory_disk": options.memory_disk, "compute_s": compute_s, "read_ahead_kib": home.read_ahead(),
+                     "calibrated_bytes_per_s": rates, "memory_disk": options.memory_disk, "compute_s": compute_s,
+                     "read_ahead_kib": home.read_ahead(),
                      "model": {"file": model, "bytes": os.path.getsize(home.head.file(model)), "blake2b": model_hash}}
             rounds, undisturbed = rounds_of(home, model, [one for one in programs if one.fits(case)], options)
             for line in lines_of(case, rounds, undisturbed, facts, common):
@@ -195,7 +196,8 @@ def main():
     end_on_signals()
     if options.memory_disk:
         disk.own_mounts()
-    programs = [one for one in all_programs(os.path.dirname(program("hearth"))) if options.programs in one.name]
+    programs = [one for one in all_programs(os.path.dirname(program("hearth")))
+                if any(part in one.name for part in options.programs.split(","))]
     common = record.start("lowmem", record.command_line(["lowmem", *sys.argv[1:]], [record.ROOT]))
     print(f"physical limit: the larger of computing and (weights - (memory - fixed - slots)) / disk\n{report.HEADER}")
     try:
