@@ -5,6 +5,7 @@ limit that does not bind would make every measurement taken with it wrong. Only 
 busy machine (not faster than it); that it is also reached is asserted for the disk, within 25 %, best of three tries.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -64,6 +65,32 @@ class Limits(unittest.TestCase):
                     if seen[-1] > 0.75 * limit:
                         break
                 self.assertGreater(max(seen), 0.75 * limit)
+
+    def test_disk_in_memory(self):
+        """Its limit binds as any other's, no device pays for it, and it goes with its last user."""
+        disk.own_mounts()
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(disk.memory_disk(default_folder(), 192 << 20, 256))
+            except OSError as error:
+                print(f"Skipped\nno disk in memory: {error}")
+                self.skipTest(str(error))
+            own = disk.disk_of(folder)
+            self.assertNotEqual(own, disk.disk_of(default_folder()))
+            with Home(scenario({"disk_mb_s": 80, "memory": "64 MiB"}), folder=folder) as home:
+                self.assertEqual(home.read_ahead(), 256)
+                file = home.head.file("data")
+                disk.write_random_file(file, 128 << 20)
+                rates = []
+                while len(rates) < 3 and max(rates, default=0) < 60 * MB:
+                    rates.append(home.head.disk_rate(file, seconds=1.5))
+                self.assertLess(max(rates), 100 * MB)
+                self.assertGreater(max(rates), 60 * MB)
+                self.assertEqual(home.head.use().oom_kills, 0)
+        with open("/proc/mounts", encoding="utf-8") as mounts:
+            self.assertNotIn(folder, mounts.read())
+        self.assertFalse(os.path.exists(folder))
+        self.assertFalse(os.path.exists(f"/sys/dev/block/{own}/loop/backing_file"))
 
     def test_disk_shares(self):
         """What all ask for together counts, not how the disk happened to serve them."""

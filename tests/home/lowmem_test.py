@@ -35,12 +35,12 @@ class Cases(unittest.TestCase):
     def test_all(self):
         names = [case.name for case in cases.all_cases()]
         self.assertEqual(len(names), len(set(names)))
-        self.assertEqual(len(names), (3 + 2 + 2) * 8 + 4)
+        self.assertEqual(len(names), (3 + 2 + 2) * 8 + 6)
         self.assertIn("1b:4x100@10", names)
         self.assertIn(cases.QUICK[0], cases.all_cases())
 
     def test_patterns(self):
-        self.assertEqual([case.name for case in cases.chosen(["8b:*@50"])], ["8b:1x500@50", "8b:4x150@50"])
+        self.assertEqual([case.name for case in cases.chosen(["8b:*@50"])], ["8b:1x500@50", "8b:1x2000@50", "8b:4x150@50"])
         self.assertEqual(cases.chosen(["9b:*"]), [])
 
 
