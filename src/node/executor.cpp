@@ -253,8 +253,9 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   } else if (!in_ring) {
     report.max_batches = kMaxGroup;  // each is computed when it starts
   } else {
-    // What is left where nothing is streamed.
-    const std::uint64_t spare = epoch->weights->streams() ? 0 : left - std::min(left, report.weight_bytes);
+    // What is left where nothing is streamed; `left` is without anonymous weights already.
+    const std::uint64_t mapped = report.weight_bytes - epoch->weights->anonymous_bytes();
+    const std::uint64_t spare = epoch->weights->streams() ? 0 : left - std::min(left, mapped);
     report.max_batches = static_cast<std::uint32_t>(
         std::min<std::uint64_t>(kMaxGroup, kLeastFrames + spare / kGroupDivisor / one_frame));
   }

@@ -600,22 +600,23 @@ TEST_F(HandRing, ALoadKeepsToTheMemoryItMayTake) {
 
 // Weights that stay leave what they leave: a sixteenth of it is for frames on their way, besides three.
 TEST_F(HandRing, ALoadSaysHowManyBatchesThereIsMemoryFor) {
-  wire::Prepare plan = two_rounds();
-  plan.repack = false;
-  const auto batches_with = [&](std::uint64_t limit) {
-    const auto report = value_of(executors_[1]->load(
-        plan, 1, {.repack = false, .anonymous_limit = limit, .progress = {}, .cancelled = {}}));
-    executors_[1]->free(kEpoch);
-    return report.max_batches;
-  };
-  const auto all = value_of(executors_[1]->load(plan, 1, {.repack = false, .progress = {}, .cancelled = {}}));
-  executors_[1]->free(kEpoch);
-  EXPECT_EQ(all.max_batches, kMaxGroup) << "without a limit";
-  const std::uint64_t taken = all.kv_bytes + all.compute_bytes + all.weight_bytes;
-  const std::uint64_t frame = std::uint64_t{plan.n_ubatch} * model_.params().n_embd * sizeof(float);
-  EXPECT_EQ(batches_with(taken), 3U);
-  EXPECT_EQ(batches_with(taken + 16 * frame - 1), 3U);
-  EXPECT_EQ(batches_with(taken + 16 * 5 * frame), 8U);
+  for (const bool repack : {false, true}) {
+    wire::Prepare plan = two_rounds();
+    plan.repack = repack;
+    const auto load_with = [&](std::uint64_t limit) {
+      const auto report = value_of(executors_[1]->load(
+          plan, 1, {.repack = repack, .anonymous_limit = limit, .progress = {}, .cancelled = {}}));
+      executors_[1]->free(kEpoch);
+      return report;
+    };
+    const auto all = load_with(std::numeric_limits<std::uint64_t>::max());
+    EXPECT_EQ(all.max_batches, kMaxGroup) << "without a limit";
+    const std::uint64_t taken = all.kv_bytes + all.compute_bytes + all.weight_bytes;
+    const std::uint64_t frame = std::uint64_t{plan.n_ubatch} * model_.params().n_embd * sizeof(float);
+    EXPECT_EQ(load_with(taken).max_batches, 3U) << repack;
+    EXPECT_EQ(load_with(taken + 16 * frame - 1).max_batches, 3U) << repack;
+    EXPECT_EQ(load_with(taken + 16 * 5 * frame).max_batches, 8U) << repack;
+  }
 }
 
 TEST(MemoryForEpochs, IsWhatIsLentWithoutTheProgram) {
