@@ -94,21 +94,17 @@ def own_mounts():
 
 def _loop_device(path):
     """(path, descriptor) of a disk made of the file; it goes when the last who uses it does. OSError."""
-    backing = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with open(path, "r+b", buffering=0) as backing, open("/dev/loop-control", "r+b", buffering=0) as control:
         device = f"/dev/loop{fcntl.ioctl(control, _LOOP_GET_FREE)}"
         loop = os.open(device, os.O_RDWR | os.O_CLOEXEC)
         try:
             # struct loop_config: file, block size (0: the usual), struct loop_info64 with its flags, reserved.
-            fcntl.ioctl(loop, _LOOP_CONFIGURE, struct.pack("=II52xI176x64x", backing, 0, _LOOP_AUTOCLEAR | _LOOP_DIRECT_IO))
+            fcntl.ioctl(loop, _LOOP_CONFIGURE,
+                        struct.pack("=II52xI176x64x", backing.fileno(), 0, _LOOP_AUTOCLEAR | _LOOP_DIRECT_IO))
         except OSError:
             os.close(loop)
             raise
         return device, loop
-    finally:
-        os.close(control)
-        os.close(backing)
 
 
 @contextlib.contextmanager

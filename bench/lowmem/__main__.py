@@ -19,9 +19,10 @@ from . import report
 from .cases import QUICK, SHAPES, TYPE, all_cases, chosen
 from .programs import all_programs
 
-# What a model takes on disk, roughly, with a pack beside each copy; refused before anything is written.
-_KEPT_FREE = 1 << 30  # by hearth on every disk
+# What a model takes on disk, roughly, with a pack beside each copy; refused before anything is written there.
 _ROOM = {"1b": 3_000_000_000, "8b": 10_000_000_000}
+# What hearth leaves free on every disk.
+_KEPT_FREE = 1 << 30
 
 
 def parse():

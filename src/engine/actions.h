@@ -60,7 +60,7 @@ struct LoadEpoch {
 // them.
 struct ActivateEpoch {
   std::uint32_t epoch = 0;
-  std::uint32_t max_batches = 1;  // a worker's own
+  std::uint32_t max_batches = 1;  // of no meaning on a worker
 };
 
 // Stop computing and free everything of this epoch, also a load that still runs. The last action of an epoch.

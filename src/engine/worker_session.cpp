@@ -242,7 +242,7 @@ void WorkerSession::on_head(const wire::Activate& activate, TimePoint now, Actio
     const DeviceKey& key = epoch.plan.members[sender].key;
     if (!liveness_.watches(key)) liveness_.watch(key, who(key), now);
   }
-  out.push_back(ActivateEpoch{activate.epoch, epoch.loaded->max_batches});
+  out.push_back(ActivateEpoch{.epoch = activate.epoch});
   log(out, LogLevel::kInfo, "epoch {} is active", activate.epoch);
 }
 
