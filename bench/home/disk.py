@@ -53,6 +53,12 @@ def read_ahead_setting(disk):
     return f"/sys/dev/block/{disk}/queue/read_ahead_kb"
 
 
+def available_memory():
+    """Bytes that programs of this machine can still take without swapping."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+
+
 def drop_caches():
     """Empties the page cache of the whole machine."""
     os.sync()
@@ -118,8 +124,10 @@ def memory_disk(folder, n_bytes, read_ahead_kib):
             os.posix_fallocate(file.fileno(), 0, n_bytes)
         device, loop = _loop_device(path)
         try:
-            subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=0", device],
-                           check=True)
+            made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", "-E",
+                                   "nodiscard,lazy_itable_init=0", device], stderr=subprocess.PIPE, text=True)
+            if made.returncode != 0:
+                raise OSError(f"mkfs.ext4 on {device}: {made.stderr.strip()}")
             with _mounted(folder, device, "ext4", _NOATIME) as at:
                 with open(read_ahead_setting(disk_of(at)), "w", encoding="ascii") as setting:
                     setting.write(str(read_ahead_kib))

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 
-from home import Home, ScenarioError, disk, record
+from home import Home, ScenarioError, disk, record, registry
 from home.__main__ import end_on_signals, program, weight_bytes
 from home.home import default_folder
 from home.scenario import parse_scenario
@@ -23,6 +23,8 @@ from .programs import all_programs
 _ROOM = {"1b": 3_000_000_000, "8b": 10_000_000_000}
 # What hearth leaves free on every disk.
 _KEPT_FREE = 1 << 30
+# What programs, and the devices' own memory, take beside a disk in memory, at least.
+_BESIDES = 4 << 30
 
 
 def parse():
@@ -129,10 +131,19 @@ def lines_of(case, rounds, undisturbed, facts, common):
 
 def _memory_disk(n_bytes):
     """With room for files of that size, and the read-ahead of the disk that is used otherwise."""
+    registry.remove_leftovers()
+    size, available = n_bytes * 5 // 4 + _KEPT_FREE, disk.available_memory()
+    if size + _BESIDES > available:
+        raise RuntimeError(f"a disk in memory of {size / 1e9:.0f} GB, with {_BESIDES / 1e9:.0f} GB for the devices, does "
+                           f"not fit: {available / 1e9:.0f} GB of memory are available; choose fewer devices or the "
+                           "smaller shape")
     folder = default_folder()
     os.makedirs(folder, exist_ok=True)
-    with open(disk.read_ahead_setting(disk.disk_of(folder)), encoding="ascii") as setting:
-        return disk.memory_disk(folder, n_bytes * 5 // 4 + _KEPT_FREE, int(setting.read()))
+    own = disk.disk_of(folder)
+    if own is None:
+        raise RuntimeError(f"{folder} is on no disk whose read-ahead could be taken")
+    with open(disk.read_ahead_setting(own), encoding="ascii") as setting:
+        return disk.memory_disk(folder, size, int(setting.read()))
 
 
 def measure_cases(cases, programs, options, common):
@@ -195,13 +206,17 @@ def main():
         print("lowmem: no case has such a name; --list names them", file=sys.stderr)
         return 2
     end_on_signals()
-    if options.memory_disk:
-        disk.own_mounts()
-    programs = [one for one in all_programs(os.path.dirname(program("hearth")))
-                if any(part in one.name for part in options.programs.split(","))]
+    wanted = [part for part in options.programs.split(",") if part]
+    known = all_programs(os.path.dirname(program("hearth")))
+    programs = [one for one in known if not wanted or any(part in one.name for part in wanted)]
+    if not programs:
+        print(f"lowmem: no program has such a name; there are {', '.join(one.name for one in known)}", file=sys.stderr)
+        return 2
     common = record.start("lowmem", record.command_line(["lowmem", *sys.argv[1:]], [record.ROOT]))
     print(f"physical limit: the larger of computing and (weights - (memory - fixed - slots)) / disk\n{report.HEADER}")
     try:
+        if options.memory_disk:
+            disk.own_mounts()
         for _, group in itertools.groupby(cases, key=lambda case: (case.shape, case.n_devices)):
             measure_cases(list(group), programs, options, common)
     except (ScenarioError, OSError, RuntimeError, subprocess.CalledProcessError) as error:

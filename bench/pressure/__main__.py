@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from home import Home, ScenarioError, record
+from home import Home, ScenarioError, disk, record
 from home.__main__ import end_on_signals, make_1b, program, weight_bytes
 from home.hearth_ring import threads_of
 from home.scenario import parse_scenario
@@ -34,11 +34,6 @@ def parse():
     parser.add_argument("--results", default=os.path.join(record.RESULTS, "pressure.jsonl"))
     parser.add_argument("--no-record", action="store_true", help="print only")
     return parser.parse_args()
-
-
-def available():
-    with open("/proc/meminfo", encoding="ascii") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
 
 
 def tokens_of(lines):
@@ -82,12 +77,12 @@ def measure(home, model, weights, options):
     hearth.wait_for_output(lambda lines: len(tokens_of(lines)) > _WARM_UP + options.before, _PATIENCE_S)
     pinned = tokens_of(hearth.so_far())[0][1]["pinned_bytes"]
     taken = int(options.share * pinned)
-    free_before = available()
+    free_before = disk.available_memory()
     came = time.monotonic()
     other = device.start([sys.executable, _OTHER, taken])
     other.line("taken", _PATIENCE_S)
     has_it = time.monotonic()
-    drop = free_before - available()
+    drop = free_before - disk.available_memory()
     time.sleep(options.during)
     other_seconds = [float(line) for at, line in other.so_far() if line != "taken" and at > has_it + 2]
     gone = time.monotonic()

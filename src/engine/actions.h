@@ -56,11 +56,10 @@ struct LoadEpoch {
   std::uint16_t device = 0;
 };
 
-// Every member is ready: on the head, batches may start, so many at once that all members have memory for
-// them.
+// Every member is ready: batches may start on the head, never more at once than max_in_flight.
 struct ActivateEpoch {
   std::uint32_t epoch = 0;
-  std::uint32_t max_batches = 1;  // of no meaning on a worker
+  std::uint32_t max_in_flight = 1;
 };
 
 // Stop computing and free everything of this epoch, also a load that still runs. The last action of an epoch.
@@ -108,6 +107,7 @@ struct LoadReport {
   std::uint64_t kv_bytes = 0;
   std::uint64_t compute_bytes = 0;
   std::uint32_t max_batches = 1;  // full ones that there is memory for at once
+  std::uint32_t max_group = 1;    // of these, computed together with one reading of the weights
   friend bool operator==(const LoadReport&, const LoadReport&) = default;
 };
 

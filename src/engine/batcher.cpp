@@ -15,10 +15,6 @@ std::int64_t end_of(std::int32_t position) {
 
 }  // namespace
 
-std::uint32_t batches_to_keep_busy(std::size_t n_steps) {
-  return static_cast<std::uint32_t>(std::clamp<std::size_t>(n_steps + 1, 2, 16));
-}
-
 Batcher::Batcher(const BatcherOptions& options)
     : options_(options), cells_(options.n_ctx), sequences_(options.n_seq_max) {
   HEARTH_CHECK(options.n_ctx > 0 && options.n_ctx <= wire::kMaxContext, "n_ctx out of range");

@@ -31,10 +31,6 @@ struct BatcherOptions {
   std::uint32_t max_in_flight = 4;  // batches composed and not done
 };
 
-// max_in_flight for a ring of so many steps: one batch for each keeps every device busy while a prompt comes
-// in, one more hides the way back to the head. More than 16 only wait.
-[[nodiscard]] std::uint32_t batches_to_keep_busy(std::size_t n_steps);
-
 using Token = std::int32_t;
 
 // One row that the ring brings back, in the order of the batch's output tokens.

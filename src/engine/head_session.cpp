@@ -7,6 +7,7 @@
 
 #include "engine/handshake.h"
 #include "wire/codec.h"
+#include "wire/limits.h"
 
 namespace hearth::engine {
 
@@ -213,8 +214,11 @@ void HeadSession::on(Worker& from, const wire::Ready& ready, TimePoint, Actions&
   if (found == epochs_.end() && ready.epoch <= last_epoch_) return;  // it failed meanwhile
   const auto index = found == epochs_.end() ? std::nullopt : member_index(found->second.plan, from.info.key);
   if (!index || found->second.reports[*index]) return break_rules(from, ready, out);
-  found->second.reports[*index] =
-      LoadReport{ready.weight_bytes, ready.kv_bytes, ready.compute_bytes, ready.max_batches};
+  found->second.reports[*index] = LoadReport{.weight_bytes = ready.weight_bytes,
+                                             .kv_bytes = ready.kv_bytes,
+                                             .compute_bytes = ready.compute_bytes,
+                                             .max_batches = ready.max_batches,
+                                             .max_group = ready.max_group};
   check_active(found->second, out);
 }
 
@@ -228,14 +232,25 @@ Actions HeadSession::on_loaded(std::uint32_t number, const Result<LoadReport>& r
   return out;
 }
 
+// As many as keep every device busy, or fill the largest group twice, so that one is computed while another
+// is on its way; never more than every device has memory for.
+std::uint32_t HeadSession::batches_in_flight(const Epoch& epoch) {
+  std::uint32_t wanted = batches_to_keep_busy(epoch.plan.steps.size());
+  std::uint32_t least = wire::kMaxBatchesAtOnce;
+  for (const std::optional<LoadReport>& report : epoch.reports) {
+    wanted = std::max(wanted, 2 * report->max_group);
+    least = std::min(least, report->max_batches);
+  }
+  return std::min(wanted, least);
+}
+
 void HeadSession::check_active(Epoch& epoch, Actions& out) {
   const auto is_there = [](const std::optional<LoadReport>& report) { return report.has_value(); };
   if (epoch.active || !std::ranges::all_of(epoch.reports, is_there)) return;
   epoch.active = true;
-  send_to_members(epoch, wire::Activate{epoch.plan.epoch}, out);
-  const auto least =
-      std::ranges::min(epoch.reports, {}, [](const auto& report) { return report->max_batches; });
-  out.push_back(ActivateEpoch{epoch.plan.epoch, least->max_batches});
+  const std::uint32_t max_in_flight = batches_in_flight(epoch);
+  send_to_members(epoch, wire::Activate{epoch.plan.epoch, max_in_flight}, out);
+  out.push_back(ActivateEpoch{epoch.plan.epoch, max_in_flight});
   log(out, LogLevel::kInfo, "epoch {} is active", epoch.plan.epoch);
 }
 

@@ -136,6 +136,7 @@ class HeadSession {
   [[nodiscard]] Result<> check_name(const Worker& worker) const;
   void break_rules(const Worker& from, const wire::ControlMessage& message, Actions& out);
   void check_met(Actions& out);
+  [[nodiscard]] static std::uint32_t batches_in_flight(const Epoch& epoch);
   void check_active(Epoch& epoch, Actions& out);
   void report_missing(Actions& out);
   [[nodiscard]] std::uint64_t total_done(const Progress& own) const;

@@ -102,6 +102,10 @@ std::vector<std::uint16_t> senders_to(const wire::Prepare& plan, std::uint16_t d
   return {from.begin(), from.end()};
 }
 
+std::uint32_t batches_to_keep_busy(std::size_t n_steps) {
+  return static_cast<std::uint32_t>(std::clamp<std::size_t>(n_steps + 1, 2, 16));
+}
+
 std::string describe_device(const wire::Prepare& plan, std::uint16_t device) {
   std::string layers;
   for (const wire::StepSpec& step : plan.steps) {

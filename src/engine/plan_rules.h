@@ -28,6 +28,10 @@ namespace hearth::engine {
 [[nodiscard]] std::vector<std::uint16_t> receivers_of(const wire::Prepare& plan, std::uint16_t device);
 [[nodiscard]] std::vector<std::uint16_t> senders_to(const wire::Prepare& plan, std::uint16_t device);
 
+// How many batches a ring of so many steps wants at once: one for each step keeps every device busy while a
+// prompt comes in, one more hides the way back to the head. More than 16 only wait.
+[[nodiscard]] std::uint32_t batches_to_keep_busy(std::size_t n_steps);
+
 // One line for logs: "layers 0-7, 16-23 of 32 (context 4096)".
 [[nodiscard]] std::string describe_device(const wire::Prepare& plan, std::uint16_t device);
 

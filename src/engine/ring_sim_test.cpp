@@ -14,6 +14,7 @@
 #include "compute/cell_table.h"
 #include "engine/batcher.h"
 #include "engine/member.h"
+#include "engine/plan_rules.h"
 #include "engine/test_plan.h"
 
 namespace hearth::engine {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -185,7 +186,7 @@ TEST_F(Worker, PreparesLoadsLinksAndIsReadyThen) {
   ASSERT_EQ(all<LoadEpoch>(actions).size(), 1u);
   EXPECT_EQ(all<LoadEpoch>(actions)[0].device, 1);
   EXPECT_EQ(session.loaded_plan(1), nullptr);
-  actions = session.on_loaded(1, LoadReport{10, 20, 30}, now);
+  actions = session.on_loaded(1, LoadReport{10, 20, 30, 40, 5}, now);
   EXPECT_THAT(sent<wire::Ready>(actions), IsEmpty());  // the link is missing
   EXPECT_NE(session.loaded_plan(1), nullptr);
   gone(2, ErrorCode::kUnauthorized);  // worker2 has not got the plan yet
@@ -196,9 +197,10 @@ TEST_F(Worker, PreparesLoadsLinksAndIsReadyThen) {
   const auto ready = sent<wire::Ready>(actions);
   ASSERT_EQ(ready.size(), 1u);
   EXPECT_EQ(ready[0].first, test_key(0));
-  EXPECT_EQ(ready[0].second, (wire::Ready{1, 10, 20, 30}));
-  receive(0, wire::Activate{1});
-  EXPECT_EQ(all<ActivateEpoch>(actions).size(), 1u);
+  EXPECT_EQ(ready[0].second, (wire::Ready{1, 10, 20, 30, 40, 5}));
+  receive(0, wire::Activate{1, 9});
+  ASSERT_EQ(all<ActivateEpoch>(actions).size(), 1u);
+  EXPECT_EQ(all<ActivateEpoch>(actions)[0].max_in_flight, 9u);
   receive(0, wire::Cancel{1, 3, 5});
   ASSERT_EQ(all<CancelBatches>(actions).size(), 1u);
   EXPECT_EQ(all<CancelBatches>(actions)[0].last_batch, 5u);
@@ -637,6 +639,36 @@ TEST_F(Head, NamesThoseThatDoNotAnswer) {
   EXPECT_EQ(all<SessionFailed>(actions)[0].error.code, ErrorCode::kTimeout);
 }
 
+TEST_F(Head, KeepsAsManyBatchesInTheRingAsPayAndFit) {
+  struct Case {
+    std::array<LoadReport, 3> reports;
+    std::uint32_t expected;
+  };
+  const auto report = [](std::uint32_t max_batches, std::uint32_t max_group) {
+    return LoadReport{.max_batches = max_batches, .max_group = max_group};
+  };
+  const Case cases[] = {
+      {{report(64, 1), report(64, 1), report(64, 1)}, 4},    // three steps, and one on the way back
+      {{report(64, 1), report(2, 1), report(64, 1)}, 2},     // all that fits into one of them
+      {{report(64, 1), report(64, 5), report(64, 3)}, 10},   // the largest group twice
+      {{report(19, 8), report(64, 1), report(13, 5)}, 13},   // as much of it as fits
+      {{report(9, 3), report(64, 1), report(64, 1024)}, 9},  // whatever is said
+  };
+  meet_all();
+  for (const Case& c : cases) {
+    actions = session.prepare(plan(), {}, now).value();
+    const auto epoch = session.last_epoch();
+    for (const int i : {1, 2})
+      receive(i, wire::Ready{.epoch = epoch,
+                             .max_batches = c.reports[static_cast<std::size_t>(i)].max_batches,
+                             .max_group = c.reports[static_cast<std::size_t>(i)].max_group});
+    actions = session.on_loaded(epoch, c.reports[0], now);
+    ASSERT_EQ(all<ActivateEpoch>(actions).size(), 1u);
+    EXPECT_EQ(all<ActivateEpoch>(actions)[0].max_in_flight, c.expected);
+    actions = session.retire(epoch, "the next case", now);
+  }
+}
+
 TEST_F(Head, ActivatesWhenEverybodyIsReady) {
   meet_all();
   actions = session.prepare(plan(), {.n_ctx = 77}, now).value();
@@ -653,7 +685,8 @@ TEST_F(Head, ActivatesWhenEverybodyIsReady) {
   receive(1, wire::Ready{1, 1, 1, 1, 4});
   EXPECT_EQ(sent<wire::Activate>(actions).size(), 2u);
   ASSERT_EQ(all<ActivateEpoch>(actions).size(), 1u);
-  EXPECT_EQ(all<ActivateEpoch>(actions)[0].max_batches, 3u) << "the least of 9, 4 and 3";
+  EXPECT_EQ(all<ActivateEpoch>(actions)[0].max_in_flight, 3u) << "the least of 9, 4 and 3";
+  for (const auto& [to, activate] : sent<wire::Activate>(actions)) EXPECT_EQ(activate.max_in_flight, 3u);
   EXPECT_TRUE(session.is_active(1));
   EXPECT_EQ(session.reports(1)[2], (LoadReport{5, 6, 7, 3}));
   actions = session.cancel(1, 4, 6);

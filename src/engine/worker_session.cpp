@@ -242,7 +242,7 @@ void WorkerSession::on_head(const wire::Activate& activate, TimePoint now, Actio
     const DeviceKey& key = epoch.plan.members[sender].key;
     if (!liveness_.watches(key)) liveness_.watch(key, who(key), now);
   }
-  out.push_back(ActivateEpoch{.epoch = activate.epoch});
+  out.push_back(ActivateEpoch{.epoch = activate.epoch, .max_in_flight = activate.max_in_flight});
   log(out, LogLevel::kInfo, "epoch {} is active", activate.epoch);
 }
 
@@ -303,7 +303,8 @@ void WorkerSession::check_ready(Epoch& epoch, Actions& out) {
                                          .weight_bytes = epoch.loaded->weight_bytes,
                                          .kv_bytes = epoch.loaded->kv_bytes,
                                          .compute_bytes = epoch.loaded->compute_bytes,
-                                         .max_batches = epoch.loaded->max_batches}});
+                                         .max_batches = epoch.loaded->max_batches,
+                                         .max_group = epoch.loaded->max_group}});
 }
 
 Actions WorkerSession::tick(const Progress& progress, TimePoint now) {

@@ -141,7 +141,7 @@ void Control<Session>::act(const engine::Action& action) {
                  [&](const engine::Allow& allow) { hub_->allow(allow.keys); },
                  [&](const engine::LoadEpoch& load) { engine_.send(LoadPlan{load.plan, load.device}); },
                  [&](const engine::ActivateEpoch& activate) {
-                   engine_.send(EpochActive{activate.epoch, activate.max_batches});
+                   engine_.send(EpochActive{activate.epoch, activate.max_in_flight});
                    if constexpr (std::is_same_v<Session, engine::HeadSession>)
                      observer_.active(activate.epoch, session_.reports(activate.epoch));
                  },

@@ -28,7 +28,7 @@ struct FrameArrived {
 };
 struct EpochActive {
   std::uint32_t epoch;
-  std::uint32_t max_batches;
+  std::uint32_t max_in_flight;
 };
 struct RingFailed {
   Error error;

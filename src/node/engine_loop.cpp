@@ -74,10 +74,11 @@ void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Gener
             } else if constexpr (std::is_same_v<In, FrameArrived>) {
               const auto head = wire::peek_batch_frame(in.bytes);
               if (head && recalls.has(head->epoch)) return;
-              check(
-                  with_memory(head ? head->epoch : 0, [&] { return executor.on_frame(in.from, in.bytes); }));
+              check(with_memory(head ? head->epoch : 0,
+                                [&] { return executor.on_frame(in.from, std::move(in.bytes)); }));
             } else if constexpr (std::is_same_v<In, EpochActive>) {
-              if (generator != nullptr) generator->activate(in.epoch, in.max_batches);
+              executor.activate(in.epoch, in.max_in_flight);
+              if (generator != nullptr) generator->activate(in.epoch, in.max_in_flight);
             } else if constexpr (std::is_same_v<In, RingFailed>) {
               if (generator != nullptr) generator->fail_all(in.error);
             } else if constexpr (std::is_same_v<In, Submit>) {

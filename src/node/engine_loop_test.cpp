@@ -234,7 +234,7 @@ TEST(HeadLoop, APromptIsOneGroup) {
   const auto model = value_of(model::ModelFile::open(path));
   const auto tokenizer = value_of(model::Tokenizer::load(path));
   const auto backend = value_of(compute::Backend::cpu(1));
-  const auto generate = [&](const OpenWeights& open_weights, std::uint32_t max_batches,
+  const auto generate = [&](const OpenWeights& open_weights, std::uint32_t max_in_flight,
                             const std::function<void()>& first_token) {
     EngineInbox inputs(64);
     Recalls recalls;
@@ -249,8 +249,7 @@ TEST(HeadLoop, APromptIsOneGroup) {
                            }},
                       open_weights);
     generator = std::make_unique<Generator>(
-        tokenizer, executor,
-        Generator::Options{.n_ctx = 64, .n_ubatch = 16, .n_seq_max = 1, .max_in_flight = 2},
+        tokenizer, executor, Generator::Options{.n_ctx = 64, .n_ubatch = 16, .n_seq_max = 1},
         [](std::uint32_t, engine::BatchRange) {}, in_flight);
     wire::Prepare plan{.epoch = 5,
                        .n_layer = model.params().n_layer,
@@ -264,7 +263,7 @@ TEST(HeadLoop, APromptIsOneGroup) {
     request->options.ignore_end = true;
     request->options.sampling.temperature = 0;
     inputs.send(LoadPlan{plan, 0});
-    inputs.send(EpochActive{5, max_batches});
+    inputs.send(EpochActive{5, max_in_flight});
     inputs.send(Submit{request});
     std::thread engine([&] {
       run_engine(inputs, recalls, executor, generator.get(),
@@ -284,16 +283,16 @@ TEST(HeadLoop, APromptIsOneGroup) {
   ASSERT_EQ(wanted.size(), 4U);
   const std::uint64_t n_layer = model.params().n_layer;
   // Another device may have memory for fewer batches at once: then they come in more groups.
-  for (const auto& [max_batches, n_groups] : {std::pair{kMaxGroup, 1U}, {4U, 1U}, {2U, 2U}, {1U, 4U}}) {
+  for (const auto& [max_in_flight, n_groups] : {std::pair{kMaxGroup, 1U}, {4U, 1U}, {2U, 2U}, {1U, 4U}}) {
     const testing::MovingSource* source = nullptr;
     std::vector<std::uint64_t> fetched;
     const auto tokens =
         generate(testing::open_streaming([&](const testing::MovingSource* opened) { source = opened; }),
-                 max_batches, [&] { fetched.push_back(source->n_acquired()); });
+                 max_in_flight, [&] { fetched.push_back(source->n_acquired()); });
     EXPECT_EQ(tokens, wanted);
     // Embeddings of four chunks, each layer once for each group, the output; then a token at a time.
     ASSERT_EQ(fetched.size(), 4U);
-    EXPECT_EQ(fetched[0], 4 + n_groups * n_layer + 1) << max_batches << " at once";
+    EXPECT_EQ(fetched[0], 4 + n_groups * n_layer + 1) << max_in_flight << " at once";
     EXPECT_EQ(fetched[1] - fetched[0], 1 + n_layer + 1);
   }
 }

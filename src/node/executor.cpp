@@ -19,8 +19,6 @@ namespace {
 constexpr std::size_t kSmallFrameBytes = 64 * 1024;
 // The part of the memory for weights that batches may take which wait to be computed together.
 constexpr std::uint64_t kGroupDivisor = 16;
-// Frames of a full batch that every device of a ring has memory for.
-constexpr std::uint64_t kLeastFrames = 3;
 
 class Stopwatch {
  public:
@@ -87,10 +85,13 @@ struct Executor::Epoch {
   std::vector<float> embedded;   // rows of a batch that starts elsewhere
   std::size_t group_tokens = 0;  // of all batches that wait, at most; 0: none waits, each is computed at once
   std::size_t waiting_tokens = 0;
+  std::size_t max_in_flight = kMaxGroup;                 // nothing is known before activate()
   std::map<std::uint16_t, std::deque<Waiting>> waiting;  // by step; no queue is empty
 
-  [[nodiscard]] std::uint32_t max_group() const {
-    return std::max(1U, static_cast<std::uint32_t>(group_tokens / plan.n_ubatch));
+  [[nodiscard]] std::size_t n_waiting() const {
+    std::size_t n = 0;
+    for (const auto& [step, queue] : waiting) n += queue.size();
+    return n;
   }
   // The step whose first batch is the oldest.
   [[nodiscard]] std::uint16_t oldest_step() const {
@@ -164,16 +165,13 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   HEARTH_TRY_VOID(take(left, table_bytes, std::format("{} tables of {} cells", n_tables, n_cells),
                        n_windows > 1 ? "ask for a smaller context (-c) or fewer rounds (-k)"
                                      : "ask for a smaller context (-c)"));
-  // Of a long prompt's batches: one that came, one that leaves, one that waits.
   const bool in_ring = plan.members.size() > 1;
-  const std::uint64_t one_frame =
-      std::uint64_t{plan.n_ubatch} * model_.params().n_embd *
-      (plan.hidden == wire::HiddenEncoding::kF32 ? sizeof(float) : sizeof(std::uint16_t));
-  const std::uint64_t frame_bytes = in_ring ? kLeastFrames * one_frame : 0;
-  HEARTH_TRY_VOID(take(left, frame_bytes, std::format("passing on {} tokens at once", plan.n_ubatch),
+  const std::uint64_t one_frame = wire::hidden_bytes(plan.hidden, plan.n_ubatch, model_.params().n_embd);
+  const std::uint64_t frames = in_ring ? kLeastFrames * one_frame : 0;
+  HEARTH_TRY_VOID(take(left, frames, std::format("passing on {} tokens at once", plan.n_ubatch),
                        "ask for smaller batches (-ub)"));
   engine::LoadReport report = {
-      .weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = table_bytes + frame_bytes};
+      .weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = table_bytes + frames};
   if (n_layers > 0) {
     // Whether layers are streamed, in blocks of rows, shows when this is known: where it may be, room for it.
     const bool may_stream = weight_bytes > left / 2;
@@ -243,21 +241,26 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const bool can_hold = std::ranges::all_of(segments, [&](const model::SegmentId id) {
     return id.kind != model::SegmentId::Kind::kLayer || epoch->weights->can_hold(id);
   });
-  if (epoch->weights->streams() && !epoch->windows.empty() && can_hold) {
-    epoch->group_tokens = group.tokens;
+  if (epoch->weights->streams() && group.tokens > 0) {
     report.compute_bytes += group.bytes();
+    if (can_hold) {
+      epoch->group_tokens = group.tokens;
+      report.max_group = static_cast<std::uint32_t>(group.tokens / plan.n_ubatch);
+    }
   }
-  const std::uint32_t in_group = epoch->max_group();
-  if (in_group > 1) {
-    report.max_batches = in_group;
-  } else if (!in_ring) {
-    report.max_batches = kMaxGroup;  // each is computed when it starts
+  const auto at_once = [](std::uint64_t more) {
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxGroup, kLeastBatches + more));
+  };
+  if (!in_ring || (epoch->windows.empty() && !is_head)) {
+    report.max_batches = kMaxGroup;  // none is ever on its way to or from here
+  } else if (epoch->group_tokens > 0) {
+    report.max_batches = at_once(2 * std::uint64_t{report.max_group});  // one is computed, one is on its way
+  } else if (epoch->weights->streams()) {
+    report.max_batches = at_once(group.bytes() / one_frame);  // set aside for groups that are not possible
   } else {
-    // What is left where nothing is streamed; `left` is without anonymous weights already.
+    // Half of what is left; `left` is without anonymous weights already.
     const std::uint64_t mapped = report.weight_bytes - epoch->weights->anonymous_bytes();
-    const std::uint64_t spare = epoch->weights->streams() ? 0 : left - std::min(left, mapped);
-    report.max_batches = static_cast<std::uint32_t>(
-        std::min<std::uint64_t>(kMaxGroup, kLeastFrames + spare / kGroupDivisor / one_frame));
+    report.max_batches = at_once((left - std::min(left, mapped)) / 2 / one_frame);
   }
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;
@@ -269,6 +272,11 @@ void Executor::free(std::uint32_t epoch) {
   counters_.steps_done = counters_.steps_accepted.load();
 }
 
+void Executor::activate(std::uint32_t epoch, std::uint32_t max_in_flight) {
+  if (const auto found = epochs_.find(epoch); found != epochs_.end())
+    found->second->max_in_flight = max_in_flight;
+}
+
 void Executor::abort_when(std::function<bool(std::uint32_t epoch)> condition) {
   backend_.abort_when([this, condition = std::move(condition)] { return condition(computing_); });
 }
@@ -278,7 +286,7 @@ void Executor::cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint6
     found->second->member.cancel(first_batch, last_batch);
 }
 
-Executor::Outcome Executor::on_frame(const DeviceKey& from, std::span<const std::uint8_t> bytes) {
+Executor::Outcome Executor::on_frame(const DeviceKey& from, std::vector<std::uint8_t> bytes) {
   const auto head = wire::peek_batch_frame(bytes);
   // Without a readable header no epoch can be named: the sender broke the rules of all that it takes part in.
   const auto found = head ? epochs_.find(head->epoch) : epochs_.end();
@@ -301,6 +309,7 @@ Executor::Outcome Executor::on_frame(const DeviceKey& from, std::span<const std:
         head->epoch,
         {frame.error().code,
          std::format("from device '{}': {}", epoch.plan.members[*sender].name, frame.error().message)}});
+  bytes = {};  // computing takes long, and memory is counted for one copy
   return pass_on(epoch, std::move(*frame), *sender);
 }
 
@@ -452,17 +461,13 @@ std::optional<std::uint32_t> Executor::waiting() const {
   return std::nullopt;
 }
 
-std::uint32_t Executor::max_group(std::uint32_t epoch) const {
-  const auto found = epochs_.find(epoch);
-  return found == epochs_.end() ? 1 : found->second->max_group();
-}
-
 bool Executor::expects_more(std::uint32_t id) const {
   const Epoch& epoch = *epochs_.at(id);
   const std::uint16_t step = epoch.oldest_step();
   const wire::Batch& last = epoch.waiting.at(step).back().frame.batch;
   const std::uint16_t sender = step == 0 ? std::uint16_t{0} : epoch.plan.steps[step - 1U].device;
-  return sender != epoch.device && !last.operations_only && !last.tokens.empty() && last.n_outputs() == 0;
+  return sender != epoch.device && !last.operations_only && !last.tokens.empty() && last.n_outputs() == 0 &&
+         epoch.n_waiting() < epoch.max_in_flight;
 }
 
 Executor::Outcome Executor::run_waiting() {

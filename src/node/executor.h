@@ -65,7 +65,7 @@ using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
     const residency::LoadOptions& options, const residency::WeightUse& use)>;
 
-// Most batches of a group.
+// Most batches of a group, and that a load says there is memory for.
 inline constexpr std::uint32_t kMaxGroup = 64;
 
 // Where weights are streamed, batches wait for each other to be computed as a group, at most as many tokens
@@ -77,6 +77,12 @@ struct GroupMemory {
 };
 [[nodiscard]] GroupMemory group_memory(const model::HyperParams& params, std::uint32_t n_ubatch,
                                        std::uint32_t n_cells, std::uint64_t left);
+
+// Full batches on their way that every device of a ring has memory for: one is computed, one waits, one
+// leaves. Each is one frame, that at hand two: what came and what is taken from it, or its rows and what
+// leaves.
+inline constexpr std::uint64_t kLeastBatches = 3;
+inline constexpr std::uint64_t kLeastFrames = kLeastBatches + 1;
 
 class Executor {
  public:
@@ -91,6 +97,8 @@ class Executor {
   [[nodiscard]] Result<engine::LoadReport> load(const wire::Prepare& plan, std::uint16_t device,
                                                 const residency::LoadOptions& options);
   void free(std::uint32_t epoch);
+  // The ring never has more batches of `epoch` on their way.
+  void activate(std::uint32_t epoch, std::uint32_t max_in_flight);
   void cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint64_t last_batch);
 
   // An error ends the epoch it names.
@@ -102,22 +110,18 @@ class Executor {
 
   // A frame from another device, `from` proven. Frames of unknown epochs are dropped. It is computed at once,
   // or waits.
-  [[nodiscard]] Outcome on_frame(const DeviceKey& from, std::span<const std::uint8_t> frame);
+  [[nodiscard]] Outcome on_frame(const DeviceKey& from, std::vector<std::uint8_t> frame);
   // Head: a new batch enters the ring.
   [[nodiscard]] Outcome start(std::uint32_t epoch, const engine::OutgoingBatch& batch);
 
   // The epoch of the batches that wait to be computed; nothing when none does.
   [[nodiscard]] std::optional<std::uint32_t> waiting() const;
-  // Whether another batch is sure to come for the window that run_waiting() would take: the last that waits
-  // there is a piece of a prompt, and came from another device.
+  // Whether another batch will come for the window that run_waiting() would take: the last that waits there
+  // is a piece of a prompt and came from another device, and more may be on their way than wait here.
   [[nodiscard]] bool expects_more(std::uint32_t epoch) const;
   // Computes one group of those that wait: for the window whose first batch is the oldest, as many as follow
   // it.
   [[nodiscard]] Outcome run_waiting();
-  // How many full batches of `epoch` are computed as a group: 1 where weights are not streamed, at most
-  // kMaxGroup, as many as there was memory for when it was loaded. So many in flight cost no more reading
-  // than one.
-  [[nodiscard]] std::uint32_t max_group(std::uint32_t epoch) const;
 
   // Asked while a step of `epoch` is computed; true ends it with kCancelled.
   void abort_when(std::function<bool(std::uint32_t epoch)> condition);

@@ -30,13 +30,11 @@ Generator::Generator(const model::Tokenizer& tokenizer, Executor& executor, cons
       in_flight_(in_flight),
       batcher_(batcher_options(options, 1)) {}
 
-// An epoch starts with empty KV caches and batch 1. Where weights are streamed, as many chunks of a prompt as
-// can be computed at once go out, never more than every device has memory for.
-void Generator::activate(std::uint32_t epoch, std::uint32_t max_batches) {
+// An epoch starts with empty KV caches and batch 1.
+void Generator::activate(std::uint32_t epoch, std::uint32_t max_in_flight) {
   epoch_ = epoch;
   failure_.reset();
-  const std::uint32_t wanted = std::max(options_.max_in_flight, executor_.max_group(epoch));
-  batcher_ = engine::Batcher(batcher_options(options_, std::min(wanted, max_batches)));
+  batcher_ = engine::Batcher(batcher_options(options_, max_in_flight));
   in_flight_ = 0;
 }
 

@@ -80,14 +80,13 @@ class Generator {
     std::uint32_t n_ctx = 4096;
     std::uint32_t n_ubatch = 512;
     std::uint32_t n_seq_max = 1;
-    std::uint32_t max_in_flight = 4;  // or Executor::max_group(), if that is more; at most activate() says
   };
   // announce_cancel tells the other devices; in_flight is kept up to date for the control thread.
   Generator(const model::Tokenizer& tokenizer, Executor& executor, const Options& options,
             std::function<void(std::uint32_t epoch, engine::BatchRange)> announce_cancel,
             std::atomic<std::uint32_t>& in_flight);
 
-  void activate(std::uint32_t epoch, std::uint32_t max_batches);
+  void activate(std::uint32_t epoch, std::uint32_t max_in_flight);
   void submit(std::shared_ptr<Request> request);
   void stop(const std::shared_ptr<Request>& request);
   void on_finished(const FinishedBatch& batch);

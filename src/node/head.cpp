@@ -230,10 +230,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
   HEARTH_TRY(const engine::EpochOptions chosen, node.make_plan(options, workers, memory));
   node.generator = std::make_unique<Generator>(
       node.tokenizer, *node.executor,
-      Generator::Options{.n_ctx = chosen.n_ctx,
-                         .n_ubatch = chosen.n_ubatch,
-                         .n_seq_max = options.n_seq_max,
-                         .max_in_flight = engine::batches_to_keep_busy(node.ring.plan.steps.size())},
+      Generator::Options{.n_ctx = chosen.n_ctx, .n_ubatch = chosen.n_ubatch, .n_seq_max = options.n_seq_max},
       [&node](std::uint32_t epoch, engine::BatchRange range) {
         node.control->post(AnnounceCancel{epoch, range.first, range.last});
       },

@@ -8,6 +8,7 @@
 #include "compute/window.h"
 #include "node/executor.h"
 #include "residency/division.h"
+#include "wire/hidden.h"
 #include "wire/limits.h"
 
 namespace hearth::node {
@@ -39,8 +40,8 @@ class Needs {
   [[nodiscard]] std::uint64_t kv(std::uint32_t layers) const {
     return compute::KvStorage::bytes(model_.params(), layers, request_.kv_type, n_cells_);
   }
-  // Hidden rows, mask and activations of the largest batch, frames of three, what windows know of their
-  // cells, on the head the logits: a generous estimate, the exact number comes with loading. Without flash
+  // Hidden rows, mask and activations of the largest batch, frames, what windows know of their cells, on the
+  // head the logits: a generous estimate, the exact number comes with loading. Without flash
   // attention each head's scores are in memory, and a layer's values.
   [[nodiscard]] std::uint64_t buffers(std::uint32_t n_ubatch, bool head) const {
     const model::HyperParams& p = model_.params();
@@ -49,7 +50,8 @@ class Needs {
     if (!flash) bytes += 4ULL * n_cells_ * (std::uint64_t{n_ubatch} * p.n_head + p.n_embd_v());
     bytes += compute::Scratch::work_bytes(
         p, {.n_cells = n_cells_, .n_ubatch = n_ubatch, .flash_attention = flash}, 1);
-    if (n_devices_ > 1) bytes += 12ULL * n_ubatch * p.n_embd;
+    if (n_devices_ > 1)
+      bytes += kLeastFrames * wire::hidden_bytes(wire::HiddenEncoding::kF32, n_ubatch, p.n_embd);
     if (head) bytes += 4ULL * request_.max_outputs * p.n_vocab;
     return bytes + kSmallBuffers;
   }

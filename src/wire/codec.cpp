@@ -225,6 +225,7 @@ void put(Writer& to, const Ready& m) {
   to.number<std::uint64_t>(m.kv_bytes);
   to.number<std::uint64_t>(m.compute_bytes);
   to.number<std::uint32_t>(m.max_batches);
+  to.number<std::uint32_t>(m.max_group);
 }
 
 void get(Reader& from, Ready& m) {
@@ -232,10 +233,16 @@ void get(Reader& from, Ready& m) {
   m.kv_bytes = from.number<std::uint64_t>("KV bytes", 0, kMaxMemoryBytes);
   m.compute_bytes = from.number<std::uint64_t>("compute bytes", 0, kMaxMemoryBytes);
   m.max_batches = from.number<std::uint32_t>("batches at once", 1, kMaxBatchesAtOnce);
+  m.max_group = from.number<std::uint32_t>("batches of a group", 1, kMaxBatchesAtOnce);
 }
 
-void put(Writer&, const Activate&) {}
-void get(Reader&, Activate&) {}
+void put(Writer& to, const Activate& m) {
+  to.number<std::uint32_t>(m.max_in_flight);
+}
+
+void get(Reader& from, Activate& m) {
+  m.max_in_flight = from.number<std::uint32_t>("batches in the ring", 1, kMaxBatchesAtOnce);
+}
 
 void put(Writer& to, const Retire& m) {
   put_text(to, to_printable(m.reason, kMaxTextBytes));

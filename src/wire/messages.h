@@ -91,10 +91,12 @@ struct Ready {
   std::uint32_t epoch = 0;
   std::uint64_t weight_bytes = 0, kv_bytes = 0, compute_bytes = 0;
   std::uint32_t max_batches = 1;  // full ones that it has memory for at once
+  std::uint32_t max_group = 1;    // of these, computed together with one reading of the weights
   friend bool operator==(const Ready&, const Ready&) = default;
 };
 struct Activate {
   std::uint32_t epoch = 0;
+  std::uint32_t max_in_flight = 1;  // the head never has more batches in the ring
   friend bool operator==(const Activate&, const Activate&) = default;
 };
 // The epoch is over; free it. `reason` is for the log.

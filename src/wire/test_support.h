@@ -142,11 +142,14 @@ inline ControlMessage any_control_message(std::size_t kind) {
     case 2:
       return any_plan();
     case 3:
-      return Ready{any_epoch(), any<std::uint64_t>(0, kMaxMemoryBytes),
-                   any<std::uint64_t>(0, kMaxMemoryBytes), any<std::uint64_t>(0, kMaxMemoryBytes),
+      return Ready{any_epoch(),
+                   any<std::uint64_t>(0, kMaxMemoryBytes),
+                   any<std::uint64_t>(0, kMaxMemoryBytes),
+                   any<std::uint64_t>(0, kMaxMemoryBytes),
+                   any<std::uint32_t>(1, kMaxBatchesAtOnce),
                    any<std::uint32_t>(1, kMaxBatchesAtOnce)};
     case 4:
-      return Activate{any_epoch()};
+      return Activate{any_epoch(), any<std::uint32_t>(1, kMaxBatchesAtOnce)};
     case 5:
       return Retire{any_epoch(), any_text(200)};
     case 6: {
