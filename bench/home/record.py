@@ -33,8 +33,17 @@ def _first_value(path, key):
         return None
 
 
+# What decides how fast weights are computed with; a virtual machine's processor has hardly another name.
+_VECTOR_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+
+
+def _vector_sets():
+    flags = (_first_value("/proc/cpuinfo", "flags") or _first_value("/proc/cpuinfo", "Features") or "").split()
+    return [name for name in _VECTOR_SETS if name in flags] or None
+
+
 def machine():
-    known = {"cpu": _first_value("/proc/cpuinfo", "model name"), "cores": os.cpu_count(),
+    known = {"cpu": _first_value("/proc/cpuinfo", "model name"), "vector_sets": _vector_sets(), "cores": os.cpu_count(),
              "memory": _first_value("/proc/meminfo", "MemTotal"), "kernel": platform.release()}
     return {key: value for key, value in known.items() if value is not None}
 

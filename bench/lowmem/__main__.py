@@ -61,6 +61,11 @@ def make_model(home, shape):
     return name, record.file_hash(first.file(name))
 
 
+def computes(one, n_devices):
+    """Whether the program's time, without limits, is that of computing."""
+    return one.name == "hearth" or (one.name == "libllama defaults" and n_devices == 1)
+
+
 def computing(home, model, programs, options):
     """Seconds a token takes where everything fits and the disk is not limited: the least of any program."""
     for device in home:
@@ -68,7 +73,7 @@ def computing(home, model, programs, options):
         device.limit_disk(None)
     found = []
     for one in programs:
-        if one.name in ("hearth", "libllama defaults") and (one.name == "hearth" or len(home.devices) == 1):
+        if computes(one, len(home.devices)):
             measured = one.run(home, model, options.tokens, options.cap)
             if measured.status == "ok":
                 found.append((statistics.median(measured.s_per_token), one.name))
@@ -131,7 +136,8 @@ def lines_of(case, rounds, undisturbed, facts, common):
 
 def _memory_disk(n_bytes):
     """With room for files of that size, and the read-ahead of the disk that is used otherwise."""
-    registry.remove_leftovers()
+    if left := registry.remove_leftovers():
+        print(f"removed what was left of {', '.join(left)}")
     size, available = n_bytes * 5 // 4 + _KEPT_FREE, disk.available_memory()
     if size + _BESIDES > available:
         raise RuntimeError(f"a disk in memory of {size / 1e9:.0f} GB, with {_BESIDES / 1e9:.0f} GB for the devices, does "
@@ -210,7 +216,11 @@ def main():
     known = all_programs(os.path.dirname(program("hearth")))
     programs = [one for one in known if not wanted or any(part in one.name for part in wanted)]
     if not programs:
-        print(f"lowmem: no program has such a name; there are {', '.join(one.name for one in known)}", file=sys.stderr)
+        print(f"lowmem: no program has such a name; there are {'; '.join(one.name for one in known)}", file=sys.stderr)
+        return 2
+    if not all(any(computes(one, case.n_devices) for one in programs) for case in cases):
+        print("lowmem: --programs leaves none that can say what computing alone takes: hearth, or, on one device, "
+              "'libllama defaults'", file=sys.stderr)
         return 2
     common = record.start("lowmem", record.command_line(["lowmem", *sys.argv[1:]], [record.ROOT]))
     print(f"physical limit: the larger of computing and (weights - (memory - fixed - slots)) / disk\n{report.HEADER}")
