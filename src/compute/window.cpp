@@ -115,6 +115,7 @@ struct Window::Impl {
   std::vector<Shape> shapes;            // of each batch; n_tokens = 0: nothing to compute
   std::vector<std::uint32_t> arrivals;  // [n_cells], all 0 between groups; empty before the first
   std::vector<std::span<const residency::TensorPlace>> held;  // of a layer's parts
+  std::uint32_t n_released = 0;                               // the first of them that went already
 
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
   [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
@@ -122,12 +123,15 @@ struct Window::Impl {
   [[nodiscard]] bool same_kind(std::uint32_t il, std::uint32_t other) const;
   void find_kinds();
   Result<LayerGraph*> graph_of(std::uint32_t il, GraphSet& set);
+  template <class Take, class Leave>
+  Result<> compute_parts(std::uint32_t il, GraphSet& set, Take take, Leave leave);
   Result<> compute(std::uint32_t il, GraphSet& set);
+  Result<> compute_and_hold(std::uint32_t il, GraphSet& set);
   Result<> compute_held(std::uint32_t il, GraphSet& set);
-  Result<> hold(model::SegmentId segment);
+  Result<> compute_and_release(std::uint32_t il, GraphSet& set);
   void release_held(model::SegmentId segment);
   Result<> place_group(std::span<GroupItem> items);
-  Result<> compute_group(std::uint32_t il, std::span<GroupItem> items, bool holds, const Progress& progress);
+  Result<> compute_group(std::uint32_t il, std::span<GroupItem> items, const Progress& progress);
   Result<> check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const;
   GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
@@ -158,7 +162,8 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                       .deltas = {},
                                       .shapes = {},
                                       .arrivals = {},
-                                      .held = {}});
+                                      .held = {},
+                                      .n_released = 0});
   impl->find_kinds();
   return std::unique_ptr<Window>(new Window(std::move(impl)));
 }
@@ -250,21 +255,29 @@ Result<LayerGraph*> Window::Impl::graph_of(std::uint32_t il, GraphSet& set) {
   return &layer;
 }
 
-// The layer, part by part as its weights come.
-Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
-  const auto segment = model::SegmentId::of_layer(il);
+// The layer, part by part: take(part) gives the places of its weights, leave(part) follows in any case.
+template <class Take, class Leave>
+Result<> Window::Impl::compute_parts(std::uint32_t il, GraphSet& set, Take take, Leave leave) {
   HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
-  const auto parts = weights.parts(segment);
-  for (std::uint32_t part = 0; part < parts.size(); ++part) {
-    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+  const std::size_t n_parts = weights.parts(model::SegmentId::of_layer(il)).size();
+  for (std::uint32_t part = 0; part < n_parts; ++part) {
+    HEARTH_TRY(const std::span<const residency::TensorPlace> places, take(part));
     point_weights(std::span(layer->weights).subspan(layer->first[part], places.size()), places);
-    ggml_cgraph* const graph = parts.size() == 1 ? layer->graph : layer->slices.graphs[part];
+    ggml_cgraph* const graph = n_parts == 1 ? layer->graph : layer->slices.graphs[part];
     Result<> computed;
     if (graph != nullptr) computed = scratch.backend().compute(graph);
-    weights.release(segment, part);
+    leave(part);
     HEARTH_TRY_VOID(std::move(computed));
   }
   return {};
+}
+
+// Weights come and go while others are computed with.
+Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
+  const auto segment = model::SegmentId::of_layer(il);
+  return compute_parts(
+      il, set, [&](std::uint32_t part) { return weights.acquire(segment, part); },
+      [&](std::uint32_t part) { weights.release(segment, part); });
 }
 
 std::uint64_t Window::table_bytes(std::uint32_t n_cells) {
@@ -280,11 +293,8 @@ Result<> Window::run_group(std::span<GroupItem> items, const Progress& progress)
   Impl& w = *impl_;
   Result<> done = w.place_group(items);
   for (std::uint32_t il = w.layers.begin; done && il < w.layers.end; ++il) {
-    const auto segment = model::SegmentId::of_layer(il);
-    const bool holds = w.weights.can_hold(segment);
-    if (holds) done = w.hold(segment);
-    if (done) done = w.compute_group(il, items, holds, progress);
-    if (holds) w.release_held(segment);
+    done = w.compute_group(il, items, progress);
+    w.release_held(model::SegmentId::of_layer(il));  // after an error
   }
   for (const GroupItem& item : items)
     for (const wire::BatchToken& token : item.batch->tokens)
@@ -313,10 +323,13 @@ Result<> Window::Impl::place_group(std::span<GroupItem> items) {
   return {};
 }
 
-// One layer over all batches, whose rows it replaces.
-Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> items, bool holds,
-                                     const Progress& progress) {
+// One layer over all batches, whose rows it replaces. Where its parts can be held, the first batch takes them
+// as they come, and the last gives them back one by one: the next layer is read meanwhile.
+Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> items, const Progress& progress) {
   const auto n_items = static_cast<std::uint32_t>(items.size());
+  const auto is_computed = [](const Shape& shape) { return shape.n_tokens > 0; };
+  std::size_t n_left = static_cast<std::size_t>(std::ranges::count_if(shapes, is_computed));
+  const bool holds = n_left > 1 && weights.can_hold(model::SegmentId::of_layer(il));
   for (std::size_t i = 0; i < items.size(); ++i) {
     const GroupItem& item = items[i];
     const Shape& shape = shapes[i];
@@ -324,7 +337,11 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
     std::ranges::copy(item.rows, scratch.hidden);
     fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1});
     GraphSet& set = graphs_for(shape);
-    HEARTH_TRY_VOID(holds ? compute_held(il, set) : compute(il, set));
+    HEARTH_TRY_VOID(!holds         ? compute(il, set)
+                    : held.empty() ? compute_and_hold(il, set)
+                    : n_left > 1   ? compute_held(il, set)
+                                   : compute_and_release(il, set));
+    --n_left;
     HEARTH_TRY_VOID(check_rows(il, *item.batch, shape));
     const std::size_t n_rows = il + 1 == layers.end ? shape.n_out : shape.n_tokens;
     std::copy_n(scratch.hidden, n_rows * model.params().n_embd, item.rows.begin());
@@ -342,19 +359,30 @@ Result<> Window::Impl::compute_held(std::uint32_t il, GraphSet& set) {
   return scratch.backend().compute(layer->graph);
 }
 
-// All parts of the segment; after an error those that came.
-Result<> Window::Impl::hold(model::SegmentId segment) {
-  const std::size_t n_parts = weights.parts(segment).size();
-  for (std::uint32_t part = 0; part < n_parts; ++part) {
-    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+// All parts stay; after an error those that came.
+Result<> Window::Impl::compute_and_hold(std::uint32_t il, GraphSet& set) {
+  const auto take = [&](std::uint32_t part) -> Result<std::span<const residency::TensorPlace>> {
+    HEARTH_TRY(const auto places, weights.acquire(model::SegmentId::of_layer(il), part));
     held.push_back(places);
-  }
-  return {};
+    return places;
+  };
+  return compute_parts(il, set, take, [](std::uint32_t) {});
+}
+
+Result<> Window::Impl::compute_and_release(std::uint32_t il, GraphSet& set) {
+  const auto take = [&](std::uint32_t part) -> Result<std::span<const residency::TensorPlace>> {
+    return held[part];
+  };
+  return compute_parts(il, set, take, [&](std::uint32_t part) {
+    weights.release(model::SegmentId::of_layer(il), part);
+    ++n_released;
+  });
 }
 
 void Window::Impl::release_held(model::SegmentId segment) {
-  for (std::uint32_t part = 0; part < held.size(); ++part) weights.release(segment, part);
+  for (std::uint32_t part = n_released; part < held.size(); ++part) weights.release(segment, part);
   held.clear();
+  n_released = 0;
 }
 
 // The graphs of a shape, empty ones taking the place of those least recently used.

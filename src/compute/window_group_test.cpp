@@ -1,8 +1,10 @@
 // A group of batches gives the bits of the same batches one after another, layer by layer or not.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -165,6 +167,54 @@ INSTANTIATE_TEST_SUITE_P(All, Group,
                            return std::string(std::get<0>(test.param)) +
                                   (std::get<1>(test.param) ? "" : "_flash_off");
                          });
+
+// The first batch computes with the parts that are there, the last leaves what it is done with: the disk has
+// work all the time.
+TEST(WindowGroup, PartsComeAndGoWhileOthersAreComputedWith) {
+  const OneDevice device(test_model(small_spec("llama", "Q4_K_M")));
+  MovingSource moving(*device.weights, *device.model, {.division = Division::kTensors, .max_parts_held = 32});
+  const auto n_parts = static_cast<std::uint32_t>(moving.parts(model::SegmentId::of_layer(2)).size());
+  ASSERT_GT(n_parts, 4U);
+  const auto window =
+      value_of(Window::create(*device.scratch, *device.model, {2, 3}, moving, wire::KvType::kF16));
+  std::vector<std::uint32_t> held;  // before each node
+  device.backend->abort_when([&] {
+    held.push_back(moving.n_held());
+    return false;
+  });
+  for (const std::size_t n_batches : {1, 2, 4}) {
+    SCOPED_TRACE(n_batches);
+    held.clear();
+    Texts texts;
+    std::vector<float> rows(4 * device.model->params().n_embd, 0.5F);
+    std::vector<Window::GroupItem> items;
+    for (std::size_t i = 0; i < n_batches; ++i) texts.add({{0, 4}});
+    for (std::size_t i = 0; i < n_batches; ++i) items.push_back({.batch = &texts.batches[i], .rows = rows});
+    std::vector<std::size_t> nodes_after;  // by batch
+    value_of(window->run_group(items, [&](std::uint32_t, std::uint32_t) {
+      nodes_after.push_back(held.size());
+      const bool stays = nodes_after.size() < n_batches;
+      EXPECT_EQ(moving.n_held(), stays ? n_parts : 0U) << nodes_after.size();
+    }));
+    ASSERT_EQ(nodes_after.size(), n_batches);
+    const std::span<const std::uint32_t> all(held);
+    const auto first = all.first(nodes_after.front());
+    const auto last = all.subspan(n_batches == 1 ? 0 : nodes_after[n_batches - 2]);
+    ASSERT_FALSE(first.empty());
+    EXPECT_LT(first.front(), n_parts / 2);
+    EXPECT_LT(last.back(), n_parts / 2);
+    if (n_batches == 1) {
+      EXPECT_EQ(std::ranges::max(all), 1U);
+    } else {
+      EXPECT_TRUE(std::ranges::is_sorted(first));
+      EXPECT_TRUE(std::ranges::is_sorted(last, std::greater{}));
+      for (std::size_t i = first.size(); i < all.size() - last.size(); ++i) EXPECT_EQ(all[i], n_parts);
+    }
+    EXPECT_EQ(moving.n_held(), 0U);
+    value_of(window->run({.id = 100 + n_batches, .operations = {{.kind = KvOpKind::kRemove, .seq = 0}}}));
+  }
+  device.backend->abort_when({});
+}
 
 TEST(WindowGroup, NamesLayerAndBatchOfANumberThatIsNone) {
   const TestDir folder;
