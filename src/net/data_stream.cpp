@@ -15,6 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/give_back.h"
+
 namespace hearth::net {
 namespace {
 
@@ -179,8 +181,10 @@ bool DataStream::write_some() {
   ends_.erase(ends_.begin(), sent);
   if (unsent_begin_ == unsent_.size()) {
     // Room for a large frame is given back.
-    if (unsent_.capacity() > kKeptBytes) unsent_ = {};
-    unsent_.clear();
+    if (unsent_.capacity() > kKeptBytes)
+      give_back(unsent_);
+    else
+      unsent_.clear();
     unsent_begin_ = 0;
   } else if (unsent_begin_ > unsent_.size() / 2) {
     unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(unsent_begin_));
@@ -211,7 +215,7 @@ bool DataStream::read_some(std::vector<std::vector<std::uint8_t>>& frames, std::
       if (!take_items(frames, max_bytes)) return false;
       if (received_begin_ == received_end_) {
         received_begin_ = received_end_ = 0;
-        if (received_.size() > kKeptBytes) received_ = {};
+        if (received_.size() > kKeptBytes) give_back(received_);
       }
       // Less than there was room for: nothing more is there now. Whole frames go to their reader first.
       if (static_cast<std::size_t>(n) < room || !frames.empty()) return true;

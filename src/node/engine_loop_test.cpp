@@ -55,12 +55,13 @@ class Loop : public ::testing::Test {
     return plan;
   }
   // Batch `id` of one token at position id - 1.
-  [[nodiscard]] FrameArrived frame(std::uint32_t epoch, std::uint64_t id, float value = 0.5F) const {
+  [[nodiscard]] FrameArrived frame(std::uint32_t epoch, std::uint64_t id, float value = 0.5F,
+                                   bool output = true) const {
     wire::BatchFrame frame{.epoch = epoch, .batch = {.id = id}, .n_embd = model_.params().n_embd};
     frame.batch.tokens = {{.position = static_cast<std::int32_t>(id) - 1,
                            .cell = static_cast<std::uint32_t>(id) - 1,
                            .sequences = wire::SequenceSet::of(0),
-                           .output = true}};
+                           .output = output}};
     const std::vector<float> row(model_.params().n_embd, value);
     EXPECT_TRUE(wire::encode_hidden(frame.encoding, row, frame.n_embd, frame.hidden));
     std::vector<std::uint8_t> bytes;
@@ -208,6 +209,24 @@ TEST_F(Loop, WhatWaitsIsComputedTogether) {
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(value_of(wire::peek_batch_frame(sent_[i])).batch, i + 1);
   EXPECT_EQ(n_acquired, model_.params().n_layer) << "each layer once for four batches";
   EXPECT_TRUE(broken_.empty());
+}
+
+// Of a ring that has one batch at once no second one is waited for.
+TEST_F(Loop, AWorkerIsToldHowManyBatchesThereAre) {
+  for (const bool told : {false, true}) {
+    EngineInbox inputs(64);
+    Executor streaming(
+        model_, *backend_, 1,
+        {.send = [&](const DeviceKey&, const std::vector<std::uint8_t>&) { inputs.close(); }, .finished = {}},
+        testing::open_streaming());
+    inputs.send(LoadPlan{plan(5), 1});
+    if (told) inputs.send(EpochActive{5, 1});
+    inputs.send(frame(5, 1));
+    run_engine(inputs, recalls_, streaming, nullptr, hooks_, 1ULL << 40);
+    const FrameArrived piece = frame(5, 2, 0.5F, false);  // of a prompt: no output
+    ASSERT_TRUE(streaming.on_frame(piece.from, piece.bytes));
+    EXPECT_EQ(streaming.expects_more(5), !told);
+  }
 }
 
 TEST_F(Loop, TheEndOfAnEpochEndsWhatWaits) {

@@ -6,6 +6,7 @@
 #include <format>
 #include <utility>
 
+#include "base/give_back.h"
 #include "base/units.h"
 #include "engine/plan_rules.h"
 #include "plan/plan.h"
@@ -85,7 +86,7 @@ struct Executor::Epoch {
   std::vector<float> embedded;   // rows of a batch that starts elsewhere
   std::size_t group_tokens = 0;  // of all batches that wait, at most; 0: none waits, each is computed at once
   std::size_t waiting_tokens = 0;
-  std::size_t max_in_flight = kMaxGroup;                 // nothing is known before activate()
+  std::size_t max_in_flight = kMaxBatches;               // nothing is known before activate()
   std::map<std::uint16_t, std::deque<Waiting>> waiting;  // by step; no queue is empty
 
   [[nodiscard]] std::size_t n_waiting() const {
@@ -249,10 +250,10 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     }
   }
   const auto at_once = [](std::uint64_t more) {
-    return static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxGroup, kLeastBatches + more));
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxBatches, kLeastBatches + more));
   };
   if (!in_ring || (epoch->windows.empty() && !is_head)) {
-    report.max_batches = kMaxGroup;  // none is ever on its way to or from here
+    report.max_batches = kMaxBatches;  // none is ever on its way to or from here
   } else if (epoch->group_tokens > 0) {
     report.max_batches = at_once(2 * std::uint64_t{report.max_group});  // one is computed, one is on its way
   } else if (epoch->weights->streams()) {
@@ -309,7 +310,7 @@ Executor::Outcome Executor::on_frame(const DeviceKey& from, std::vector<std::uin
         head->epoch,
         {frame.error().code,
          std::format("from device '{}': {}", epoch.plan.members[*sender].name, frame.error().message)}});
-  bytes = {};  // computing takes long, and memory is counted for one copy
+  give_back(bytes);  // computing takes long, and memory is counted for one copy
   return pass_on(epoch, std::move(*frame), *sender);
 }
 
@@ -368,6 +369,7 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
         return failed(epoch, done.error());
       std::vector<std::uint8_t> bytes;
       wire::encode(frame, bytes);
+      give_back(frame.hidden);
       sink_.send(epoch.plan.members[device].key, std::move(bytes));
       return {};
     }
@@ -443,7 +445,7 @@ Executor::Outcome Executor::wait(Epoch& epoch, wire::BatchFrame frame, std::span
         return failed(epoch, done.error());
     }
   }
-  frame.hidden = {};
+  give_back(frame.hidden);
   batch.frame = std::move(frame);
   const std::uint16_t step = batch.frame.step;
   epoch.waiting_tokens += batch.frame.batch.tokens.size();
@@ -524,7 +526,7 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
     frame.step = epoch.member.destination(step).step;
     const auto rows = std::span<const float>(group[i].rows).first(items[i].n_rows * epoch.limits.n_embd);
     if (auto passed = pass_on(epoch, std::move(frame), epoch.device, rows, true); !passed) return passed;
-    group[i].rows = {};
+    give_back(group[i].rows);
   }
   return {};
 }

@@ -65,8 +65,10 @@ using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
     const residency::LoadOptions& options, const residency::WeightUse& use)>;
 
-// Most batches of a group, and that a load says there is memory for.
-inline constexpr std::uint32_t kMaxGroup = 64;
+// Most batches that a load says there is memory for, as many as a link takes, and most of a group: so that
+// two are in the ring.
+inline constexpr std::uint32_t kMaxBatches = 64;
+inline constexpr std::uint32_t kMaxGroup = kMaxBatches / 2;
 
 // Where weights are streamed, batches wait for each other to be computed as a group, at most as many tokens
 // as there are cells for, in a small part of the memory that is `left` for weights: it costs pins.
@@ -79,10 +81,10 @@ struct GroupMemory {
                                        std::uint32_t n_cells, std::uint64_t left);
 
 // Full batches on their way that every device of a ring has memory for: one is computed, one waits, one
-// leaves. Each is one frame, that at hand two: what came and what is taken from it, or its rows and what
-// leaves.
+// leaves. Each is one frame; two are there twice, the one at hand (what came and what is taken from it, or
+// its rows and what leaves) and the one that a link seals or opens.
 inline constexpr std::uint64_t kLeastBatches = 3;
-inline constexpr std::uint64_t kLeastFrames = kLeastBatches + 1;
+inline constexpr std::uint64_t kLeastFrames = kLeastBatches + 2;
 
 class Executor {
  public:

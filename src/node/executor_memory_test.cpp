@@ -8,6 +8,7 @@
 #include "node/executor.h"
 #include "node/test_ring.h"
 #include "node/weights.h"
+#include "support/streaming_source.h"
 
 namespace hearth::node {
 namespace {
@@ -59,12 +60,48 @@ TEST_F(HandRing, ALoadSaysHowManyBatchesThereIsMemoryFor) {
       return report;
     };
     const auto all = load_with(std::numeric_limits<std::uint64_t>::max());
-    EXPECT_EQ(all.max_batches, kMaxGroup) << "without a limit";
+    EXPECT_EQ(all.max_batches, kMaxBatches) << "without a limit";
     const std::uint64_t taken = all.kv_bytes + all.compute_bytes + all.weight_bytes;
     const std::uint64_t frame = std::uint64_t{plan.n_ubatch} * model_.params().n_embd * sizeof(float);
     EXPECT_EQ(load_with(taken).max_batches, 3U) << repack;
     EXPECT_EQ(load_with(taken + 2 * frame - 1).max_batches, 3U) << repack;
     EXPECT_EQ(load_with(taken + 2 * 5 * frame).max_batches, 8U) << repack;
+  }
+}
+
+// Where nothing passes a link there is no limit but that of all; where a layer cannot be held, what was set
+// aside for groups, 272 tokens as rows and as frames, is for frames.
+TEST(MaxBatches, DependsOnWhatADeviceHasToDo) {
+  const model::ModelFile model =
+      value_of(model::ModelFile::open(testing::test_model(testing::small_spec("llama", "Q4_0"))));
+  const auto backend = value_of(compute::Backend::cpu(1));
+  struct Case {
+    std::string name;
+    std::uint16_t device, n_devices;
+    std::vector<wire::StepSpec> steps;
+    OpenWeights open_weights;
+    std::uint32_t max_batches, max_group;
+  };
+  const Case cases[] = {
+      {"alone", 0, 1, {{0, 0, 8}}, {}, 64, 1},
+      {"alone, streaming", 0, 1, {{0, 0, 8}}, testing::open_streaming(), 64, 17},
+      {"a worker without layers", 1, 2, {{0, 0, 8}}, {}, 64, 1},
+      {"a head without layers, streaming", 0, 2, {{1, 0, 8}}, testing::open_streaming(), 3, 1},
+      {"a worker, streaming", 1, 2, {{1, 0, 8}}, testing::open_streaming(), 3 + 2 * 17, 17},
+      {"a worker that cannot hold a layer",
+       1,
+       2,
+       {{1, 0, 8}},
+       testing::open_streaming({}, testing::Division::kSmall),
+       3 + 2 * 272 / 16,
+       1},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    Executor executor(model, *backend, 16, {}, c.open_weights);
+    const auto report = value_of(executor.load(make_plan(model, kEpoch, c.n_devices, c.steps), c.device, {}));
+    EXPECT_EQ(report.max_batches, c.max_batches);
+    EXPECT_EQ(report.max_group, c.max_group);
   }
 }
 

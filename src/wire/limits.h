@@ -39,7 +39,7 @@ inline constexpr std::uint64_t kMaxMemoryBytes = std::uint64_t{1} << 56;
 
 // Tokens in a batch: prompts are cut into smaller chunks long before (512 by default).
 inline constexpr std::uint32_t kMaxBatchTokens = 8192;
-// Batches on their way through the ring at once; a long prompt has as many as that.
+// Batches on their way through the ring at once, far more than pay.
 inline constexpr std::uint32_t kMaxBatchesAtOnce = 1024;
 // KV operations in a batch: a few per sequence at most.
 inline constexpr std::uint32_t kMaxBatchOperations = 4096;

@@ -14,8 +14,9 @@ namespace hearth::testing {
 
 class StreamingSource final : public residency::WeightSource {
  public:
-  StreamingSource(std::unique_ptr<residency::ResidentSource> resident, const model::ModelFile& model)
-      : resident_(std::move(resident)), moving_(*resident_, model, {.streams = true}) {}
+  StreamingSource(std::unique_ptr<residency::ResidentSource> resident, const model::ModelFile& model,
+                  Division division)
+      : resident_(std::move(resident)), moving_(*resident_, model, {.division = division, .streams = true}) {}
 
   [[nodiscard]] const MovingSource& moving() const { return moving_; }
   [[nodiscard]] std::span<const residency::Part> parts(model::SegmentId id) const override {
@@ -34,9 +35,11 @@ class StreamingSource final : public residency::WeightSource {
   MovingSource moving_;
 };
 
-// Such sources, whole layers at a time. `opened` sees each; what it gets lives as long as its epoch.
-inline node::OpenWeights open_streaming(std::function<void(const MovingSource* source)> opened = {}) {
-  return [opened = std::move(opened)](
+// Such sources, whole layers at a time, or one part of a layer. `opened` sees each; what it gets lives as
+// long as its epoch.
+inline node::OpenWeights open_streaming(std::function<void(const MovingSource* source)> opened = {},
+                                        Division division = Division::kWhole) {
+  return [opened = std::move(opened), division](
              const model::ModelFile& model, std::span<const model::SegmentId> segments,
              ggml_backend_device* device, const residency::LoadOptions& options,
              const residency::WeightUse&) -> Result<std::unique_ptr<residency::WeightSource>> {
@@ -44,7 +47,7 @@ inline node::OpenWeights open_streaming(std::function<void(const MovingSource* s
     residency::LoadOptions all = options;
     all.anonymous_limit = std::numeric_limits<std::uint64_t>::max();
     HEARTH_TRY(auto resident, residency::ResidentSource::load(model, segments, device, all));
-    auto source = std::make_unique<StreamingSource>(std::move(resident), model);
+    auto source = std::make_unique<StreamingSource>(std::move(resident), model, division);
     if (opened) opened(&source->moving());
     return std::unique_ptr<residency::WeightSource>(std::move(source));
   };
