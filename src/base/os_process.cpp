@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -181,13 +180,6 @@ void open_standard_streams() {
   for (int fd = 0; fd <= 2; ++fd)
     if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
       (void)open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);  // gets the lowest that is free: fd
-}
-
-void yield_to_others() {
-  constexpr int kNice = 10;
-  errno = 0;
-  const int now = getpriority(PRIO_PROCESS, 0);
-  if (errno == 0 && now < kNice) setpriority(PRIO_PROCESS, 0, kNice);
 }
 
 void ignore_broken_pipes() {

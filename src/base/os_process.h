@@ -57,10 +57,6 @@ void wait_for_interrupt();
 [[nodiscard]] bool stdin_is_terminal();
 [[nodiscard]] bool stderr_is_terminal();
 
-// Lets programs of the usual priority go first where both want a core (a nice value of 10, unless it is
-// higher already): alone it costs nothing. For threads that are started later and programs, too.
-void yield_to_others();
-
 // Writes to a closed pipe give an error instead of ending the program.
 void ignore_broken_pipes();
 

@@ -46,7 +46,6 @@ int main(int argc, char** argv) {
   // other programs want the cores. libgomp reads this before main().
   require_environment("GOMP_SPINCOUNT", "10000", argv);
   ignore_broken_pipes();
-  yield_to_others();
   int exit = cli::kOk;
   CLI::App app{
       "hearth runs a large language model on the devices of a household, joined into an encrypted ring."};
