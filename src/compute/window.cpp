@@ -255,7 +255,8 @@ Result<LayerGraph*> Window::Impl::graph_of(std::uint32_t il, GraphSet& set) {
   return &layer;
 }
 
-// The layer, part by part: take(part) gives the places of its weights, leave(part) follows in any case.
+// The layer, part by part: take(part) gives the places of its weights, leave(part) follows, also when
+// computing failed.
 template <class Take, class Leave>
 Result<> Window::Impl::compute_parts(std::uint32_t il, GraphSet& set, Take take, Leave leave) {
   HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
@@ -329,6 +330,7 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
   const auto n_items = static_cast<std::uint32_t>(items.size());
   const auto is_computed = [](const Shape& shape) { return shape.n_tokens > 0; };
   std::size_t n_left = static_cast<std::size_t>(std::ranges::count_if(shapes, is_computed));
+  HEARTH_CHECK(held.empty());
   const bool holds = n_left > 1 && weights.can_hold(model::SegmentId::of_layer(il));
   for (std::size_t i = 0; i < items.size(); ++i) {
     const GroupItem& item = items[i];
@@ -361,6 +363,7 @@ Result<> Window::Impl::compute_held(std::uint32_t il, GraphSet& set) {
 
 // All parts stay; after an error those that came.
 Result<> Window::Impl::compute_and_hold(std::uint32_t il, GraphSet& set) {
+  held.reserve(weights.parts(model::SegmentId::of_layer(il)).size());
   const auto take = [&](std::uint32_t part) -> Result<std::span<const residency::TensorPlace>> {
     HEARTH_TRY(const auto places, weights.acquire(model::SegmentId::of_layer(il), part));
     held.push_back(places);

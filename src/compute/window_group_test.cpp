@@ -168,8 +168,7 @@ INSTANTIATE_TEST_SUITE_P(All, Group,
                                   (std::get<1>(test.param) ? "" : "_flash_off");
                          });
 
-// The first batch computes with the parts that are there, the last leaves what it is done with: the disk has
-// work all the time.
+// The first batch computes with the parts that are there, the last leaves what it is done with.
 TEST(WindowGroup, PartsComeAndGoWhileOthersAreComputedWith) {
   const OneDevice device(test_model(small_spec("llama", "Q4_K_M")));
   MovingSource moving(*device.weights, *device.model, {.division = Division::kTensors, .max_parts_held = 32});
@@ -214,6 +213,39 @@ TEST(WindowGroup, PartsComeAndGoWhileOthersAreComputedWith) {
     value_of(window->run({.id = 100 + n_batches, .operations = {{.kind = KvOpKind::kRemove, .seq = 0}}}));
   }
   device.backend->abort_when({});
+}
+
+// Wherever it ends, nothing stays held.
+TEST(WindowGroup, AGroupThatFailsHoldsNothing) {
+  const OneDevice device(test_model(small_spec("llama", "Q4_K_M")));
+  MovingSource moving(*device.weights, *device.model, {.division = Division::kTensors, .max_parts_held = 32});
+  const std::vector<float> input(4 * device.model->params().n_embd, 0.5F);
+  // The rows of three batches; nothing when it was ended at node `ends_at`.
+  int nodes = 0;
+  const auto run = [&](int ends_at) -> std::optional<std::vector<float>> {
+    const auto window =
+        value_of(Window::create(*device.scratch, *device.model, {2, 4}, moving, wire::KvType::kF16));
+    nodes = 0;
+    device.backend->abort_when([&nodes, ends_at] { return ++nodes == ends_at; });
+    Texts texts;
+    texts.add({{0, 4}}).add({{0, 4}}).add({{0, 4}});
+    std::vector<std::vector<float>> rows(3, input);
+    std::vector<Window::GroupItem> items;
+    for (std::size_t i = 0; i < 3; ++i) items.push_back({.batch = &texts.batches[i], .rows = rows[i]});
+    const auto done = window->run_group(items);
+    device.backend->abort_when({});
+    EXPECT_EQ(moving.n_held(), 0U) << "ended at node " << ends_at;
+    if (!done) {
+      EXPECT_EQ(done.error().code, ErrorCode::kCancelled);
+      return std::nullopt;
+    }
+    return rows[2];
+  };
+  const auto wanted = run(0);
+  ASSERT_TRUE(wanted);
+  const int n_nodes = nodes;
+  for (int ends_at = 1; ends_at <= n_nodes; ends_at += 7) EXPECT_FALSE(run(ends_at)) << ends_at;
+  EXPECT_EQ(run(0), wanted);
 }
 
 TEST(WindowGroup, NamesLayerAndBatchOfANumberThatIsNone) {

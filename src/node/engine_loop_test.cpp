@@ -302,7 +302,7 @@ TEST(HeadLoop, APromptIsOneGroup) {
   ASSERT_EQ(wanted.size(), 4U);
   const std::uint64_t n_layer = model.params().n_layer;
   // Another device may have memory for fewer batches at once: then they come in more groups.
-  for (const auto& [max_in_flight, n_groups] : {std::pair{kMaxGroup, 1U}, {4U, 1U}, {2U, 2U}, {1U, 4U}}) {
+  for (const auto& [max_in_flight, n_groups] : {std::pair{kMaxBatches, 1U}, {4U, 1U}, {2U, 2U}, {1U, 4U}}) {
     const testing::MovingSource* source = nullptr;
     std::vector<std::uint64_t> fetched;
     const auto tokens =

@@ -103,10 +103,10 @@ struct Executor::Epoch {
 };
 
 GroupMemory group_memory(const model::HyperParams& params, std::uint32_t n_ubatch, std::uint32_t n_cells,
-                         std::uint64_t left) {
+                         std::uint64_t left, bool in_ring) {
   const std::uint64_t least = 2ULL * n_ubatch;
-  const std::uint64_t most =
-      std::min(std::uint64_t{kMaxGroup} * n_ubatch, std::max(least, std::uint64_t{n_cells} + n_ubatch));
+  const std::uint64_t most = std::min(std::uint64_t{max_group(in_ring)} * n_ubatch,
+                                      std::max(least, std::uint64_t{n_cells} + n_ubatch));
   // Of one that waits: what came or leaves, and its rows.
   const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(params, 1);
   const std::uint64_t tokens = std::min(most, left / kGroupDivisor / token_bytes);
@@ -202,7 +202,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                                       model_.params().n_vocab * sizeof(float)
                                             : 0;
   GroupMemory group;
-  if (n_layers > 0) group = group_memory(model_.params(), plan.n_ubatch, n_cells, left);
+  if (n_layers > 0) group = group_memory(model_.params(), plan.n_ubatch, n_cells, left, in_ring);
   const auto open = [&] {
     return open_weights_(
         model_, segments, backend_.device(), weight_options,
@@ -452,7 +452,7 @@ Executor::Outcome Executor::wait(Epoch& epoch, wire::BatchFrame frame, std::span
   std::deque<Waiting>& queue = epoch.waiting[step];
   queue.push_back(std::move(batch));
   // Memory is counted for so many. Only this step: of another one a group may be on its way here.
-  if (queue.size() == kMaxGroup || epoch.waiting_tokens + epoch.plan.n_ubatch > epoch.group_tokens)
+  if (queue.size() == kMaxBatches || epoch.waiting_tokens + epoch.plan.n_ubatch > epoch.group_tokens)
     return run_group(epoch, step);
   return {};
 }

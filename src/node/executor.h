@@ -65,10 +65,12 @@ using OpenWeights = std::function<Result<std::unique_ptr<residency::WeightSource
     const model::ModelFile& model, std::span<const model::SegmentId> segments, ggml_backend_device* device,
     const residency::LoadOptions& options, const residency::WeightUse& use)>;
 
-// Most batches that a load says there is memory for, as many as a link takes, and most of a group: so that
-// two are in the ring.
+// Most batches that a load says there is memory for: as many as a link takes.
 inline constexpr std::uint32_t kMaxBatches = 64;
-inline constexpr std::uint32_t kMaxGroup = kMaxBatches / 2;
+// Most batches of a group: two groups are in a ring.
+[[nodiscard]] constexpr std::uint32_t max_group(bool in_ring) {
+  return in_ring ? kMaxBatches / 2 : kMaxBatches;
+}
 
 // Where weights are streamed, batches wait for each other to be computed as a group, at most as many tokens
 // as there are cells for, in a small part of the memory that is `left` for weights: it costs pins.
@@ -78,7 +80,7 @@ struct GroupMemory {
   [[nodiscard]] std::uint64_t bytes() const { return tokens * token_bytes; }
 };
 [[nodiscard]] GroupMemory group_memory(const model::HyperParams& params, std::uint32_t n_ubatch,
-                                       std::uint32_t n_cells, std::uint64_t left);
+                                       std::uint32_t n_cells, std::uint64_t left, bool in_ring);
 
 // Full batches on their way that every device of a ring has memory for: one is computed, one waits, one
 // leaves. Each is one frame; two are there twice, the one at hand (what came and what is taken from it, or

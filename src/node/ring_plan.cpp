@@ -95,7 +95,8 @@ class Needs {
                                                   std::uint32_t n_ubatch, std::uint64_t memory_bytes) const {
     plan::DeviceLoad load = this->load(plan, device, n_ubatch, memory_bytes);
     if (load.n_layers > 0 && load.streams())
-      load.memory_bytes -= group_memory(model_.params(), n_ubatch, n_cells_, load.memory_bytes).bytes();
+      load.memory_bytes -=
+          group_memory(model_.params(), n_ubatch, n_cells_, load.memory_bytes, n_devices_ > 1).bytes();
     return load;
   }
 
