@@ -53,19 +53,6 @@ def read_ahead_setting(disk):
     return f"/sys/dev/block/{disk}/queue/read_ahead_kb"
 
 
-def available_memory():
-    """Bytes that programs of this machine can still take without swapping."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-
-
-def drop_caches():
-    """Empties the page cache of the whole machine."""
-    os.sync()
-    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
-        file.write("3")
-
-
 def _mount(source, at, kind, flags=0, data=""):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(source.encode(), at.encode(), kind.encode() if kind else None, flags, data.encode()) != 0:

@@ -4,7 +4,7 @@ import atexit
 import os
 import sys
 
-from . import cgroup, disk, network, registry
+from . import cgroup, disk, memory, network, registry
 from .processes import Running
 from .scenario import load_scenario
 
@@ -105,8 +105,6 @@ class Home:
         base = os.path.realpath(folder or default_folder())
         os.makedirs(base, exist_ok=True)
         self.leftovers = registry.remove_leftovers()
-        if self.leftovers:
-            print(f"home: removed what was left of {', '.join(self.leftovers)}", file=sys.stderr)
         self.no_limits = why_no_limits(base)
         if self.no_limits:
             print(f"home: devices run on loopback without limits: {self.no_limits}", file=sys.stderr)
@@ -210,7 +208,7 @@ class Home:
         """Empties the page cache, the machine's and each device's; call it before what is to be measured."""
         if self.no_limits:
             return
-        disk.drop_caches()
+        memory.drop_caches()
         for device in self.devices:
             device.groups.forget_cache()
 

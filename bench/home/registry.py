@@ -56,7 +56,7 @@ def _undo(folder, run):
 
 
 def remove_leftovers():
-    """Undoes every run whose program is gone; returns their names."""
+    """Undoes every run whose program is gone, says so, and returns their names."""
     folder = registry_folder()
     removed = []
     with _locked(folder):
@@ -74,6 +74,8 @@ def remove_leftovers():
                     removed.append(run)
                 except (OSError, ValueError, KeyError) as error:
                     print(f"home: the leftover run {run} cannot be removed: {error}", file=sys.stderr)
+    if removed:
+        print(f"home: removed what was left of {', '.join(removed)}", file=sys.stderr)
     return removed
 
 

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 
-from home import Home, ScenarioError, disk, record, registry
+from home import Home, ScenarioError, disk, memory, record, registry
 from home.__main__ import end_on_signals, program, weight_bytes
 from home.home import default_folder
 from home.scenario import parse_scenario
@@ -136,9 +136,8 @@ def lines_of(case, rounds, undisturbed, facts, common):
 
 def _memory_disk(n_bytes):
     """With room for files of that size, and the read-ahead of the disk that is used otherwise."""
-    if left := registry.remove_leftovers():
-        print(f"removed what was left of {', '.join(left)}")
-    size, available = n_bytes * 5 // 4 + _KEPT_FREE, disk.available_memory()
+    registry.remove_leftovers()  # they may hold memory
+    size, available = n_bytes * 5 // 4 + _KEPT_FREE, memory.available()
     if size + _BESIDES > available:
         raise RuntimeError(f"a disk in memory of {size / 1e9:.0f} GB, with {_BESIDES / 1e9:.0f} GB for the devices, does "
                            f"not fit: {available / 1e9:.0f} GB of memory are available; choose fewer devices or the "

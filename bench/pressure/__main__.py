@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from home import Home, ScenarioError, disk, record
+from home import Home, ScenarioError, memory, record
 from home.__main__ import end_on_signals, make_1b, program, weight_bytes
 from home.hearth_ring import threads_of
 from home.scenario import parse_scenario
@@ -77,12 +77,12 @@ def measure(home, model, weights, options):
     hearth.wait_for_output(lambda lines: len(tokens_of(lines)) > _WARM_UP + options.before, _PATIENCE_S)
     pinned = tokens_of(hearth.so_far())[0][1]["pinned_bytes"]
     taken = int(options.share * pinned)
-    free_before = disk.available_memory()
+    free_before = memory.available()
     came = time.monotonic()
     other = device.start([sys.executable, _OTHER, taken])
     other.line("taken", _PATIENCE_S)
     has_it = time.monotonic()
-    drop = free_before - disk.available_memory()
+    drop = free_before - memory.available()
     time.sleep(options.during)
     other_seconds = [float(line) for at, line in other.so_far() if line != "taken" and at > has_it + 2]
     gone = time.monotonic()

@@ -6,6 +6,9 @@
 #include <format>
 #include <fstream>
 #include <initializer_list>
+#include <iterator>
+#include <set>
+#include <sstream>
 #include <string_view>
 #include <thread>
 
@@ -29,6 +32,20 @@ std::string first_line_with(const char* path, std::string_view key) {
   return "";
 }
 
+// What decides how fast weights are computed with; a virtual machine's processor has hardly another name. The
+// same as in bench/home/record.py.
+std::vector<std::string> vector_sets() {
+  std::istringstream flags(first_line_with("/proc/cpuinfo", "flags") +
+                           first_line_with("/proc/cpuinfo", "Features"));
+  const std::set<std::string> has(std::istream_iterator<std::string>{flags},
+                                  std::istream_iterator<std::string>{});
+  std::vector<std::string> found;
+  for (const char* name :
+       {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve"})
+    if (has.contains(name)) found.emplace_back(name);
+  return found;
+}
+
 // The first line a git command prints, "" when there is none.
 std::string git(const std::filesystem::path& checkout, std::initializer_list<std::string_view> arguments) {
   std::vector<std::string> command;
@@ -47,6 +64,7 @@ std::string git(const std::filesystem::path& checkout, std::initializer_list<std
 nlohmann::ordered_json machine() {
   nlohmann::ordered_json j;
   if (const std::string name = first_line_with("/proc/cpuinfo", "model name"); !name.empty()) j["cpu"] = name;
+  if (const auto sets = vector_sets(); !sets.empty()) j["vector_sets"] = sets;
   j["cores"] = std::thread::hardware_concurrency();
   if (const std::string memory = first_line_with("/proc/meminfo", "MemTotal"); !memory.empty())
     j["memory"] = memory;

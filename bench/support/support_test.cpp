@@ -1,4 +1,5 @@
 // The arithmetic of measuring, on numbers worked out by hand.
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -202,6 +203,10 @@ TEST(Record, HashesFiles) {
 
 TEST(Record, MachineAndEnvironment) {
   EXPECT_TRUE(machine().contains("cores"));
+#if defined(__x86_64__)
+  const auto sets = machine().value("vector_sets", std::vector<std::string>{});
+  EXPECT_EQ(std::ranges::count(sets, "avx2"), __builtin_cpu_supports("avx2") != 0 ? 1 : 0);
+#endif
   setenv("OMP_HEARTH_TEST", "1,2", 1);
   EXPECT_EQ(openmp_environment().at("OMP_HEARTH_TEST"), "1,2");
   unsetenv("OMP_HEARTH_TEST");
