@@ -10,180 +10,28 @@
 #include <format>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <sys/vfs.h>
 
 #include "base/os_pages.h"
-#include "base/test_group.h"
-#include "base/test_sanitizer.h"
 #include "base/units.h"
 #include "residency/test_packs.h"
+#include "residency/test_streaming.h"
 
 namespace hearth::residency {
 namespace {
 
 using model::SegmentId;
-using test::Bytes;
+using test::eventually;
 using test::flip_bit;
 using test::Packing;
 using test::read_file;
+using test::Streaming;
+using test::Unit;
 using testing::small_spec;
 using testing::test_model;
 using testing::value_of;
-
-struct Unit {
-  SegmentId segment;
-  std::uint32_t part = 0;
-  std::vector<PackTensor> tensors;
-  std::uint64_t bytes = 0;  // in whole blocks
-};
-
-// Whether a reader that works in its own time gets there.
-bool eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // polls; the deadline decides
-  }
-  return true;
-}
-
-// A model's whole pack, and sources that read it with small parts.
-class Streaming {
- public:
-  explicit Streaming(const synth::SynthSpec& spec, bool repack = true,
-                     std::uint64_t max_block_bytes = kBlockBytes)
-      : packing(test_model(spec)) {
-    packing.options.repack = repack;
-    packing.options.max_block_bytes = max_block_bytes;
-    const PackFile pack = packing.make();
-    path = pack.path();
-    // The clock of a file system is coarse: a change during the test is a later one for sure.
-    std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) - std::chrono::hours(1));
-    original = read_file(path);
-    ids = packing.all();
-    options.part_bytes = 1;
-    // Exact numbers are expected: what other programs do to this machine's memory stays out of it.
-    options.memory = [] {
-      MemoryStatus status;
-      status.available = kNoLimit;
-      return status;
-    };
-    cut(pack);
-    ids.insert(ids.begin(), SegmentId::embedding());
-  }
-
-  Result<std::unique_ptr<StreamedSource>> try_open(std::uint64_t budget, std::uint32_t visits = 1) {
-    auto pack = ensure_pack(packing.model, packing.all(), packing.backend->device(), packing.options);
-    if (!pack) return std::unexpected(pack.error());
-    options.budget_bytes = budget;
-    options.visit_of.clear();  // of about equally many segments; the embedding's does not matter
-    for (std::size_t i = 0; i < ids.size(); ++i)
-      options.visit_of.push_back(
-          static_cast<std::uint32_t>((i == 0 ? 0 : i - 1) * visits / (ids.size() - 1)));
-    return StreamedSource::open(packing.model, ids, packing.backend->device(), *std::move(pack), options);
-  }
-  std::unique_ptr<StreamedSource> open(std::uint64_t budget, std::uint32_t visits = 1) {
-    return value_of(try_open(budget, visits));
-  }
-
-  // Whether these are the bytes that the file had when it was made.
-  [[nodiscard]] bool same(const Unit& unit, std::span<const TensorPlace> places) const {
-    if (places.size() != unit.tensors.size()) return false;
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      const PackTensor& tensor = unit.tensors[i];
-      if (places[i].buffer == nullptr || (places[i].extra != nullptr) != !tensor.layout.empty()) return false;
-      if (std::memcmp(places[i].data, original.data() + tensor.offset, tensor.bytes) != 0) return false;
-    }
-    return true;
-  }
-  // Acquires it, looks at its bytes, releases it. False when it is there with other bytes.
-  Result<bool> look(StreamedSource& source, const Unit& unit) const {
-    HEARTH_TRY(const auto places, source.acquire(unit.segment, unit.part));
-    const bool good = same(unit, places);
-    source.release(unit.segment, unit.part);
-    return good;
-  }
-  void pass(StreamedSource& source) const { pass(source, units); }
-  void pass(StreamedSource& source, std::span<const Unit> part) const {
-    for (const Unit& unit : part)
-      EXPECT_TRUE(value_of(look(source, unit))) << segment_text(unit.segment) << ", part " << unit.part;
-  }
-  // Passes until something fails; what is there until then is right.
-  [[nodiscard]] Error passes_until_error(StreamedSource& source) const {
-    for (int i = 0; i < 5; ++i) {
-      for (const Unit& unit : units) {
-        const auto good = look(source, unit);
-        if (!good) return good.error();
-        EXPECT_TRUE(*good || !source.still_good()) << segment_text(unit.segment);
-      }
-      if (const auto good = source.still_good(); !good) return good.error();
-    }
-    return {ErrorCode::kNotFound, "nothing failed"};
-  }
-  [[nodiscard]] std::vector<Unit> streamed(const StreamedSource& source) const {
-    std::vector<Unit> list;
-    for (std::size_t i = 0; i < units.size(); ++i)
-      if (!source.plan().pinned[i]) list.push_back(units[i]);
-    return list;
-  }
-  // Those of `list` that the slots hold together, from its beginning on.
-  [[nodiscard]] static std::span<const Unit> fit(const StreamedSource& source, std::span<const Unit> list) {
-    std::uint64_t bytes = 0;
-    std::size_t n = 0;
-    while (n < list.size() && bytes + list[n].bytes <= source.anonymous_bytes()) bytes += list[n++].bytes;
-    return list.first(n);
-  }
-  [[nodiscard]] std::vector<Unit> planned_pins(const StreamedSource& source) const {
-    std::vector<Unit> list;
-    for (std::size_t i = 0; i < units.size(); ++i)
-      if (source.plan().pinned[i]) list.push_back(units[i]);
-    return list;
-  }
-
-  Packing packing;
-  std::filesystem::path path;
-  Bytes original;
-  std::vector<SegmentId> ids;
-  StreamOptions options;
-  std::vector<Unit> units;  // of layers and output head, in the order of use
-  std::uint64_t total = 0, largest = 0;
-
- private:
-  // Parts follow each other and cover their segment.
-  void cut(const PackFile& pack) {
-    const auto source = open(~std::uint64_t{0});
-    for (const SegmentId id : ids) {
-      const auto& tensors = pack.segment(id).tensors;
-      std::size_t next = 0;
-      for (const Part& part : source->parts(id)) {
-        Unit unit;
-        unit.segment = id;
-        unit.part = static_cast<std::uint32_t>(&part - source->parts(id).data());
-        for (std::uint32_t i = 0; i < part.n_tensors; ++i) {
-          unit.tensors.push_back(tensors.at(next++));
-          unit.bytes += pack_padded(unit.tensors.back().bytes);
-        }
-        if (part.row_end != 0) {
-          EXPECT_EQ(part.row_begin, unit.tensors.back().row_begin);
-          EXPECT_EQ(part.row_end, unit.tensors.back().row_end);
-        }
-        if (id.kind != SegmentId::Kind::kEmbedding) {
-          const model::SegmentTensor& first = packing.model.segment(id)[part.first_tensor];
-          EXPECT_EQ(unit.tensors.front().role, first.role);
-        }
-        total += unit.bytes;
-        largest = std::max(largest, unit.bytes);
-        units.push_back(std::move(unit));
-      }
-      EXPECT_EQ(next, tensors.size());
-    }
-  }
-};
 
 // Waits until the source has read what it can.
 void expect_read(const StreamedSource& source, std::uint64_t bytes) {
@@ -362,139 +210,6 @@ TEST(StreamedSource, HoldingManyReadsNothingTwice) {
     while (!held.empty()) let_go();
     expect_planned_reads(*source, ahead, pass);
   }
-}
-
-// --- memory that others want
-// ----------------------------------------------------------------------------------------
-
-// Asks the system to take the pages behind a part that is pinned.
-void take_pages(StreamedSource& source, const Unit& unit) {
-  const auto places = value_of(source.acquire(unit.segment, unit.part));
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(places[i].data) / page_bytes() * page_bytes();
-    const auto end = reinterpret_cast<std::uintptr_t>(places[i].data) + pack_padded(unit.tensors[i].bytes);
-    EXPECT_EQ(::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT), 0);
-  }
-  source.release(unit.segment, unit.part);
-}
-
-// Whether pages of files in this folder can be taken.
-bool has_disk(const std::filesystem::path& path) {
-  constexpr long kTmpfs = 0x01021994;
-  struct statfs info{};
-  return ::statfs(path.c_str(), &info) == 0 && info.f_type != kTmpfs;
-}
-#define NEEDS_A_DISK(path) \
-  if (!has_disk(path)) GTEST_SKIP() << "the folder for temporary files is memory"
-
-// A machine's memory as the test wants it.
-struct Machine {
-  std::shared_ptr<std::atomic<std::uint64_t>> usable = std::make_shared<std::atomic<std::uint64_t>>(0);
-  void lend_to(StreamOptions& options) const {
-    options.pins.patience = options.pins.most_patience = std::chrono::milliseconds(0);
-    options.memory = [usable = usable] {
-      MemoryStatus status;
-      status.available = *usable;
-      return status;
-    };
-  }
-};
-
-TEST(StreamedSource, PinsThatAreTakenAreStreamedAndComeBack) {
-  Streaming s(small_spec("llama", "Q4_K_M"));
-  NEEDS_A_DISK(s.path);
-  const Machine machine;
-  machine.lend_to(s.options);
-  const auto source = s.open((2 * s.largest + s.total) / 2);
-  const std::uint64_t planned = source->statistics().pinned_bytes;
-  for (int round = 0; round < 3; ++round) {
-    *machine.usable = 0;
-    ASSERT_TRUE(eventually([&] {
-      // Any will do: the system keeps what it thinks is in use, and pages that are one with their neighbours.
-      for (const Unit& unit : s.planned_pins(*source)) take_pages(*source, unit);
-      return source->statistics().pinned_bytes < planned;
-    })) << "the system took no page of a pin in 20 s, or nobody saw it";
-    const StreamStatistics now = source->statistics();
-    EXPECT_EQ(now.streamed_bytes_per_pass, s.total - now.pinned_bytes);
-    for (int i = 0; i < 3; ++i) s.pass(*source);
-    EXPECT_TRUE(source->still_good());
-    *machine.usable = s.total + (64U << 20);
-    ASSERT_TRUE(eventually([&] { return source->statistics().pinned_bytes == planned; }));
-    for (int i = 0; i < 3; ++i) s.pass(*source);
-  }
-}
-
-// As many as may be held, in any order, while pins come and go.
-TEST(StreamedSource, WhatIsHeldStaysWhilePinsComeAndGo) {
-  Streaming s(small_spec("llama", "Q4_K_M"));
-  NEEDS_A_DISK(s.path);
-  const Machine machine;
-  machine.lend_to(s.options);
-  *machine.usable = s.total + (64U << 20);
-  const auto source = s.open((2 * s.largest + s.total) / 2);
-  const std::vector<Unit> pins = s.planned_pins(*source);
-  std::mt19937 random(7);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same in each run
-  std::uint64_t changes = 0, last = source->statistics().pinned_bytes;
-  ASSERT_TRUE(eventually([&] {
-    take_pages(*source, pins[random() % pins.size()]);
-    const Unit& unit = s.units[random() % s.units.size()];
-    const auto places = value_of(source->acquire(unit.segment, unit.part));
-    EXPECT_TRUE(s.same(unit, places));
-    const std::uint64_t now = source->statistics().pinned_bytes;
-    if (std::exchange(last, now) != now) ++changes;
-    EXPECT_TRUE(s.same(unit, places)) << "changed while it was held";
-    source->release(unit.segment, unit.part);
-    return changes >= 6;
-  })) << changes
-      << " changes of the pins in 20 s";
-  s.pass(*source);
-}
-
-// In a child whose control group has too little for the pins and for what it takes: 0 when every byte was
-// right, pins went and came back.
-[[noreturn]] void compete(const TestGroup& group, Streaming& s, std::uint64_t budget, std::uint64_t taken) {
-  group.enter();
-  const auto source = s.open(budget);
-  const std::uint64_t planned = source->statistics().pinned_bytes;
-  s.pass(*source);
-  {
-    auto others = AlignedBuffer::make(taken, {.populate = true});
-    if (!others) _exit(2);
-    const bool went = eventually([&] { return source->statistics().pinned_bytes < planned; });
-    for (int i = 0; i < 3; ++i) s.pass(*source);
-    if (!went) _exit(3);
-    std::fprintf(stderr, "%s of %s pinned; ", format_bytes(source->statistics().pinned_bytes).c_str(),
-                 format_bytes(planned).c_str());
-  }
-  const bool came = eventually([&] {
-    s.pass(*source);
-    return source->statistics().pinned_bytes == planned;
-  });
-  if (!came) _exit(4);
-  std::fprintf(stderr, "and all again\n");
-  _exit(::testing::Test::HasFailure() ? 1 : 0);
-}
-
-TEST(StreamedSourceDeath, AnotherProgramTakesTheMemoryOfPins) {
-  if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory does not fit the control group of the test";
-  synth::SynthSpec spec = small_spec("llama", "Q4_0");
-  spec.shape.n_layer = 12;
-  spec.shape.n_embd = 1024;
-  spec.shape.n_head = spec.shape.n_head_kv = 8;
-  spec.shape.n_ff = 4096;
-  Streaming s(spec);
-  s.options.pins.patience = s.options.pins.most_patience = std::chrono::milliseconds(500);
-  s.options.memory = {};
-  const std::uint64_t limit = s.total * 3 / 2;
-  const auto group = TestGroup::make(limit);
-  if (!group) GTEST_SKIP() << group.error().message;
-  // Out of the cache, so that the group that reads it is charged for it.
-  {
-    const auto file = InputFile::open(s.path);
-    drop(MappedFile::map(*file)->bytes(), *file, 0);
-  }
-  const std::uint64_t budget = s.total * 8 / 10;
-  EXPECT_EXIT(compete(*group, s, budget, limit - budget / 2), ::testing::ExitedWithCode(0), "and all again");
 }
 
 // --- what goes wrong
