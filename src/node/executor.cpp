@@ -54,6 +54,35 @@ Result<std::unique_ptr<residency::WeightSource>> open_resident(const model::Mode
   return std::unique_ptr<residency::WeightSource>(std::move(source));
 }
 
+// What a plan gives a device.
+struct Share {
+  std::vector<model::SegmentId> segments;  // layers in the order of their steps; the head's own after them
+  std::vector<std::uint32_t> visit_of;     // [segments]
+  std::uint32_t n_layers = 0, n_windows = 0;
+};
+
+Share share_of(const wire::Prepare& plan, std::uint16_t device) {
+  std::vector<std::uint16_t> device_of_step;
+  for (const wire::StepSpec& step : plan.steps) device_of_step.push_back(step.device);
+  const plan::Visits visits = plan::visits_of(device_of_step);
+  Share share;
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const wire::StepSpec& step = plan.steps[i];
+    if (step.device != device) continue;
+    ++share.n_windows;
+    share.n_layers += step.layer_end - step.layer_begin;
+    for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
+      share.segments.push_back(model::SegmentId::of_layer(il));
+    share.visit_of.resize(share.segments.size(), visits.of_step[i]);
+  }
+  if (device == 0) {
+    share.segments.push_back(model::SegmentId::embedding());
+    share.segments.push_back(model::SegmentId::output());
+    share.visit_of.resize(share.segments.size(), visits.of_output);
+  }
+  return share;
+}
+
 }  // namespace
 
 // A batch that has come to a window of its own device, and was taken there.
@@ -93,6 +122,16 @@ struct Executor::Epoch {
     std::size_t n = 0;
     for (const auto& [step, queue] : waiting) n += queue.size();
     return n;
+  }
+  // Full batches on their way that there is memory for besides the least: `set_aside` is for groups, `left`
+  // for nothing.
+  [[nodiscard]] std::uint32_t max_batches(std::uint64_t one_frame, std::uint64_t set_aside,
+                                          std::uint64_t left) const {
+    const std::uint64_t more = group_tokens > 0
+                                   ? 2 * (group_tokens / plan.n_ubatch)      // one is computed, one comes
+                               : weights->streams() ? set_aside / one_frame  // no group is possible
+                                                    : left / 2 / one_frame;
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxBatches, kLeastBatches + more));
   }
   // The step whose first batch is the oldest.
   [[nodiscard]] std::uint16_t oldest_step() const {
@@ -134,38 +173,25 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                    .n_embd = model_.params().n_embd,
                    .n_steps = epoch->member.n_steps()};
 
-  std::vector<model::SegmentId> segments;
-  std::uint64_t kv_bytes = 0;
   const std::uint32_t n_cells = compute::pad_cells(plan.n_ctx);
-  std::vector<std::uint16_t> device_of_step;
-  for (const wire::StepSpec& step : plan.steps) device_of_step.push_back(step.device);
-  const plan::Visits visits = plan::visits_of(device_of_step);
-  std::vector<std::uint32_t> visit_of;  // by segment
-  std::uint64_t n_windows = 0;
-  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-    const wire::StepSpec& step = plan.steps[i];
-    if (step.device != device) continue;
-    ++n_windows;
-    for (std::uint32_t il = step.layer_begin; il < step.layer_end; ++il)
-      segments.push_back(model::SegmentId::of_layer(il));
-    visit_of.resize(segments.size(), visits.of_step[i]);
-    kv_bytes +=
-        compute::KvStorage::bytes(model_.params(), step.layer_end - step.layer_begin, plan.kv_type, n_cells);
-  }
-  std::uint64_t left = options.anonymous_limit;
-  const std::size_t n_layers = segments.size();
   const bool is_head = device == 0;
-  std::uint64_t weight_bytes = is_head ? model_.segment_bytes(model::SegmentId::output()) : 0;
-  for (const model::SegmentId id : segments) weight_bytes += model_.segment_bytes(id);
+  const Share share = share_of(plan, device);
+  const std::size_t n_layers = share.n_layers;
+  const std::uint64_t kv_bytes =
+      compute::KvStorage::bytes(model_.params(), share.n_layers, plan.kv_type, n_cells);
+  std::uint64_t weight_bytes = 0;
+  for (const model::SegmentId id : share.segments)
+    if (id.kind != model::SegmentId::Kind::kEmbedding) weight_bytes += model_.segment_bytes(id);
+  std::uint64_t left = options.anonymous_limit;
   HEARTH_TRY_VOID(take(left, kv_bytes,
                        std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
                        "ask for a smaller context (-c) or give this device fewer layers"));
   // Those of the windows, and the head's own.
-  const std::uint64_t n_tables = n_windows + (is_head ? 1 : 0);
+  const std::uint64_t n_tables = share.n_windows + (is_head ? 1 : 0);
   const std::uint64_t table_bytes = n_tables * compute::Window::table_bytes(n_cells);
   HEARTH_TRY_VOID(take(left, table_bytes, std::format("{} tables of {} cells", n_tables, n_cells),
-                       n_windows > 1 ? "ask for a smaller context (-c) or fewer rounds (-k)"
-                                     : "ask for a smaller context (-c)"));
+                       share.n_windows > 1 ? "ask for a smaller context (-c) or fewer rounds (-k)"
+                                           : "ask for a smaller context (-c)"));
   const bool in_ring = plan.members.size() > 1;
   const std::uint64_t one_frame = wire::hidden_bytes(plan.hidden, plan.n_ubatch, model_.params().n_embd);
   const std::uint64_t frames = in_ring ? kLeastFrames * one_frame : 0;
@@ -187,11 +213,6 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                          std::format("computing {} tokens at once", plan.n_ubatch),
                          "ask for smaller batches (-ub)"));
   }
-  if (is_head) {
-    segments.push_back(model::SegmentId::embedding());
-    segments.push_back(model::SegmentId::output());
-    visit_of.resize(segments.size(), visits.of_output);
-  }
   residency::LoadOptions weight_options = options;
   weight_options.repack = plan.repack;
   weight_options.anonymous_limit = left;
@@ -205,8 +226,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (n_layers > 0) group = group_memory(model_.params(), plan.n_ubatch, n_cells, left, in_ring);
   const auto open = [&] {
     return open_weights_(
-        model_, segments, backend_.device(), weight_options,
-        {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visit_of = visit_of});
+        model_, share.segments, backend_.device(), weight_options,
+        {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visit_of = share.visit_of});
   };
   auto weights = open();
   if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group.tokens > 0) {
@@ -239,7 +260,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   }
   // Batches wait for each other where each layer can stay until all have passed it; else a group would only
   // read it again and again.
-  const bool can_hold = std::ranges::all_of(segments, [&](const model::SegmentId id) {
+  const bool can_hold = std::ranges::all_of(share.segments, [&](const model::SegmentId id) {
     return id.kind != model::SegmentId::Kind::kLayer || epoch->weights->can_hold(id);
   });
   if (epoch->weights->streams() && group.tokens > 0) {
@@ -249,20 +270,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
       report.max_group = static_cast<std::uint32_t>(group.tokens / plan.n_ubatch);
     }
   }
-  const auto at_once = [](std::uint64_t more) {
-    return static_cast<std::uint32_t>(std::min<std::uint64_t>(kMaxBatches, kLeastBatches + more));
-  };
-  if (!in_ring || (epoch->windows.empty() && !is_head)) {
-    report.max_batches = kMaxBatches;  // none is ever on its way to or from here
-  } else if (epoch->group_tokens > 0) {
-    report.max_batches = at_once(2 * std::uint64_t{report.max_group});  // one is computed, one is on its way
-  } else if (epoch->weights->streams()) {
-    report.max_batches = at_once(group.bytes() / one_frame);  // set aside for groups that are not possible
-  } else {
-    // Half of what is left; `left` is without anonymous weights already.
-    const std::uint64_t mapped = report.weight_bytes - epoch->weights->anonymous_bytes();
-    report.max_batches = at_once((left - std::min(left, mapped)) / 2 / one_frame);
-  }
+  const bool passes_frames = in_ring && (n_layers > 0 || is_head);
+  const std::uint64_t mapped = report.weight_bytes - epoch->weights->anonymous_bytes();  // still in `left`
+  report.max_batches = passes_frames
+                           ? epoch->max_batches(one_frame, group.bytes(), left - std::min(left, mapped))
+                           : kMaxBatches;
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;
 }
