@@ -141,6 +141,9 @@ void DataStream::send(FrameHeader header, std::span<const std::uint8_t> payload)
   HEARTH_CHECK(writer_.has_value(), "a frame for a connection whose peer is not known");
   std::uint8_t head[kFrameHeaderBytes];
   write_header(header, head);
+  // A large one takes just its size: memory is counted for it.
+  const std::size_t record = kLengthBytes + sizeof head + payload.size() + kSealBytes;
+  if (record > kKeptBytes) unsent_.reserve(unsent_.size() + record);
   writer_->seal(head, payload, unsent_);
   ends_.push_back(unsent_.size());
   // A failure shows again when the descriptor is looked at.
@@ -225,15 +228,20 @@ bool DataStream::read_some(std::vector<std::vector<std::uint8_t>>& frames, std::
   }
 }
 
-// At least half a usual read behind what was received. A large record gets its room as it arrives: four bytes
-// of length are no reason to take hundreds of megabytes.
+// At least half a usual read behind what was received, or what is missing of a record. A large record gets
+// its room as it arrives, doubled up to just its size: four bytes of length are no reason to take hundreds of
+// megabytes.
 void DataStream::make_room() {
-  if (received_.size() >= received_end_ + kReadBytes / 2) return;
+  const std::size_t missing =
+      record_bytes_ > 0 ? received_begin_ + record_bytes_ - received_end_ : kReadBytes;
+  if (received_.size() >= received_end_ + std::min(missing, kReadBytes / 2)) return;
   std::copy(received_.begin() + static_cast<std::ptrdiff_t>(received_begin_),
             received_.begin() + static_cast<std::ptrdiff_t>(received_end_), received_.begin());
   received_end_ -= std::exchange(received_begin_, 0);
-  const std::size_t wanted = std::max(kReadBytes, 2 * received_end_);
-  if (received_.size() < wanted) received_.resize(wanted);
+  const std::size_t wanted = std::max(kReadBytes, std::min(2 * received_end_, record_bytes_));
+  if (received_.size() >= wanted) return;
+  received_.reserve(wanted);  // just that, where resize() alone may take more
+  received_.resize(wanted);
 }
 
 bool DataStream::take_items(std::vector<std::vector<std::uint8_t>>& frames, std::size_t max_bytes) {
@@ -257,6 +265,7 @@ bool DataStream::take_items(std::vector<std::vector<std::uint8_t>>& frames, std:
       received_begin_ += needed;
       continue;
     }
+    record_bytes_ = 0;
     if (rest.size() < kLengthBytes) return true;
     const std::size_t length = get_u32(rest.data());
     constexpr std::size_t kLeast = kSealBytes + kFrameHeaderBytes;
@@ -265,12 +274,13 @@ bool DataStream::take_items(std::vector<std::vector<std::uint8_t>>& frames, std:
     if (length < kLeast || length > most)
       return break_rules(
           std::format("it sent a record of {} bytes, {} to {} are allowed", length, kLeast, most));
-    if (rest.size() < kLengthBytes + length) return true;
+    record_bytes_ = kLengthBytes + length;
+    if (rest.size() < record_bytes_) return true;
     auto contents = reader_->open(rest.subspan(kLengthBytes, length));
     if (!contents) return break_rules("it sent a record that was not sealed by the device of this link");
     opened_any_ = true;
     frames.push_back(*std::move(contents));
-    received_begin_ += kLengthBytes + length;
+    received_begin_ += record_bytes_;
   }
 }
 

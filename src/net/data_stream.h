@@ -106,6 +106,7 @@ class DataStream {
   std::vector<std::size_t> ends_;  // of each unsent record, in unsent_
   std::vector<std::uint8_t> received_;
   std::size_t received_begin_ = 0, received_end_ = 0;
+  std::size_t record_bytes_ = 0;  // of the one at received_begin_, with its length; 0: not known yet
   std::string error_;
   bool broke_rules_ = false;
   bool opened_any_ = false;  // a record
