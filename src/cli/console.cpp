@@ -106,14 +106,14 @@ void ModelFlags::add(CLI::App& app) {
   app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")->required();
   app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
       ->check(CLI::Range(1, 512));
-  app.add_option(
-      "--memory", memory,
-      "memory this device lends, this program included, e.g. 6GiB (default: what is available); what does "
-      "not fit is read from the disk for every token");
-  app.add_option(
-         "--pin", pin,
-         "how weights that stay in memory are kept there: cache, as pages that other programs can have in an "
-         "emergency, or lock")
+  app.add_option("--memory", memory,
+                 "memory this device lends, this program included, e.g. 6GiB, as far as it is available "
+                 "(default: what is "
+                 "available, but for a sixteenth); what does not fit is read from the disk for every token");
+  app.add_option("--pin", pin,
+                 "how weights that stay in memory are kept there where others are read for every token: "
+                 "cache, as pages "
+                 "that other programs can have in an emergency, or lock")
       ->check(CLI::IsMember({"cache", "lock"}))
       ->capture_default_str();
   app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)");

@@ -127,7 +127,7 @@ int run(const Flags& flags) {
   {
     ProgressBar bar;
     options->load_progress = [&bar](residency::LoadStage stage, std::uint64_t done, std::uint64_t total) {
-      bar.update(stage == residency::LoadStage::kPack ? "packing" : "loading", done, total);
+      bar.update(name(stage), done, total);
     };
     auto started = node::HeadNode::start(*options, std::move(*key));
     if (!started) return report(started.error());

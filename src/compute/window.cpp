@@ -12,6 +12,8 @@ namespace hearth::compute {
 namespace {
 
 constexpr std::size_t kShiftNodes = 8;
+// Of a window's graphs: some 60 KB for each shape in use and each kind of layer.
+constexpr std::uint64_t kGraphBytes = 512 << 10;
 constexpr std::size_t kShapesKept = 4;  // decode, a full chunk, a chunk's rest, one more
 
 // A tensor of another place for each layer, with the views of it that the graph's nodes are.
@@ -131,7 +133,7 @@ struct Window::Impl {
   Result<> compute_and_release(std::uint32_t il, GraphSet& set);
   void release_held(model::SegmentId segment);
   Result<> place_group(std::span<GroupItem> items);
-  Result<> compute_group(std::uint32_t il, std::span<GroupItem> items, const Progress& progress);
+  Result<> compute_group(std::uint32_t il, std::span<GroupItem> items);
   Result<> check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const;
   GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
@@ -283,18 +285,19 @@ Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
 
 std::uint64_t Window::table_bytes(std::uint32_t n_cells) {
   return CellTable::bytes(n_cells) +
-         n_cells * (sizeof(std::int32_t) + sizeof(std::uint32_t));  // deltas, arrivals
+         n_cells * (sizeof(std::int32_t) + sizeof(std::uint32_t)) +  // deltas, arrivals
+         kGraphBytes;
 }
 
 std::uint64_t Window::group_bytes(const model::HyperParams& params, std::uint32_t n_tokens) {
   return std::uint64_t{n_tokens} * params.n_embd * sizeof(float);
 }
 
-Result<> Window::run_group(std::span<GroupItem> items, const Progress& progress) {
+Result<> Window::run_group(std::span<GroupItem> items) {
   Impl& w = *impl_;
   Result<> done = w.place_group(items);
   for (std::uint32_t il = w.layers.begin; done && il < w.layers.end; ++il) {
-    done = w.compute_group(il, items, progress);
+    done = w.compute_group(il, items);
     w.release_held(model::SegmentId::of_layer(il));  // after an error
   }
   for (const GroupItem& item : items)
@@ -326,8 +329,7 @@ Result<> Window::Impl::place_group(std::span<GroupItem> items) {
 
 // One layer over all batches, whose rows it replaces. Where its parts can be held, the first batch takes them
 // as they come, and the last gives them back one by one: the next layer is read meanwhile.
-Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> items, const Progress& progress) {
-  const auto n_items = static_cast<std::uint32_t>(items.size());
+Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> items) {
   const auto is_computed = [](const Shape& shape) { return shape.n_tokens > 0; };
   std::size_t n_left = static_cast<std::size_t>(std::ranges::count_if(shapes, is_computed));
   HEARTH_CHECK(held.empty());
@@ -347,8 +349,6 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
     HEARTH_TRY_VOID(check_rows(il, *item.batch, shape));
     const std::size_t n_rows = il + 1 == layers.end ? shape.n_out : shape.n_tokens;
     std::copy_n(scratch.hidden, n_rows * model.params().n_embd, item.rows.begin());
-    if (progress)
-      progress((il - layers.begin) * n_items + static_cast<std::uint32_t>(i) + 1, layers.size() * n_items);
   }
   return {};
 }

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 
@@ -52,11 +51,9 @@ class Window {
   // Consecutive batches, in their order, all but the first as may_follow() says: gives what run() of one
   // after another gives, bit for bit, but computes layer by layer. A layer's weights are acquired once for
   // all batches where the source lets all its parts be held; else once for each. Errors are those of run(),
-  // and then no batch of the group is done. `progress` (may be empty) is told how much of the work is done,
-  // from time to time.
-  using Progress = std::function<void(std::uint32_t done, std::uint32_t total)>;
-  [[nodiscard]] Result<> run_group(std::span<GroupItem> items, const Progress& progress = {});
-  // Of what a window knows of its cells, besides KvStorage.
+  // and then no batch of the group is done.
+  [[nodiscard]] Result<> run_group(std::span<GroupItem> items);
+  // Of what a window knows of its cells, besides KvStorage, and of its graphs, about.
   [[nodiscard]] static std::uint64_t table_bytes(std::uint32_t n_cells);
   // Memory that the rows of n_tokens tokens in groups take, all batches of the group together.
   [[nodiscard]] static std::uint64_t group_bytes(const model::HyperParams& params, std::uint32_t n_tokens);

@@ -111,10 +111,11 @@ struct LoadReport {
   friend bool operator==(const LoadReport&, const LoadReport&) = default;
 };
 
-// How far the compute thread of this device is, over all epochs. Both only grow; accepted >= done.
+// How far the compute thread of this device is, over all epochs. All only grow; accepted >= done.
 struct Progress {
   std::uint64_t steps_accepted = 0;  // frames handed to compute
   std::uint64_t steps_done = 0;      // of these, finished or thrown away with their epoch
+  std::uint64_t work_done = 0;       // grows with every operation of a graph: one step may take minutes
 };
 
 // Sessions want tick() at least this often.

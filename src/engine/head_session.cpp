@@ -283,7 +283,7 @@ void HeadSession::on(Worker& from, const wire::Goodbye& goodbye, TimePoint, Acti
 }
 
 void HeadSession::on(Worker& from, const wire::Heartbeat& heartbeat, TimePoint, Actions&) {
-  from.info.steps_done = heartbeat.steps_done;
+  from.info.work_done = heartbeat.work_done;
 }
 
 Actions HeadSession::tick(const Progress& own, std::uint32_t batches_in_flight, TimePoint now) {
@@ -297,7 +297,7 @@ Actions HeadSession::tick(const Progress& own, std::uint32_t batches_in_flight, 
   if (!silent.empty()) fail_session(Error{ErrorCode::kTimeout, join(silent)}, out);
 
   const bool own_pending = !epochs_.empty() && own.steps_accepted > own.steps_done;
-  if (own_stuck_.tick(own_pending, own.steps_done, now))
+  if (own_stuck_.tick(own_pending, own.work_done, now))
     fail_all_epochs(stuck_error(options_.name, own, options_.liveness.stuck_limit), out);
   if (ring_stuck_.tick(!epochs_.empty() && batches_in_flight > 0, total_done(own), now))
     fail_all_epochs(ring_error(own, batches_in_flight), out);
@@ -305,7 +305,7 @@ Actions HeadSession::tick(const Progress& own, std::uint32_t batches_in_flight, 
   if (is_running() && now >= next_heartbeat_) {
     next_heartbeat_ = now + options_.liveness.heartbeat;
     const wire::Heartbeat heartbeat{.epoch = epochs_.empty() ? 0 : epochs_.rbegin()->first,
-                                    .steps_done = own.steps_done};
+                                    .work_done = own.work_done};
     for (const Worker& worker : workers_)
       if (worker.meeting == Meeting::kMet) out.push_back(Send{worker.info.key, heartbeat});
   }
@@ -338,20 +338,20 @@ void HeadSession::report_missing(Actions& out) {
 }
 
 std::uint64_t HeadSession::total_done(const Progress& own) const {
-  std::uint64_t sum = own.steps_done;
-  for (const Worker& worker : workers_) sum += worker.info.steps_done;
+  std::uint64_t sum = own.work_done;
+  for (const Worker& worker : workers_) sum += worker.info.work_done;
   return sum;
 }
 
 Error HeadSession::ring_error(const Progress& own, std::uint32_t batches_in_flight) const {
-  std::vector<std::string> counts{std::format("{} {}", options_.name, own.steps_done)};
+  std::vector<std::string> counts{std::format("{} {}", options_.name, own.work_done)};
   for (const Worker& worker : workers_)
-    counts.push_back(std::format("{} {}", worker.info.name, worker.info.steps_done));
+    counts.push_back(std::format("{} {}", worker.info.name, worker.info.work_done));
   return {
       ErrorCode::kTimeout,
       std::format(
-          "the ring stands still: {} batches are on their way and no device finished a step for {:.0f} s; "
-          "steps done: {}",
+          "the ring stands still: {} batches are on their way and no device computed anything for {:.0f} s; "
+          "operations so far: {}",
           batches_in_flight, static_cast<double>(ring_stuck_limit(options_.liveness).count()) / 1000,
           join(counts))};
 }

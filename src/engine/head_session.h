@@ -59,7 +59,7 @@ struct WorkerInfo {
   std::uint64_t memory_bytes = 0;
   std::uint32_t n_threads = 0;
   plan::DeviceRates rates{};
-  std::uint64_t steps_done = 0;  // of its last Heartbeat
+  std::uint64_t work_done = 0;  // of its last Heartbeat
 };
 
 class HeadSession {

@@ -70,10 +70,12 @@ bool StuckWatch::tick(bool pending, std::uint64_t done, TimePoint now) {
 }
 
 Error stuck_error(const std::string& name, const Progress& progress, Milliseconds limit) {
-  return {ErrorCode::kTimeout,
-          std::format(
-              "the computation on {} stands still: {} of {} steps are done and none finished for {:.0f} s",
-              name, progress.steps_done, progress.steps_accepted, static_cast<double>(limit.count()) / 1000)};
+  return {
+      ErrorCode::kTimeout,
+      std::format(
+          "the computation on {} stands still: {} of {} steps are done, and nothing moved for {:.0f} s: its "
+          "disk or another program may have stopped it",
+          name, progress.steps_done, progress.steps_accepted, static_cast<double>(limit.count()) / 1000)};
 }
 
 }  // namespace hearth::engine

@@ -29,8 +29,8 @@ struct LivenessOptions {
   Milliseconds silence_limit{6000};
   // Of the time between two ticks no more than this counts as silence of others.
   Milliseconds most_per_tick{1000};
-  // Work waits and no step finishes: a big window on a slow disk may take tens of seconds, no real one
-  // minutes.
+  // Work waits and nothing is computed, not even one operation of a graph: the slowest disk brings a part of
+  // a layer in seconds.
   Milliseconds stuck_limit{120'000};
 };
 
@@ -68,8 +68,8 @@ class StuckWatch {
  public:
   StuckWatch(Milliseconds limit, Milliseconds most_per_tick) : limit_(limit), most_per_tick_(most_per_tick) {}
 
-  // `done`: anything that changes with each piece of finished work. True once when `pending` held and `done`
-  // stood still for the limit; starts anew then.
+  // `done`: anything that changes with each piece of work, however small. True once when `pending` held and
+  // `done` stood still for the limit; starts anew then.
   [[nodiscard]] bool tick(bool pending, std::uint64_t done, TimePoint now);
   [[nodiscard]] Milliseconds standing() const { return standing_; }
 
@@ -81,7 +81,7 @@ class StuckWatch {
   Milliseconds standing_{0};
 };
 
-// kTimeout: `name` has work and finishes none of it.
+// kTimeout: `name` has work and none of it goes on.
 [[nodiscard]] Error stuck_error(const std::string& name, const Progress& progress, Milliseconds limit);
 
 }  // namespace hearth::engine

@@ -112,8 +112,10 @@ TEST(StuckWatch, FindsWorkThatStandsStill) {
 TEST(StuckWatch, SaysWhoAndHowMuch) {
   const Error error = stuck_error("kitchen", {.steps_accepted = 9, .steps_done = 7}, 120s);
   EXPECT_EQ(error.code, ErrorCode::kTimeout);
-  EXPECT_EQ(error.message,
-            "the computation on kitchen stands still: 7 of 9 steps are done and none finished for 120 s");
+  EXPECT_EQ(
+      error.message,
+      "the computation on kitchen stands still: 7 of 9 steps are done, and nothing moved for 120 s: its disk "
+      "or another program may have stopped it");
 }
 
 }  // namespace

@@ -318,14 +318,14 @@ Actions WorkerSession::tick(const Progress& progress, TimePoint now) {
       fail_epochs_with(silent.key, silent.error, out);
   }
   const bool pending = !epochs_.empty() && progress.steps_accepted > progress.steps_done;
-  if (stuck_.tick(pending, progress.steps_done, now)) {
+  if (stuck_.tick(pending, progress.work_done, now)) {
     const Error error = stuck_error(options_.name, progress, options_.liveness.stuck_limit);
     for (const std::uint32_t number : epochs()) fail_epoch(number, error, out);
   }
   if (state_ == State::kJoined && now >= next_heartbeat_) {
     next_heartbeat_ = now + options_.liveness.heartbeat;
     const wire::Heartbeat heartbeat{.epoch = epochs_.empty() ? 0 : epochs_.rbegin()->first,
-                                    .steps_done = progress.steps_done};
+                                    .work_done = progress.work_done};
     for (const DeviceKey& peer : links_.up()) out.push_back(Send{peer, heartbeat});
   }
   return out;

@@ -416,25 +416,34 @@ TEST_F(Worker, BeatsAndReportsProgressToAllItSendsTo) {
   pass(10s, {0});
   EXPECT_EQ(sent<wire::Heartbeat>(actions).size(), 10u);
   activate(1);
-  pass(10s, {0}, {.steps_accepted = 7, .steps_done = 7});
+  pass(10s, {0}, {.steps_accepted = 7, .steps_done = 7, .work_done = 70});
   const auto beats = sent<wire::Heartbeat>(actions);
   const auto to_head = std::ranges::count(beats, test_key(0), [](const auto& beat) { return beat.first; });
   EXPECT_EQ(to_head, 10);
   EXPECT_EQ(std::ssize(beats), 2 * to_head);  // and to the device it sends frames to
-  EXPECT_EQ(beats.back().second.steps_done, 7u);
+  EXPECT_EQ(beats.back().second.work_done, 70u);
   EXPECT_EQ(beats.back().second.epoch, 1u);
 }
 
 TEST_F(Worker, AStuckComputationIsAnError) {
   join();
   activate(1);
-  pass(110s, {0}, {.steps_accepted = 3, .steps_done = 2});
+  pass(110s, {0}, {.steps_accepted = 3, .steps_done = 2, .work_done = 20});
   EXPECT_THAT(all<FreeEpoch>(actions), IsEmpty());
-  pass(20s, {0}, {.steps_accepted = 4, .steps_done = 2});
+  pass(20s, {0}, {.steps_accepted = 4, .steps_done = 2, .work_done = 20});
   const auto failed = sent<wire::Failed>(actions);
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_EQ(failed[0].second.code, ErrorCode::kTimeout);
   EXPECT_THAT(failed[0].second.message, HasSubstr("the computation on worker1 stands still: 2 of 4"));
+}
+
+TEST_F(Worker, AStepMayTakeMinutes) {
+  join();
+  activate(1);
+  for (std::uint64_t work = 1; work <= 6; ++work) {
+    pass(100s, {0}, {.steps_accepted = 3, .steps_done = 2, .work_done = work});
+    EXPECT_THAT(all<FreeEpoch>(actions), IsEmpty()) << work;
+  }
 }
 
 TEST_F(Worker, SaysGoodbyeWhenItEnds) {

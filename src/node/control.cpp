@@ -57,6 +57,7 @@ engine::Actions Control<Session>::tick() {
   // Read in this order: accepted may run ahead, never behind.
   engine::Progress progress;
   progress.steps_done = counters_.steps_done;
+  progress.work_done = counters_.work_done + progress.steps_done;  // some steps compute nothing
   progress.steps_accepted = std::max<std::uint64_t>(counters_.steps_accepted, progress.steps_done);
   if constexpr (std::is_same_v<Session, engine::HeadSession>)
     return session_.tick(progress, in_flight_, Clock::now());

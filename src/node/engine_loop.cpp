@@ -31,7 +31,7 @@ auto with_memory(std::uint32_t epoch, Work work) -> decltype(work()) {
 }  // namespace
 
 void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Generator* generator,
-                const EngineLoopHooks& hooks, std::uint64_t memory_limit) {
+                const EngineLoopHooks& hooks) {
   const auto check = [&](const Executor::Outcome& outcome) {
     if (outcome) return;
     executor.free(outcome.error().epoch);
@@ -60,7 +60,7 @@ void run_engine(EngineInbox& inputs, Recalls& recalls, Executor& executor, Gener
               hooks.loaded(epoch, with_memory(epoch, [&] {
                              auto report = executor.load(in.plan, in.device,
                                                          {.repack = in.plan.repack,
-                                                          .anonymous_limit = memory_limit,
+                                                          .anonymous_limit = hooks.memory(),
                                                           .progress = hooks.load_progress,
                                                           .cancelled = [&] { return recalls.has(epoch); }});
                              give_back_freed_memory();

@@ -33,6 +33,7 @@ class Loop : public ::testing::Test {
                                      std::vector<std::uint8_t> frame) { sent_.push_back(std::move(frame)); },
                       .finished = {}}) {
     hooks_ = {
+        .memory = [] { return 1ULL << 40; },
         .loaded = [this](
                       std::uint32_t epoch,
                       Result<engine::LoadReport> report) { loaded_.emplace_back(epoch, std::move(report)); },
@@ -71,7 +72,7 @@ class Loop : public ::testing::Test {
   // Everything that is queued, then the end.
   void run() {
     inputs_.close();
-    run_engine(inputs_, recalls_, executor_, nullptr, hooks_, 1ULL << 40);
+    run_engine(inputs_, recalls_, executor_, nullptr, hooks_);
   }
   [[nodiscard]] bool operations_only(std::size_t sent) const {
     const auto n_steps = std::uint16_t{1};
@@ -162,6 +163,7 @@ TEST_F(Loop, AStepOfAnEpochThatIsOverEndsBetweenTwoNodes) {
   value_of(executor_.load(plan(5), 1, {}));
   executor_.abort_when([&](std::uint32_t epoch) {
     EXPECT_EQ(epoch, 5U);
+    EXPECT_EQ(executor_.counters().work_done, static_cast<std::uint64_t>(asked) + 1) << "seen within a step";
     return ++asked == 7;
   });
   const FrameArrived first = frame(5, 1);
@@ -204,7 +206,7 @@ TEST_F(Loop, WhatWaitsIsComputedTogether) {
                      testing::open_streaming([&](const testing::MovingSource* opened) { source = opened; }));
   inputs_.send(LoadPlan{plan(5), 1});
   for (std::uint64_t id = 1; id <= 4; ++id) inputs_.send(frame(5, id));
-  run_engine(inputs_, recalls_, streaming, nullptr, hooks_, 1ULL << 40);
+  run_engine(inputs_, recalls_, streaming, nullptr, hooks_);
   ASSERT_EQ(sent_.size(), 4U);
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(value_of(wire::peek_batch_frame(sent_[i])).batch, i + 1);
   EXPECT_EQ(n_acquired, model_.params().n_layer) << "each layer once for four batches";
@@ -222,7 +224,7 @@ TEST_F(Loop, AWorkerIsToldHowManyBatchesThereAre) {
     inputs.send(LoadPlan{plan(5), 1});
     if (told) inputs.send(EpochActive{5, 1});
     inputs.send(frame(5, 1));
-    run_engine(inputs, recalls_, streaming, nullptr, hooks_, 1ULL << 40);
+    run_engine(inputs, recalls_, streaming, nullptr, hooks_);
     const FrameArrived piece = frame(5, 2, 0.5F, false);  // of a prompt: no output
     ASSERT_TRUE(streaming.on_frame(piece.from, piece.bytes));
     EXPECT_EQ(streaming.expects_more(5), !told);
@@ -240,7 +242,7 @@ TEST_F(Loop, TheEndOfAnEpochEndsWhatWaits) {
   for (std::uint64_t id = 1; id <= 3; ++id) inputs_.send(frame(5, id));
   inputs_.send(FreePlan{5});
   inputs_.close();
-  run_engine(inputs_, recalls_, streaming, nullptr, hooks_, 1ULL << 40);
+  run_engine(inputs_, recalls_, streaming, nullptr, hooks_);
   EXPECT_EQ(freed_, std::vector<std::uint32_t>{5});
   EXPECT_FALSE(streaming.waiting());
   EXPECT_TRUE(broken_.empty());
@@ -286,8 +288,11 @@ TEST(HeadLoop, APromptIsOneGroup) {
     inputs.send(Submit{request});
     std::thread engine([&] {
       run_engine(inputs, recalls, executor, generator.get(),
-                 {.loaded = [](auto, auto) {}, .broken = [](auto, auto) {}, .load_progress = {}, .freed = {}},
-                 1ULL << 40);
+                 {.memory = [] { return 1ULL << 40; },
+                  .loaded = [](auto, auto) {},
+                  .broken = [](auto, auto) {},
+                  .load_progress = {},
+                  .freed = {}});
     });
     std::vector<model::Token> tokens;
     while (const auto event = request->events.receive()) {

@@ -291,7 +291,11 @@ void Executor::activate(std::uint32_t epoch, std::uint32_t max_in_flight) {
 }
 
 void Executor::abort_when(std::function<bool(std::uint32_t epoch)> condition) {
-  backend_.abort_when([this, condition = std::move(condition)] { return condition(computing_); });
+  // It is asked after every operation.
+  backend_.abort_when([this, condition = std::move(condition)] {
+    counters_.work_done.fetch_add(1, std::memory_order_relaxed);
+    return condition(computing_);
+  });
 }
 
 void Executor::cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint64_t last_batch) {
@@ -510,7 +514,6 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
     items.push_back({.batch = &batch, .rows = member.rows});
   }
   compute::Window& window = *epoch.windows.at(step);
-  const std::uint64_t done_before = counters_.steps_done;
   if (group.size() == 1) {
     // A step of a text: part by part, without a way around.
     const Stopwatch watch(counters_.compute_ns);
@@ -524,14 +527,11 @@ Executor::Outcome Executor::run_group(Epoch& epoch, std::uint16_t step) {
     items[0].n_rows = static_cast<std::uint32_t>(out->size() / epoch.limits.n_embd);
   } else {
     const Stopwatch watch(counters_.compute_ns);
-    // A group may take long; whoever watches sees its steps pass.
-    const auto done = window.run_group(items, [&](std::uint32_t part, std::uint32_t total) {
-      counters_.steps_done = done_before + std::uint64_t{group.size()} * part / total;
-    });
+    const auto done = window.run_group(items);
     if (!done) return failed(epoch, done.error());
     if (const auto good = checked(epoch); !good) return failed(epoch, good.error());
   }
-  counters_.steps_done = done_before + group.size();
+  counters_.steps_done += group.size();
 
   for (std::size_t i = 0; i < group.size(); ++i) {
     wire::BatchFrame& frame = group[i].frame;

@@ -39,6 +39,7 @@ namespace hearth::node {
 struct ExecutorCounters {
   std::atomic<std::uint64_t> steps_accepted{0};
   std::atomic<std::uint64_t> steps_done{0};
+  std::atomic<std::uint64_t> work_done{0};   // operations of graphs, also of a step that is not done yet
   std::atomic<std::uint64_t> compute_ns{0};  // inside windows, embedding and output head
   // Of the epoch loaded last.
   std::atomic<std::uint64_t> weight_budget_bytes{0};  // what was left for weights

@@ -235,17 +235,18 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
         node.control->post(AnnounceCancel{epoch, range.first, range.last});
       },
       node.in_flight);
-  node.engine = std::thread([&node, &load_progress = options.load_progress, memory] {
+  node.engine = std::thread([&node, &load_progress = options.load_progress, memory,
+                             asked = options.memory_bytes] {
     run_engine(node.inputs, node.recalls, *node.executor, node.generator.get(),
-               {.loaded =
+               {.memory = [=] { return std::min(memory, memory_for_epochs(asked)); },
+                .loaded =
                     [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
                       node.control->post(EpochLoaded{epoch, std::move(report)});
                     },
                 .broken = [&node](std::uint32_t epoch,
                                   Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
                 .load_progress = load_progress,
-                .freed = {}},
-               memory);
+                .freed = {}});
   });
   node.control->post(UsePlan{node.ring.plan, chosen});
   HEARTH_TRY(Progress active, node.wait(options.interrupted));

@@ -1,6 +1,7 @@
 // How a node's epochs get their weights, and how much memory there is for them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/os_memory.h"
@@ -18,14 +19,20 @@ inline constexpr std::uint64_t kMappedPerTableByte = 512;
 // Less is refused at the start, before the vocabulary is loaded, which alone may take more.
 inline constexpr std::uint64_t kLeastMemory = std::uint64_t{48} << 20;
 
-// Memory for epochs. `asked`: what the user lends, this program included; 0: what is available. Freed memory
-// goes back to the system first.
+// Of what is available, one of so many bytes is left to other programs where the user does not say what to
+// lend.
+inline constexpr std::uint64_t kLeftFree = 16;
+
+// Memory for an epoch, now. `asked`: what the user lends, this program included, but never more than is
+// available; 0: what is available, but for a sixteenth. Freed memory goes back to the system first.
 [[nodiscard]] inline std::uint64_t memory_for_epochs(std::uint64_t asked) {
   give_back_freed_memory();
-  const std::uint64_t all = asked == 0 ? available_memory() : asked;
-  const std::uint64_t taken =
-      kMemoryReserve + all / kMappedPerTableByte + (asked == 0 ? 0 : process_memory().anonymous);
-  return all - std::min(all, taken);
+  const std::uint64_t there = available_memory();  // 0: the system does not say
+  const std::uint64_t all = asked == 0 ? there : asked;
+  const std::uint64_t taken = kMemoryReserve + all / kMappedPerTableByte +
+                              (asked == 0 ? there / kLeftFree : process_memory().anonymous);
+  const std::uint64_t left = all - std::min(all, taken);
+  return there == 0 ? left : std::min(left, there);
 }
 
 [[nodiscard]] inline OpenWeights open_weights_with(const residency::WeightOptions& options) {

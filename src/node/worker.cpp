@@ -1,8 +1,12 @@
 #include "node/worker.h"
 
+#include <algorithm>
 #include <format>
+#include <optional>
+#include <string>
 #include <utility>
 
+#include "base/units.h"
 #include "compute/backend.h"
 #include "model/model_file.h"
 #include "net/zmq_hub.h"
@@ -13,6 +17,29 @@
 #include "wire/text.h"
 
 namespace hearth::node {
+
+namespace {
+
+// Loading in lines for a log: every tenth of what takes long.
+class LoadLog {
+ public:
+  std::optional<std::string> line(residency::LoadStage stage, std::uint64_t done, std::uint64_t total) {
+    if (stage != stage_ || total != total_) tenths_ = 0;
+    stage_ = stage;
+    total_ = total;
+    const std::uint64_t tenths = total == 0 ? 0 : 10 * done / total;
+    if (total < kWorthALine || tenths == tenths_) return std::nullopt;
+    tenths_ = tenths;
+    return std::format("{}: {} of {}", name(stage), format_bytes(done), format_bytes(total));
+  }
+
+ private:
+  static constexpr std::uint64_t kWorthALine = std::uint64_t{1} << 30;
+  residency::LoadStage stage_{};
+  std::uint64_t total_ = 0, tenths_ = 0;
+};
+
+}  // namespace
 
 struct WorkerNode::Impl {
   explicit Impl(model::ModelFile file) : model(std::move(file)) {}
@@ -87,16 +114,22 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   node.control = std::make_unique<Control<engine::WorkerSession>>(
       std::move(session), std::move(hub), node.inputs, node.recalls, node.executor->counters(),
       node.in_flight, ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});
-  node.engine = std::thread([&node, memory] {
+  node.engine = std::thread([&node, memory, asked = options.memory_bytes] {
     run_engine(
         node.inputs, node.recalls, *node.executor, nullptr,
-        {.loaded =
+        // What was free at the start other programs may have taken since.
+        {.memory = [=] { return std::min(memory, memory_for_epochs(asked)); },
+         .loaded =
              [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
                node.control->post(EpochLoaded{epoch, std::move(report)});
              },
          .broken = [&node](std::uint32_t epoch,
                            Error error) { node.control->post(EpochBroken{epoch, std::move(error)}); },
-         .load_progress = {},
+         .load_progress =
+             [&node, log = LoadLog()](residency::LoadStage stage, std::uint64_t done,
+                                      std::uint64_t total) mutable {
+               if (const auto line = log.line(stage, done, total)) node.log(engine::LogLevel::kInfo, *line);
+             },
          .freed =
              [&node](std::uint32_t epoch) {
                const ExecutorCounters& all = node.executor->counters();
@@ -104,8 +137,7 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                    engine::LogLevel::kInfo,
                    std::format("epoch {} is freed; since the start {} steps, {:.6f} s of computing", epoch,
                                all.steps_done.load(), static_cast<double>(all.compute_ns.load()) * 1e-9));
-             }},
-        memory);
+             }});
   });
   return std::unique_ptr<WorkerNode>(new WorkerNode(std::move(impl)));
 }

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "model/model_file.h"
@@ -22,6 +23,9 @@ namespace hearth::residency {
 
 // What a load does that takes time: writes a pack, reads weights into memory.
 enum class LoadStage : std::uint8_t { kPack, kRead };
+[[nodiscard]] constexpr std::string_view name(LoadStage stage) {
+  return stage == LoadStage::kPack ? "packing" : "loading";
+}
 using LoadProgress = std::function<void(LoadStage, std::uint64_t done_bytes, std::uint64_t total_bytes)>;
 
 struct LoadOptions {

@@ -262,10 +262,10 @@ void get(Reader& from, Cancel& m) {
 }
 
 void put(Writer& to, const Heartbeat& m) {
-  to.number<std::uint64_t>(m.steps_done);
+  to.number<std::uint64_t>(m.work_done);
 }
 void get(Reader& from, Heartbeat& m) {
-  m.steps_done = from.number<std::uint64_t>("steps done");
+  m.work_done = from.number<std::uint64_t>("work done");
 }
 
 void put(Writer& to, const Failed& m) {

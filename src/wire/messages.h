@@ -111,10 +111,11 @@ struct Cancel {
   std::uint64_t first_batch = 0, last_batch = 0;
   friend bool operator==(const Cancel&, const Cancel&) = default;
 };
-// Every second on each control link; `steps_done` proves that the compute thread lives.
+// Every second on each control link; `work_done`, which grows with every operation that is computed, proves
+// that the compute thread lives.
 struct Heartbeat {
   std::uint32_t epoch = 0;
-  std::uint64_t steps_done = 0;
+  std::uint64_t work_done = 0;
   friend bool operator==(const Heartbeat&, const Heartbeat&) = default;
 };
 // member -> head: this epoch cannot go on. head -> worker: free it, a member failed.
