@@ -75,7 +75,9 @@ Result<DirectFile> open_direct(const InputFile& file) {
   if (statx(descriptor.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 &&
       (info.stx_mask & STATX_DIOALIGN) != 0) {
     if (info.stx_dio_offset_align == 0) return direct;  // not for this file, whatever open() says
-    direct.alignment = std::max<std::size_t>(info.stx_dio_offset_align, info.stx_dio_mem_align);
+    const std::size_t alignment = std::max<std::size_t>(info.stx_dio_offset_align, info.stx_dio_mem_align);
+    if (alignment > kDefaultAlignment) return direct;  // whoever reads aligns to no more
+    direct.alignment = alignment;
   }
 #endif
   direct.descriptor = std::move(descriptor);

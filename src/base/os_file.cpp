@@ -11,6 +11,9 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 #include <unistd.h>
 
 namespace hearth {
@@ -72,6 +75,28 @@ InputFile& InputFile::operator=(InputFile&& other) noexcept {
 
 InputFile::~InputFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+bool is_in_memory(const std::filesystem::path& folder) {
+#ifdef __linux__
+  constexpr long kTmpfs = 0x01021994, kRamfs = 0x858458f6;  // statfs(2)
+  struct statfs info{};
+  return ::statfs(folder.c_str(), &info) == 0 && (info.f_type == kTmpfs || info.f_type == kRamfs);
+#else
+  (void)folder;
+  return false;
+#endif
+}
+
+FileState InputFile::state() const {
+  struct stat info{};
+  if (::fstat(descriptor_, &info) != 0) return {};
+#ifdef __APPLE__
+  const timespec& changed = info.st_mtimespec;
+#else
+  const timespec& changed = info.st_mtim;
+#endif
+  return {.seconds = changed.tv_sec, .nanoseconds = changed.tv_nsec, .size = info.st_size};
 }
 
 Result<> InputFile::read_at(std::uint64_t offset, std::span<std::uint8_t> bytes) const {

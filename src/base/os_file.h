@@ -14,6 +14,15 @@
 
 namespace hearth {
 
+// Whether files in this folder take memory and no disk (tmpfs, ramfs); false where the system does not say.
+[[nodiscard]] bool is_in_memory(const std::filesystem::path& folder);
+
+// When a file's contents or size were last changed, and its size.
+struct FileState {
+  std::int64_t seconds = 0, nanoseconds = 0, size = 0;
+  friend bool operator==(const FileState&, const FileState&) = default;
+};
+
 class InputFile {
  public:
   // Errors: kNotFound, kInvalidArgument (not a regular file), kIo (the system's reason, e.g. permission).
@@ -29,6 +38,8 @@ class InputFile {
   [[nodiscard]] Result<> read_at(std::uint64_t offset, std::span<std::uint8_t> bytes) const;
 
   [[nodiscard]] std::uint64_t size() const { return size_; }
+  // As it is now; what the system does not say is 0.
+  [[nodiscard]] FileState state() const;
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   // The POSIX descriptor, owned by this object.
   [[nodiscard]] int descriptor() const { return descriptor_; }

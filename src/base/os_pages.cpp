@@ -140,10 +140,10 @@ Result<std::size_t> resident_pages(std::span<const std::uint8_t> range) {
   return resident;
 }
 
-Result<> lock(std::span<const std::uint8_t> range) {
-  const Pages pages = outward(range);
-  if (pages.size == 0 || mlock(pages.begin, pages.size) == 0) return {};
-  const int error = errno;
+namespace {
+
+// After the lock of `pages` was refused.
+std::unexpected<Error> lock_failed(const Pages& pages, int error) {
   munlock(pages.begin, pages.size);
   if (error == ENOMEM || error == EPERM || error == EAGAIN) {
     rlimit limit{};
@@ -156,6 +156,23 @@ Result<> lock(std::span<const std::uint8_t> range) {
         pages.size, reason(error), limited ? std::to_string(limit.rlim_cur) + " bytes" : "none");
   }
   return fail(ErrorCode::kIo, "cannot lock {} bytes in memory: {}", pages.size, reason(error));
+}
+
+}  // namespace
+
+Result<> lock(std::span<const std::uint8_t> range) {
+  const Pages pages = outward(range);
+  if (pages.size == 0 || mlock(pages.begin, pages.size) == 0) return {};
+  return lock_failed(pages, errno);
+}
+
+Result<> lock_when_read(std::span<const std::uint8_t> range) {
+  const Pages pages = outward(range);
+#ifdef MLOCK_ONFAULT
+  if (pages.size == 0 || mlock2(pages.begin, pages.size, MLOCK_ONFAULT) == 0) return {};
+  if (errno != ENOSYS && errno != EINVAL) return lock_failed(pages, errno);
+#endif
+  return {};  // lock() will find out
 }
 
 void unlock(std::span<const std::uint8_t> range) {

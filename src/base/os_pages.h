@@ -49,6 +49,8 @@ void drop(std::span<const std::uint8_t> range, const InputFile& file, std::uint6
 // Reads the range in and keeps it in memory. kOutOfMemory names the limit that forbids it; nothing is locked
 // then.
 [[nodiscard]] Result<> lock(std::span<const std::uint8_t> range);
+// Keeps each page of the range in memory from when it is read in; reads nothing. As lock() otherwise.
+[[nodiscard]] Result<> lock_when_read(std::span<const std::uint8_t> range);
 void unlock(std::span<const std::uint8_t> range);
 
 // Anonymous memory that starts and ends on a page, filled with zeros by the system. Movable; the bytes stay

@@ -4,9 +4,8 @@
 #include <format>
 #include <utility>
 
-#include <sys/stat.h>
-
 #include "base/os_pages.h"
+#include "residency/pack_writer.h"
 
 namespace hearth::residency {
 
@@ -19,7 +18,7 @@ bool StoredPart::intact(const std::uint8_t* at) const {
 Result<std::unique_ptr<MappedPack>> MappedPack::open(PackFile file) {
   std::unique_ptr<MappedPack> pack(new MappedPack(std::move(file)));
   const auto bytes = pack->file_.bytes();
-  pack->state_ = pack->state_now();
+  pack->state_ = pack->file_.file().state();
   HEARTH_TRY(pack->guard_, FaultGuard::watch(bytes));
   advise_random(bytes);
   drop(bytes, pack->file_.file(), 0);
@@ -27,7 +26,13 @@ Result<std::unique_ptr<MappedPack>> MappedPack::open(PackFile file) {
 }
 
 Result<> MappedPack::bring_in(const StoredPart& part, std::stop_token stop) const {
-  return populate(bytes(part), std::move(stop));
+  auto there = populate(bytes(part), std::move(stop));
+  if (!there && there.error().code == ErrorCode::kIo)
+    return fail(ErrorCode::kIo,
+                "{}, bytes {} to {}: {}; if it happens again, remove the pack (hearth cache rm), it is "
+                "built again",
+                file_.path().string(), part.offset, part.offset + part.bytes, there.error().message);
+  return there;
 }
 
 Result<> MappedPack::keep(const StoredPart& part, bool locked, std::stop_token stop) const {
@@ -35,6 +40,10 @@ Result<> MappedPack::keep(const StoredPart& part, bool locked, std::stop_token s
   HEARTH_TRY_VOID(mark_active(file_.file(), part.offset, part.bytes));
   if (locked) HEARTH_TRY_VOID(lock(bytes(part)));
   return {};
+}
+
+Result<> MappedPack::may_lock(const StoredPart& part) const {
+  return lock_when_read(bytes(part));
 }
 
 void MappedPack::give_back(const StoredPart& part) const {
@@ -54,8 +63,8 @@ Result<> MappedPack::still_good(const std::function<Result<>()>& look_through) {
                 file_.path().string());
   };
   HEARTH_TRY_VOID(readable());
-  const State now = state_now();
-  if (now == state_) return {};
+  const FileState now = file_.file().state();
+  if (now == state_ || is_being_built(file_.descriptor())) return {};
   HEARTH_TRY_VOID(look_through());
   HEARTH_TRY_VOID(readable());
   state_ = now;
@@ -78,12 +87,6 @@ Error MappedPack::damaged(model::SegmentId segment) const {
               "{}: {} has other bytes than when it was packed: the disk or the file is damaged; remove it "
               "(hearth cache rm), it is built again",
               file_.path().string(), segment_text(segment))};
-}
-
-MappedPack::State MappedPack::state_now() const {
-  struct stat status{};
-  if (::fstat(file_.descriptor(), &status) != 0) return {};
-  return {status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_size};
 }
 
 }  // namespace hearth::residency

@@ -45,13 +45,16 @@ class MappedPack {
   // bring_in(), and tells the system that it will be used again and again; with `locked` it stays whoever
   // wants the memory (kOutOfMemory).
   [[nodiscard]] Result<> keep(const StoredPart& part, bool locked, std::stop_token stop = {}) const;
+  // Asks for the permission to lock it, before anything is read. kOutOfMemory.
+  [[nodiscard]] Result<> may_lock(const StoredPart& part) const;
   // Its memory is the system's again.
   void give_back(const StoredPart& part) const;
   // Whether all its pages are in memory; also where the system does not say.
   [[nodiscard]] bool is_resident(const StoredPart& part) const;
 
   // Whether the file is what it was, as far as pages go that were computed with: kIo when some could not be
-  // read. When it was written to, which another process does that adds layers, `look_through` judges.
+  // read. When it was written to, `look_through` judges; while another process holds its lock, to add layers,
+  // only once that is done.
   [[nodiscard]] Result<> still_good(const std::function<Result<>()>& look_through);
 
   // Opens the same file again, also when its name is another's by now.
@@ -61,17 +64,11 @@ class MappedPack {
   [[nodiscard]] Error damaged(model::SegmentId segment) const;
 
  private:
-  // When its contents or size were last changed.
-  struct State {
-    std::int64_t seconds = 0, nanoseconds = 0, size = 0;
-    friend bool operator==(const State&, const State&) = default;
-  };
   explicit MappedPack(PackFile file) : file_(std::move(file)) {}
-  [[nodiscard]] State state_now() const;
 
   PackFile file_;
   std::optional<FaultGuard> guard_;
-  State state_;
+  FileState state_;
 };
 
 }  // namespace hearth::residency

@@ -6,6 +6,7 @@
 #include <system_error>
 #include <vector>
 
+#include "base/os_file.h"
 #include "base/units.h"
 #include "residency/pack_cache.h"
 #include "residency/pack_layout.h"
@@ -82,10 +83,8 @@ class Maker {
           ErrorCode::kIo,
           "{}: packing {} needs {}, the disk has {} free of which {} stay free: free some space, remove "
           "packs (hearth cache), or choose another folder (--cache-dir)",
-          writer.path().parent_path().string(),
-          missing.size() == 1 ? segment_text(layout_.segments[missing[0]].id)
-                              : std::format("{} layers", missing.size()),
-          format_bytes(needed), format_bytes(free), format_bytes(options_.reserve_bytes));
+          writer.path().parent_path().string(), describe(missing), format_bytes(needed), format_bytes(free),
+          format_bytes(options_.reserve_bytes));
     for (const std::size_t i : missing) {
       if (auto built = build_segment(writer, i); !built) {
         // Half a layer is of no use to anybody.
@@ -101,6 +100,14 @@ class Maker {
   }
 
  private:
+  // "layer 7", "12 layers and the output head".
+  [[nodiscard]] std::string describe(std::span<const std::size_t> segments) const {
+    if (segments.size() == 1) return segment_text(layout_.segments[segments[0]].id);
+    const bool output = std::ranges::any_of(
+        segments, [&](std::size_t i) { return layout_.segments[i].id.kind == SegmentId::Kind::kOutput; });
+    const std::size_t layers = segments.size() - (output ? 1 : 0);
+    return std::format("{} layer{}{}", layers, layers == 1 ? "" : "s", output ? " and the output head" : "");
+  }
   [[nodiscard]] bool cancelled() const { return options_.cancelled && options_.cancelled(); }
 
   Result<> build_segment(PackWriter& writer, std::size_t index) {
@@ -116,6 +123,8 @@ class Maker {
       const std::vector<std::uint8_t> padding(pack_padded(tensor.bytes) - tensor.bytes);
       HEARTH_TRY_VOID(put(writer, tensor.offset + tensor.bytes, padding, hash));
     }
+    // A layer of a file that is still being fetched may have holes, which nobody would find later.
+    HEARTH_TRY_VOID(source_.unchanged());
     segment.blake3 = hash.digest();
     return writer.commit(header, index);
   }
@@ -189,6 +198,12 @@ Result<PackFile> ensure_pack(const model::ModelFile& model, std::span<const Segm
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) return fail(ErrorCode::kIo, "{}: cannot make this folder: {}", folder.string(), error.message());
+
+  if (is_in_memory(folder) && options.notice)
+    options.notice(std::format(
+        "{}: a file system in memory: packs there take memory beside what is lent; choose a folder on a disk "
+        "(--cache-dir)",
+        folder.string()));
 
   HEARTH_TRY(const PackHeader layout, pack_layout(model, device, options.repack, options.max_block_bytes));
   std::set<std::size_t> indices;

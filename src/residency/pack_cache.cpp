@@ -84,7 +84,7 @@ CachedPack describe(const std::filesystem::path& path, ggml_backend_device* devi
   here.ggml = ggml_build();
   here.cpu = cpu_features(device);
   out.why = key_difference(header.key, here);
-  if (!try_lock_pack(pack->descriptor()))
+  if (is_being_built(pack->descriptor()))
     out.state = PackState::kBusy;
   else if (!out.why.empty())
     out.state = PackState::kStale;

@@ -1,11 +1,13 @@
 // Whatever is wrong with a pack, its folder, its disk or its model file: a rebuild or a clear error.
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <future>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -250,6 +252,29 @@ TEST(PackRecovery, AModelFileThatIsWrongIsAnError) {
   EXPECT_EQ(p.ensure(p.all()).error().code, ErrorCode::kNotFound);
 }
 
+// A layer with holes would never be found out: its samples may be right already.
+TEST(PackRecovery, AModelFileThatIsStillBeingFetchedIsAnError) {
+  const TestDir folder;
+  const auto path = folder.path() / "model.gguf";
+  std::filesystem::copy_file(small_model(), path);
+  // The clock of a file system is coarse: a change during the test is a later one for sure.
+  std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) - std::chrono::hours(1));
+  Packing p(path);
+  const gguf::Tensor& last = *p.model.file().find_tensor("blk.6.ffn_up.weight");
+  const Bytes bytes = read_file(path, last.offset, 64);
+  bool written = false;
+  p.options.cancelled = [&] {
+    if (p.packed > 0 && !std::exchange(written, true)) write_at(path, last.offset, bytes);
+    return false;
+  };
+  const auto made = p.ensure(p.all());
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code, ErrorCode::kInvalidFile);
+  EXPECT_NE(made.error().message.find("model.gguf: was written to while it was packed"), std::string::npos)
+      << made.error().message;
+  EXPECT_EQ(n_present(p.make()), p.all().size()) << "once it stands still";
+}
+
 // --- disks
 // ------------------------------------------------------------------------------------------------------
 
@@ -336,6 +361,19 @@ TEST(PackRecovery, WaitsForAnotherBuilder) {
   EXPECT_EQ(remove_pack(p.options.cache_dir, path.filename()).error().code, ErrorCode::kIo);
   other = Descriptor(-1);  // swaps: the old one is closed with the temporary
   EXPECT_EQ(n_present(value_of(done.get())), 9U);
+}
+
+TEST(PackRecovery, WaitingForAnotherBuilderCanBeEnded) {
+  Packing p(small_model());
+  const auto path = p.make({SegmentId::of_layer(0)}).path();
+  const Descriptor other(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(try_lock_pack(other.get()));
+  bool waits = false;
+  p.options.waiting = [&](const std::filesystem::path&) { waits = true; };
+  p.options.cancelled = [&] { return waits; };
+  const auto ended = p.ensure(p.all());
+  ASSERT_FALSE(ended);
+  EXPECT_EQ(ended.error().code, ErrorCode::kCancelled);
 }
 
 TEST(PackRecovery, TwoBuildersAtOnce) {

@@ -13,6 +13,7 @@ Result<PackSource> PackSource::open(const model::ModelFile& model) {
   PackSource source(model);
   for (const auto& path : model.file().paths()) {
     HEARTH_TRY(InputFile file, InputFile::open(path));
+    source.states_.push_back(file.state());
     source.files_.push_back(std::move(file));
   }
   return source;
@@ -20,6 +21,16 @@ Result<PackSource> PackSource::open(const model::ModelFile& model) {
 
 PackSource::~PackSource() {
   for (const InputFile& file : files_) (void)::posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED);
+}
+
+Result<> PackSource::unchanged() const {
+  for (std::size_t i = 0; i < files_.size(); ++i)
+    if (files_[i].state() != states_[i])
+      return fail(ErrorCode::kInvalidFile,
+                  "{}: was written to while it was packed: is it still being fetched? Start again when it is "
+                  "complete",
+                  files_[i].path().string());
+  return {};
 }
 
 std::string PackSource::path_of(const gguf::Tensor& tensor) const {

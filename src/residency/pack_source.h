@@ -27,6 +27,9 @@ class PackSource {
   // stayed as it was, which the fingerprint does not. Costs a few dozen small reads.
   [[nodiscard]] Result<std::uint64_t> sample(model::SegmentId id) const;
 
+  // Whether the model's files are still as when they were opened: kInvalidFile when somebody writes to one.
+  [[nodiscard]] Result<> unchanged() const;
+
   [[nodiscard]] std::string path_of(const gguf::Tensor& tensor) const;
 
   PackSource(PackSource&&) = default;
@@ -38,6 +41,7 @@ class PackSource {
   explicit PackSource(const model::ModelFile& model) : model_(&model) {}
   const model::ModelFile* model_;
   std::vector<InputFile> files_;
+  std::vector<FileState> states_;  // of each, when it was opened
 };
 
 }  // namespace hearth::residency

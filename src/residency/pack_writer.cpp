@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include <fcntl.h>
@@ -23,6 +25,8 @@ constexpr std::size_t kWriteBytes = 4U << 20;
 constexpr std::uint64_t kDirtyBytes = 64U << 20;
 // Every attempt after the first means that another process made or removed the file in between.
 constexpr int kAttempts = 100;
+// Between two looks at a pack that another process builds, which takes seconds to minutes.
+constexpr std::chrono::milliseconds kLockLook{50};
 
 std::string reason(int error) {
   return std::generic_category().message(error);
@@ -87,6 +91,12 @@ bool try_lock_pack(int descriptor) {
   return ::flock(descriptor, LOCK_EX | LOCK_NB) == 0;
 }
 
+bool is_being_built(int descriptor) {
+  if (::flock(descriptor, LOCK_SH | LOCK_NB) != 0) return errno == EWOULDBLOCK;
+  ::flock(descriptor, LOCK_UN);
+  return false;
+}
+
 Result<Descriptor> PackWriter::create(const std::filesystem::path& path, const PackHeader& layout) {
   remove_leftovers(path);
   std::string aside = path.string() + ".new-XXXXXX";
@@ -132,10 +142,12 @@ Result<PackWriter> PackWriter::open(const std::filesystem::path& path, const Pac
     if (!try_lock_pack(file.get())) {
       if (errno != EWOULDBLOCK) return file_failed(path, "cannot lock", errno);
       if (options.waiting && !std::exchange(told, true)) options.waiting(path);
-      while (::flock(file.get(), LOCK_EX) != 0) {
-        if (errno != EINTR) return file_failed(path, "cannot lock", errno);
+      while (!try_lock_pack(file.get())) {
+        if (errno != EWOULDBLOCK && errno != EINTR) return file_failed(path, "cannot lock", errno);
         if (options.cancelled && options.cancelled())
           return fail(ErrorCode::kCancelled, "{}: waiting for another process was ended", path.string());
+        // flock() cannot wait with an end, and nobody else could end it.
+        std::this_thread::sleep_for(kLockLook);
       }
     }
     if (!is_named(file.get(), path)) continue;

@@ -85,5 +85,7 @@ class PackWriter {
 
 // Takes the lock of a pack without waiting; false when another process has it.
 [[nodiscard]] bool try_lock_pack(int descriptor);
+// Whether another process has it now. Nobody is kept from taking it.
+[[nodiscard]] bool is_being_built(int descriptor);
 
 }  // namespace hearth::residency

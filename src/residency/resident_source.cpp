@@ -33,10 +33,11 @@ std::size_t pad(std::size_t bytes, std::size_t alignment) {
 }  // namespace
 
 struct ResidentSource::Impl {
-  std::vector<MappedFile> maps;                   // one per file of the model
+  std::vector<InputFile> files;                   // of the model
+  std::vector<FileState> states;                  // of each, when it was opened
+  std::vector<MappedFile> maps;                   // of each
   std::vector<BufferPtr> map_buffers;             // ggml's handle of each
   std::vector<std::optional<FaultGuard>> guards;  // of each that a tensor here is in
-  std::vector<std::filesystem::path> paths;
   std::vector<BufferPtr> repacked;
   ContextPtr tensors;
   struct Segment {
@@ -58,7 +59,7 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
                                                              const LoadOptions& options) {
   auto impl = std::make_unique<Impl>();
   for (const auto& path : model.file().paths()) {
-    HEARTH_TRY(const InputFile file, InputFile::open(path));
+    HEARTH_TRY(InputFile file, InputFile::open(path));
     HEARTH_TRY(MappedFile map, MappedFile::map(file));
     const auto bytes = map.bytes();
     // ggml's interface takes a mutable pointer; a read-only mapping is only ever read.
@@ -66,7 +67,8 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
                                                            bytes.size(), bytes.size()));
     if (!buffer) return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", path.string());
     impl->guards.emplace_back();
-    impl->paths.push_back(path);
+    impl->states.push_back(file.state());
+    impl->files.push_back(std::move(file));
     impl->maps.push_back(std::move(map));
     impl->map_buffers.push_back(std::move(buffer));
   }
@@ -213,7 +215,14 @@ Result<> ResidentSource::still_good() {
       return fail(ErrorCode::kIo,
                   "{}: byte {} could not be read when it was needed: the file became shorter, or its disk "
                   "fails; fetch it again and start again",
-                  impl_->paths[i].string(), *at);
+                  impl_->files[i].path().string(), *at);
+  for (std::size_t i = 0; i < impl_->files.size(); ++i)
+    if (impl_->guards[i] && impl_->files[i].state() != impl_->states[i])
+      return fail(
+          ErrorCode::kInvalidFile,
+          "{}: was written to while its weights were in use, so no result can be relied on; start again "
+          "when it is complete",
+          impl_->files[i].path().string());
   return {};
 }
 

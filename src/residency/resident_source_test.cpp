@@ -1,6 +1,8 @@
 #include "residency/resident_source.h"
 
+#include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <limits>
@@ -223,6 +225,23 @@ TEST(ResidentSource, AFileThatShrinksWhileItIsUsedIsAnError) {
   EXPECT_EQ(good.error().code, ErrorCode::kIo);
   EXPECT_NE(good.error().message.find(path.string()), std::string::npos) << good.error().message;
   EXPECT_FALSE(loaded.source->still_good()) << "not only once";
+}
+
+// Plain weights are the file's own pages: who writes to it changes what is computed.
+TEST(ResidentSource, AFileThatIsWrittenToWhileItIsUsedIsAnError) {
+  const TestDir folder;
+  const auto path = folder.path() / "model.gguf";
+  std::filesystem::copy_file(test_model(small_spec("llama", "Q8_0")), path);
+  // The clock of a file system is coarse: a change during the test is a later one for sure.
+  std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) - std::chrono::hours(1));
+  const Loaded loaded(path, false);
+  EXPECT_TRUE(loaded.source->still_good());
+  std::fstream(path, std::ios::binary | std::ios::in | std::ios::out).seekp(-1, std::ios::end).put('x');
+  const auto good = loaded.source->still_good();
+  ASSERT_FALSE(good);
+  EXPECT_EQ(good.error().code, ErrorCode::kInvalidFile);
+  EXPECT_NE(good.error().message.find(path.string() + ": was written to"), std::string::npos)
+      << good.error().message;
 }
 
 TEST(ResidentSource, AFileThatShrinksWhileItIsLoadedIsAnError) {

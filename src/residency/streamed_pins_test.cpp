@@ -11,9 +11,11 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
-#include <sys/vfs.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/os_file.h"
+#include "base/os_memory.h"
 #include "base/os_pages.h"
 #include "base/test_group.h"
 #include "base/test_sanitizer.h"
@@ -41,14 +43,9 @@ void take_pages(StreamedSource& source, const Unit& unit) {
   source.release(unit.segment, unit.part);
 }
 
-// Whether pages of files in this folder can be taken.
-bool has_disk(const std::filesystem::path& path) {
-  constexpr long kTmpfs = 0x01021994;
-  struct statfs info{};
-  return ::statfs(path.c_str(), &info) == 0 && info.f_type != kTmpfs;
-}
+// Pages of files in this folder can be taken.
 #define NEEDS_A_DISK(path) \
-  if (!has_disk(path)) GTEST_SKIP() << "the folder for temporary files is memory"
+  if (is_in_memory(path)) GTEST_SKIP() << "the folder for temporary files is memory"
 
 // A machine's memory as the test wants it.
 struct Machine {
@@ -158,6 +155,45 @@ TEST(StreamedSourceDeath, AnotherProgramTakesTheMemoryOfPins) {
   }
   const std::uint64_t budget = s.total * 8 / 10;
   EXPECT_EXIT(compete(*group, s, budget, limit - budget / 2), ::testing::ExitedWithCode(0), "and all again");
+}
+
+TEST(StreamedSource, LockedPinsStay) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers make mlock do nothing";
+  Streaming s(small_spec("llama", "Q8_0"));
+  NEEDS_A_DISK(s.path);
+  s.options.lock_pins = true;
+  const std::uint64_t before = process_memory().locked;
+  {
+    const auto source = s.open((2 * s.largest + s.total) / 2);
+    EXPECT_GT(source->plan().pinned_bytes, 0U);
+    EXPECT_GE(process_memory().locked, before + source->plan().pinned_bytes);
+    s.pass(*source);
+  }
+  EXPECT_EQ(process_memory().locked, before);
+}
+
+TEST(StreamedSourceDeath, ALimitOfLockedMemoryIsMetBeforeAnythingIsRead) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers make mlock do nothing";
+  Streaming s(small_spec("llama", "Q8_0"));
+  const auto try_it = [&] {
+    const rlimit limit{.rlim_cur = page_bytes(), .rlim_max = page_bytes()};
+    std::uint64_t read = 0;
+    StreamOptions options = s.options;
+    options.budget_bytes = (2 * s.largest + s.total) / 2;
+    options.lock_pins = true;
+    options.progress = [&](std::uint64_t done, std::uint64_t) { read = done; };
+    auto pack = value_of(
+        ensure_pack(s.packing.model, s.packing.all(), s.packing.backend->device(), s.packing.options));
+    setrlimit(RLIMIT_MEMLOCK, &limit);
+    if (getuid() == 0 && setuid(65534) != 0) _exit(1);  // root has no limit
+    const auto source = StreamedSource::open(s.packing.model, s.packing.all(), s.packing.backend->device(),
+                                             std::move(pack), options);
+    std::fprintf(stderr, "%s; read %u bytes\n", source ? "locked" : source.error().message.c_str(),
+                 static_cast<unsigned>(read));
+    _exit(0);
+  };
+  EXPECT_EXIT(try_it(), ::testing::ExitedWithCode(0),
+              "--pin lock: .* of weights are to stay in memory.*RLIMIT_MEMLOCK.*; read 0 bytes");
 }
 
 }  // namespace

@@ -247,6 +247,11 @@ Result<> StreamedSource::Impl::add_units(model::SegmentId id, std::uint64_t max_
 
 // What the plan pins, at the start.
 Result<> StreamedSource::Impl::pin_all(const StreamOptions& options) {
+  // A limit of locked memory is met before gigabytes are read, and is no lack of memory.
+  for (std::size_t i = 0; options.lock_pins && i < units.size(); ++i)
+    if (const auto may = plan.pinned[i] ? pack->may_lock(units[i].stored) : Result<>(); !may)
+      return fail(ErrorCode::kInvalidArgument, "--pin lock: {} of weights are to stay in memory: {}",
+                  format_bytes(plan.pinned_bytes), may.error().message);
   std::uint64_t done = 0;
   for (std::size_t i = 0; i < units.size(); ++i) {
     if (!plan.pinned[i]) continue;
@@ -569,9 +574,13 @@ Result<> StreamedSource::still_good() {
   // What is pinned is looked through; what is streamed always is. Also what is pinned no more: it may have
   // been computed with before.
   return s.pack->still_good([&s]() -> Result<> {
-    for (std::size_t i = 0; i < s.units.size(); ++i)
-      if (s.plan.pinned[i] && !s.pack->intact(s.units[i].stored))
-        return std::unexpected(s.pack->damaged(s.units[i].segment));
+    for (std::size_t i = 0; i < s.units.size(); ++i) {
+      if (!s.plan.pinned[i]) continue;
+      const bool intact = s.pack->intact(s.units[i].stored);
+      const std::lock_guard lock(s.mutex);
+      if (!s.pinned[i]) s.unpinned.push_back(i);  // its pages were read for this only
+      if (!intact) return std::unexpected(s.pack->damaged(s.units[i].segment));
+    }
     return {};
   });
 }

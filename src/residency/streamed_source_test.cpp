@@ -12,10 +12,12 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include "base/os_pages.h"
 #include "base/units.h"
+#include "residency/pack_writer.h"
 #include "residency/test_packs.h"
 #include "residency/test_streaming.h"
 
@@ -310,6 +312,19 @@ TEST(StreamedSource, APackCutShortIsAnError) {
       EXPECT_NE(error.message.find(s.path.string()), std::string::npos) << error.message;
     }
   }
+}
+
+// Who adds layers writes to the file all the time: pins are looked through once it is done.
+TEST(StreamedSource, WhatABuilderWritesIsLookedAtWhenItIsDone) {
+  Streaming s(small_spec("llama", "Q4_K_M"));
+  const auto source = s.open((2 * s.largest + s.total) / 2);
+  {
+    const Descriptor builder(::open(s.path.c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(try_lock_pack(builder.get()));
+    flip_bit(s.path, s.planned_pins(*source).at(0).tensors.front().offset);
+    EXPECT_TRUE(source->still_good());
+  }
+  EXPECT_FALSE(source->still_good());
 }
 
 TEST(StreamedSource, APackThatIsRemovedStays) {
