@@ -116,7 +116,7 @@ class Hearth:
         except RuntimeError as error:  # a worker that never said where it listens
             for device in home:
                 device.end_processes()
-            return Measured("failed", str(error).splitlines()[0])
+            return Measured("failed", "; ".join(line for line in str(error).splitlines() if line.strip()))
         measured = _common(runs, result is not None)
         if result is None:
             return measured
