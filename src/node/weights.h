@@ -7,6 +7,7 @@
 #include "base/os_memory.h"
 #include "node/executor.h"
 #include "residency/open_weights.h"
+#include "residency/pin_registry.h"
 
 namespace hearth::node {
 
@@ -27,7 +28,9 @@ inline constexpr std::uint64_t kLeftFree = 16;
 // available; 0: what is available, but for a sixteenth. Freed memory goes back to the system first.
 [[nodiscard]] inline std::uint64_t memory_for_epochs(std::uint64_t asked) {
   give_back_freed_memory();
-  const std::uint64_t there = available_memory();  // 0: the system does not say
+  // 0: the system does not say. It counts what other hearths pinned as free.
+  const std::uint64_t usable = residency::PinRegistry().without_others(memory_status()).usable();
+  const std::uint64_t there = usable == kNoLimit ? 0 : std::max<std::uint64_t>(usable, 1);
   const std::uint64_t all = asked == 0 ? there : asked;
   const std::uint64_t taken = kMemoryReserve + all / kMappedPerTableByte +
                               (asked == 0 ? there / kLeftFree : process_memory().anonymous);

@@ -19,6 +19,7 @@
 #include "residency/division.h"
 #include "residency/ggml_tensors.h"
 #include "residency/mapped_pack.h"
+#include "residency/pin_registry.h"
 #include "residency/repack.h"
 #include "residency/resident_source.h"
 #include "residency/slot_pool.h"
@@ -111,6 +112,7 @@ struct StreamedSource::Impl {
   std::optional<DirectReader> reader;  // the loader's
   std::optional<PressureWatch> watch;  // the keeper's; wake() is for any thread
   std::function<MemoryStatus()> memory;
+  PinRegistry registry;
   std::stop_source stop;
   // Guards what follows, and the units' `slot`, `ready`, `held` and `looked`.
   mutable std::mutex mutex;
@@ -190,7 +192,9 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
     impl->loader = std::thread([impl = impl.get()] { impl->load(); });
     // Locked pins stay, whoever wants their memory.
     if (!options.lock_pins && impl->plan.pinned_bytes > 0) {
-      impl->memory = options.memory ? options.memory : [] { return memory_status(); };
+      impl->memory = options.memory ? options.memory : [impl = impl.get()] {
+        return impl->registry.without_others(memory_status());
+      };
       // usable() counts the pins as free, so a limit for it would say nothing.
       HEARTH_TRY(impl->watch,
                  PressureWatch::open({.short_bytes = 0, .critical_bytes = 0, .status = impl->memory}));
@@ -467,7 +471,7 @@ void StreamedSource::Impl::list_streamed() {
     else
       streamed.push_back(i);
   }
-  pinned_bytes = bytes;
+  if (pinned_bytes.exchange(bytes) != bytes) registry.tell(bytes);
 }
 
 // Gives the pages of what is pinned no more back to the system, also those that were left of it.

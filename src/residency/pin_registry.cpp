@@ -1,0 +1,117 @@
+#include "residency/pin_registry.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <format>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace hearth::residency {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSuffix = ".pins";
+
+// The contents of an entry: the bytes, then the control group.
+struct Entry {
+  std::uint64_t bytes = 0;
+  std::string group;
+};
+
+Entry read_entry(int descriptor) {
+  char text[4096];
+  const ssize_t n = ::pread(descriptor, text, sizeof text, 0);
+  Entry entry;
+  if (n < static_cast<ssize_t>(sizeof entry.bytes)) return entry;
+  std::memcpy(&entry.bytes, text, sizeof entry.bytes);
+  entry.group.assign(text + sizeof entry.bytes, static_cast<std::size_t>(n) - sizeof entry.bytes);
+  return entry;
+}
+
+// Only the user may have made it: others could tell anything.
+bool make_private(const fs::path& folder) {
+  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return false;
+  struct stat info{};
+  return ::lstat(folder.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == ::geteuid() &&
+         (info.st_mode & 0077) == 0;
+}
+
+std::uint64_t minus(std::uint64_t from, std::uint64_t bytes) {
+  return from == kNoLimit ? from : from - std::min(from, bytes);
+}
+
+}  // namespace
+
+fs::path PinRegistry::default_folder() {
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  if (runtime != nullptr && *runtime != '\0') return fs::path(runtime) / "hearth";
+  std::error_code error;
+  const fs::path temporary = fs::temp_directory_path(error);
+  return error ? fs::path() : temporary / std::format("hearth-{}", ::geteuid());
+}
+
+std::string PinRegistry::own_group() {
+  const auto groups = memory_groups();
+  return groups.empty() ? "" : groups.front().folder.string();
+}
+
+PinRegistry::PinRegistry(fs::path folder, std::string group)
+    : folder_(std::move(folder)), group_(std::move(group)) {}
+
+PinRegistry::~PinRegistry() {
+  if (descriptor_ < 0) return;
+  ::unlink(file_.c_str());
+  ::close(descriptor_);
+}
+
+void PinRegistry::tell(std::uint64_t pinned_bytes) {
+  if (descriptor_ < 0) {
+    if (pinned_bytes == 0 || folder_.empty() || !make_private(folder_)) return;
+    static std::atomic<unsigned> number{0};
+    file_ = folder_ / std::format("{}-{}{}", ::getpid(), ++number, kSuffix);
+    descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (descriptor_ < 0) return;
+    (void)::flock(descriptor_, LOCK_EX | LOCK_NB);
+  }
+  std::string text(sizeof pinned_bytes, '\0');
+  std::memcpy(text.data(), &pinned_bytes, sizeof pinned_bytes);
+  text += group_;
+  (void)!::pwrite(descriptor_, text.data(), text.size(), 0);  // a full disk: others know less
+}
+
+PinRegistry::Others PinRegistry::others() const {
+  Others sum;
+  std::error_code error;
+  for (fs::directory_iterator it(folder_, error), end; !error && it != end; it.increment(error)) {
+    const fs::path& path = it->path();
+    if (path.extension() != kSuffix || path == file_) continue;
+    const int other = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (other < 0) continue;
+    if (::flock(other, LOCK_SH | LOCK_NB) == 0) {
+      ::unlink(path.c_str());  // its process has gone
+    } else if (const Entry entry = read_entry(other); entry.bytes > 0) {
+      sum.all_bytes += entry.bytes;
+      if (!group_.empty() && entry.group == group_) sum.group_bytes += entry.bytes;
+    }
+    ::close(other);
+  }
+  return sum;
+}
+
+MemoryStatus PinRegistry::without_others(MemoryStatus status) const {
+  const Others sum = others();
+  status.available = minus(status.available, sum.all_bytes);
+  status.group_available = minus(status.group_available, sum.group_bytes);
+  return status;
+}
+
+}  // namespace hearth::residency
