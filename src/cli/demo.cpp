@@ -41,7 +41,7 @@ struct Answer {
 
 // Greedy, so that two runs can be compared word for word.
 Result<Answer> ask(node::HeadNode& head, const Flags& flags, bool print) {
-  HEARTH_TRY(const Prompter prompter, Prompter::create(head, false));
+  HEARTH_TRY(const Prompter prompter, Prompter::create(head.model(), head.tokenizer(), false));
   const std::vector<model::ChatMessage> messages = {{"user", flags.prompt}};
   HEARTH_TRY(auto tokens, prompter.chat(messages));
   node::GenerateOptions options;

@@ -56,12 +56,11 @@ node::GenerateOptions SamplingFlags::options() const {
   return options;
 }
 
-Result<Prompter> Prompter::create(const node::HeadNode& head, bool raw_only) {
-  Prompter prompter(head.tokenizer());
+Result<Prompter> Prompter::create(const model::ModelFile& model, const model::Tokenizer& t, bool raw_only) {
+  Prompter prompter(t);
   if (raw_only) return prompter;
-  const model::Tokenizer& t = head.tokenizer();
   const auto text = [&t](model::Token token) { return token < 0 ? std::string() : t.piece(token, true); };
-  auto loaded = model::ChatTemplate::load(head.model().file(), text(t.bos()), text(t.eos()));
+  auto loaded = model::ChatTemplate::load(model.file(), text(t.bos()), text(t.eos()));
   if (!loaded)
     return fail(loaded.error().code, "{}; use --raw to continue plain text", loaded.error().message);
   prompter.template_ = std::move(*loaded);

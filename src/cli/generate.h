@@ -34,8 +34,10 @@ struct SamplingFlags {
 // Turns text or a conversation into the model's tokens.
 class Prompter {
  public:
-  // Without a chat template only raw() works; `raw_only` does not ask for one. kUnsupported says so.
-  [[nodiscard]] static Result<Prompter> create(const node::HeadNode& head, bool raw_only);
+  // Without a chat template only raw() works; `raw_only` does not ask for one. kUnsupported says so. The
+  // tokenizer must outlive it.
+  [[nodiscard]] static Result<Prompter> create(const model::ModelFile& model, const model::Tokenizer& tokenizer,
+                                               bool raw_only);
   [[nodiscard]] Result<std::vector<model::Token>> raw(const std::string& text) const;
   [[nodiscard]] Result<std::vector<model::Token>> chat(std::span<const model::ChatMessage> messages) const;
 

@@ -123,6 +123,11 @@ int run(const Flags& flags) {
   auto key = flags.ring.key();
   if (!key) return report(key.error());
   count_interrupts();
+  std::optional<Prompter> prompter;
+  options->opened = [&](const model::ModelFile& model, const model::Tokenizer& tokenizer) -> Result<> {
+    HEARTH_TRY(prompter, Prompter::create(model, tokenizer, flags.raw));
+    return {};
+  };
   std::unique_ptr<node::HeadNode> head;
   {
     ProgressBar bar;
@@ -135,8 +140,6 @@ int run(const Flags& flags) {
   }
   if (flags.ring.verbose || !options->workers.empty())
     std::fprintf(stderr, "%s", describe(head->ring()).c_str());
-  const auto prompter = Prompter::create(*head, flags.raw);
-  if (!prompter) return report(prompter.error());
   return *text ? answer(*head, *prompter, flags, **text) : chat(*head, *prompter, flags);
 }
 

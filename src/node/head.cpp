@@ -161,6 +161,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
   Impl& node = *impl;
   HEARTH_TRY(node.backend, compute::Backend::cpu(options.n_threads));
   node.n_ctx = options.epoch.n_ctx;
+  if (options.opened) HEARTH_TRY_VOID(options.opened(node.model, node.tokenizer));
 
   std::unique_ptr<net::Hub> hub;
   std::vector<std::string> own_addresses;

@@ -87,6 +87,14 @@ class Pack(unittest.TestCase):
         self.assertEqual(len(json.loads(self.hearth("cache", "--json").stdout)["packs"]), 1)
         self.assertIn("removed 1 pack", self.hearth("cache", "rm", "--all").stdout)
 
+    def test_nothing_is_packed_for_what_cannot_be_asked(self):
+        model = str(self.folder / "no-template.gguf")
+        synth = os.path.join(os.path.dirname(HEARTH), "hearth-synth")
+        subprocess.run([synth, "--shape", "small", "--type", "Q4_0", "-o", model], check=True, capture_output=True)
+        done = self.hearth("run", "-m", model, "--memory", "60MB", "-c", "64", "-p", "hi", code=EXIT_MODEL)
+        self.assertIn("--raw", done.stderr)
+        self.assertFalse(self.cache.exists(), done.stderr)
+
     def test_says_what_is_wrong(self):
         for code, message, *arguments in (
                 (EXIT_USAGE, "layers 0-7", "pack", "-m", MODEL, "--layers", "3-8"),
