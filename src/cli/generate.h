@@ -36,8 +36,8 @@ class Prompter {
  public:
   // Without a chat template only raw() works; `raw_only` does not ask for one. kUnsupported says so. The
   // tokenizer must outlive it.
-  [[nodiscard]] static Result<Prompter> create(const model::ModelFile& model, const model::Tokenizer& tokenizer,
-                                               bool raw_only);
+  [[nodiscard]] static Result<Prompter> create(const model::ModelFile& model,
+                                               const model::Tokenizer& tokenizer, bool raw_only);
   [[nodiscard]] Result<std::vector<model::Token>> raw(const std::string& text) const;
   [[nodiscard]] Result<std::vector<model::Token>> chat(std::span<const model::ChatMessage> messages) const;
 

@@ -49,8 +49,8 @@ struct HeadNodeOptions {
   std::uint32_t rounds = 0;  // times a token passes each device; 0: the best by memory, disks and computing
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
-  // Asked once the model file is open (both outlive it as long as the head does), before anything is loaded or
-  // anybody is joined; an error ends the start. May be empty.
+  // Asked once the model file is open (both outlive it as long as the head does), before anything is loaded
+  // or anybody is joined; an error ends the start. May be empty.
   std::function<Result<>(const model::ModelFile&, const model::Tokenizer&)> opened;
   residency::LoadProgress load_progress;  // on the engine thread
   std::function<bool()> interrupted;      // asked while waiting: true ends the wait with kCancelled
