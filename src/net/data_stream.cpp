@@ -141,9 +141,9 @@ void DataStream::send(FrameHeader header, std::span<const std::uint8_t> payload)
   HEARTH_CHECK(writer_.has_value(), "a frame for a connection whose peer is not known");
   std::uint8_t head[kFrameHeaderBytes];
   write_header(header, head);
-  // A large one takes just its size: memory is counted for it.
-  const std::size_t record = kLengthBytes + sizeof head + payload.size() + kSealBytes;
-  if (record > kKeptBytes) unsent_.reserve(unsent_.size() + record);
+  // Much takes just its size: memory is counted for it.
+  const std::size_t all = unsent_.size() + kLengthBytes + sizeof head + payload.size() + kSealBytes;
+  if (all > kKeptBytes) unsent_.reserve(all);
   writer_->seal(head, payload, unsent_);
   ends_.push_back(unsent_.size());
   // A failure shows again when the descriptor is looked at.

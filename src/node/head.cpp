@@ -236,10 +236,9 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
         node.control->post(AnnounceCancel{epoch, range.first, range.last});
       },
       node.in_flight);
-  node.engine = std::thread([&node, &load_progress = options.load_progress, memory,
-                             asked = options.memory_bytes] {
+  node.engine = std::thread([&node, &load_progress = options.load_progress, memory] {
     run_engine(node.inputs, node.recalls, *node.executor, node.generator.get(),
-               {.memory = [=] { return std::min(memory, memory_for_epochs(asked)); },
+               {.memory = [memory] { return memory_left(memory); },
                 .loaded =
                     [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
                       node.control->post(EpochLoaded{epoch, std::move(report)});

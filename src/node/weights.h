@@ -24,18 +24,32 @@ inline constexpr std::uint64_t kLeastMemory = std::uint64_t{48} << 20;
 // lend.
 inline constexpr std::uint64_t kLeftFree = 16;
 
-// Memory for an epoch, now. `asked`: what the user lends, this program included, but never more than is
-// available; 0: what is available, but for a sixteenth. Freed memory goes back to the system first.
-[[nodiscard]] inline std::uint64_t memory_for_epochs(std::uint64_t asked) {
+// What the system says is available, without what other hearths pinned, which it counts as free; 0: it does
+// not say. Freed memory goes back to the system first.
+[[nodiscard]] inline std::uint64_t memory_there() {
   give_back_freed_memory();
-  // 0: the system does not say. It counts what other hearths pinned as free.
   const std::uint64_t usable = residency::PinRegistry().without_others(memory_status()).usable();
-  const std::uint64_t there = usable == kNoLimit ? 0 : std::max<std::uint64_t>(usable, 1);
-  const std::uint64_t all = asked == 0 ? there : asked;
-  const std::uint64_t taken = kMemoryReserve + all / kMappedPerTableByte +
-                              (asked == 0 ? there / kLeftFree : process_memory().anonymous);
-  const std::uint64_t left = all - std::min(all, taken);
-  return there == 0 ? left : std::min(left, there);
+  return usable == kNoLimit ? 0 : std::max<std::uint64_t>(usable, 1);
+}
+
+// Memory for epochs, to be promised at the start. `asked`: what the user lends, this program included, as far
+// as it is there; 0: what is available, but for a sixteenth.
+[[nodiscard]] inline std::uint64_t memory_for_epochs(std::uint64_t asked) {
+  const std::uint64_t there = memory_there(), own = process_memory().anonymous;
+  // The kernel's own use of a control group, which is in the reserve, may make less of a lent group
+  // available.
+  const bool is_there = there == 0 || asked <= there + own + kMemoryReserve;
+  const std::uint64_t all = asked == 0 ? there : is_there ? asked : there + own;
+  const std::uint64_t taken =
+      kMemoryReserve + all / kMappedPerTableByte + (asked == 0 ? there / kLeftFree : own);
+  return all - std::min(all, taken);
+}
+
+// Of what was promised, what can be had when an epoch is loaded: other programs may have taken memory since.
+[[nodiscard]] inline std::uint64_t memory_left(std::uint64_t promised) {
+  const std::uint64_t there = memory_there();
+  if (there == 0 || there >= promised) return promised;
+  return there - std::min(there, kMemoryReserve);
 }
 
 [[nodiscard]] inline OpenWeights open_weights_with(const residency::WeightOptions& options) {

@@ -114,11 +114,11 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   node.control = std::make_unique<Control<engine::WorkerSession>>(
       std::move(session), std::move(hub), node.inputs, node.recalls, node.executor->counters(),
       node.in_flight, ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});
-  node.engine = std::thread([&node, memory, asked = options.memory_bytes] {
+  node.engine = std::thread([&node, memory] {
     run_engine(
         node.inputs, node.recalls, *node.executor, nullptr,
         // What was free at the start other programs may have taken since.
-        {.memory = [=] { return std::min(memory, memory_for_epochs(asked)); },
+        {.memory = [memory] { return memory_left(memory); },
          .loaded =
              [&node](std::uint32_t epoch, Result<engine::LoadReport> report) {
                node.control->post(EpochLoaded{epoch, std::move(report)});

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
+#include <cerrno>
 #include <cstring>
 #include <format>
 #include <system_error>
@@ -37,9 +37,8 @@ Entry read_entry(int descriptor) {
   return entry;
 }
 
-// Only the user may have made it: others could tell anything.
-bool make_private(const fs::path& folder) {
-  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return false;
+// Others could tell anything.
+bool is_private(const fs::path& folder) {
   struct stat info{};
   return ::lstat(folder.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == ::geteuid() &&
          (info.st_mode & 0077) == 0;
@@ -52,9 +51,9 @@ std::uint64_t minus(std::uint64_t from, std::uint64_t bytes) {
 }  // namespace
 
 fs::path PinRegistry::default_folder() {
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  if (runtime != nullptr && *runtime != '\0') return fs::path(runtime) / "hearth";
   std::error_code error;
+  const fs::path runtime = fs::path("/run/user") / std::to_string(::geteuid());
+  if (fs::is_directory(runtime, error)) return runtime / "hearth";
   const fs::path temporary = fs::temp_directory_path(error);
   return error ? fs::path() : temporary / std::format("hearth-{}", ::geteuid());
 }
@@ -73,14 +72,30 @@ PinRegistry::~PinRegistry() {
   ::close(descriptor_);
 }
 
+// Under a name that nobody looks at until it is locked: an entry without a lock is a dead process's.
+bool PinRegistry::make_entry() {
+  if (folder_.empty() || (::mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST) || !is_private(folder_))
+    return false;
+  static std::atomic<unsigned> number{0};
+  const std::string name = std::format("{}-{}", ::getpid(), ++number);
+  const fs::path unlocked = folder_ / (name + ".new"), file = folder_ / (name + std::string(kSuffix));
+  descriptor_ = ::open(unlocked.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (descriptor_ < 0) return false;
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 || ::rename(unlocked.c_str(), file.c_str()) != 0) {
+    ::unlink(unlocked.c_str());
+    ::close(std::exchange(descriptor_, -1));
+    return false;
+  }
+  file_ = file;
+  return true;
+}
+
 void PinRegistry::tell(std::uint64_t pinned_bytes) {
+  const std::lock_guard lock(mutex_);
   if (descriptor_ < 0) {
-    if (pinned_bytes == 0 || folder_.empty() || !make_private(folder_)) return;
-    static std::atomic<unsigned> number{0};
-    file_ = folder_ / std::format("{}-{}{}", ::getpid(), ++number, kSuffix);
-    descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (descriptor_ < 0) return;
-    (void)::flock(descriptor_, LOCK_EX | LOCK_NB);
+    if (pinned_bytes == 0 || gave_up_) return;
+    gave_up_ = !make_entry();
+    if (gave_up_) return;
   }
   std::string text(sizeof pinned_bytes, '\0');
   std::memcpy(text.data(), &pinned_bytes, sizeof pinned_bytes);
@@ -90,6 +105,8 @@ void PinRegistry::tell(std::uint64_t pinned_bytes) {
 
 PinRegistry::Others PinRegistry::others() const {
   Others sum;
+  if (!is_private(folder_)) return sum;
+  const std::lock_guard lock(mutex_);
   std::error_code error;
   for (fs::directory_iterator it(folder_, error), end; !error && it != end; it.increment(error)) {
     const fs::path& path = it->path();

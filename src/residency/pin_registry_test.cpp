@@ -79,9 +79,14 @@ TEST(PinRegistry, AFolderThatOthersMayWriteToIsNotUsed) {
   const auto folder = dir.path() / "hearth";
   std::filesystem::create_directory(folder);
   ASSERT_EQ(::chmod(folder.c_str(), 0777), 0);
-  PinRegistry mine(folder, "");
+  PinRegistry mine(folder, ""), another(folder, "");
   mine.tell(1);
   EXPECT_TRUE(std::filesystem::is_empty(folder));
+  ASSERT_EQ(::chmod(folder.c_str(), 0700), 0);
+  another.tell(1);
+  EXPECT_EQ(mine.others().all_bytes, 1U);
+  ASSERT_EQ(::chmod(folder.c_str(), 0755), 0);
+  EXPECT_EQ(mine.others().all_bytes, 0U);
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ std::size_t pad(std::size_t bytes, std::size_t alignment) {
 }  // namespace
 
 struct ResidentSource::Impl {
-  std::vector<InputFile> files;                   // of the model
+  std::vector<std::filesystem::path> paths;       // of the model's files
+  std::vector<std::optional<InputFile>> files;    // of each that a tensor here is in
   std::vector<FileState> states;                  // of each, when it was opened
   std::vector<MappedFile> maps;                   // of each
   std::vector<BufferPtr> map_buffers;             // ggml's handle of each
@@ -68,7 +69,8 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
     if (!buffer) return fail(ErrorCode::kIo, "the device cannot use a mapping of {}", path.string());
     impl->guards.emplace_back();
     impl->states.push_back(file.state());
-    impl->files.push_back(std::move(file));
+    impl->files.emplace_back(std::move(file));
+    impl->paths.push_back(path);
     impl->maps.push_back(std::move(map));
     impl->map_buffers.push_back(std::move(buffer));
   }
@@ -187,6 +189,9 @@ Result<std::unique_ptr<ResidentSource>> ResidentSource::load(const model::ModelF
       advance(piece.size());
     }
   }
+  // A model may have as many files as a process may have open.
+  for (std::size_t i = 0; i < impl->files.size(); ++i)
+    if (!impl->guards[i]) impl->files[i].reset();
   std::unique_ptr<ResidentSource> source(new ResidentSource(std::move(impl)));
   HEARTH_TRY_VOID(source->still_good());  // what was repacked
   return source;
@@ -215,14 +220,14 @@ Result<> ResidentSource::still_good() {
       return fail(ErrorCode::kIo,
                   "{}: byte {} could not be read when it was needed: the file became shorter, or its disk "
                   "fails; fetch it again and start again",
-                  impl_->files[i].path().string(), *at);
+                  impl_->paths[i].string(), *at);
   for (std::size_t i = 0; i < impl_->files.size(); ++i)
-    if (impl_->guards[i] && impl_->files[i].state() != impl_->states[i])
+    if (impl_->files[i] && impl_->files[i]->state() != impl_->states[i])
       return fail(
           ErrorCode::kInvalidFile,
           "{}: was written to while its weights were in use, so no result can be relied on; start again "
           "when it is complete",
-          impl_->files[i].path().string());
+          impl_->paths[i].string());
   return {};
 }
 

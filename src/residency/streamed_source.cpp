@@ -113,6 +113,7 @@ struct StreamedSource::Impl {
   std::optional<PressureWatch> watch;  // the keeper's; wake() is for any thread
   std::function<MemoryStatus()> memory;
   PinRegistry registry;
+  bool locks_pins = false;
   std::stop_source stop;
   // Guards what follows, and the units' `slot`, `ready`, `held` and `looked`.
   mutable std::mutex mutex;
@@ -182,6 +183,7 @@ Result<std::unique_ptr<StreamedSource>> StreamedSource::open(const model::ModelF
                                         .huge_page_bytes = huge == AlignedBuffer::kHugePage ? huge : 0}));
     HEARTH_TRY(impl->slots, SlotPool::make(impl->plan, sizes, device));
   }
+  impl->locks_pins = options.lock_pins;
   impl->pinned = impl->plan.pinned;
   impl->list_streamed();
   HEARTH_TRY_VOID(impl->pin_all(options));
@@ -471,7 +473,8 @@ void StreamedSource::Impl::list_streamed() {
     else
       streamed.push_back(i);
   }
-  if (pinned_bytes.exchange(bytes) != bytes) registry.tell(bytes);
+  // Locked pages are used as the system sees it.
+  if (pinned_bytes.exchange(bytes) != bytes && !locks_pins) registry.tell(bytes);
 }
 
 // Gives the pages of what is pinned no more back to the system, also those that were left of it.
