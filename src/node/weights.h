@@ -24,32 +24,34 @@ inline constexpr std::uint64_t kLeastMemory = std::uint64_t{48} << 20;
 // lend.
 inline constexpr std::uint64_t kLeftFree = 16;
 
-// What the system says is available, without what other hearths pinned, which it counts as free; 0: it does
-// not say. Freed memory goes back to the system first.
-[[nodiscard]] inline std::uint64_t memory_there() {
+// What the system says of memory, without what other hearths pinned, which it counts as free. Freed memory
+// goes back to the system first.
+[[nodiscard]] inline MemoryStatus memory_there() {
   give_back_freed_memory();
-  const std::uint64_t usable = residency::PinRegistry().without_others(memory_status()).usable();
-  return usable == kNoLimit ? 0 : std::max<std::uint64_t>(usable, 1);
+  return residency::PinRegistry().without_others(memory_status());
 }
 
 // Memory for epochs, to be promised at the start. `asked`: what the user lends, this program included, as far
-// as it is there; 0: what is available, but for a sixteenth.
+// as the machine and the control group have it; 0: what is available, but for a sixteenth.
 [[nodiscard]] inline std::uint64_t memory_for_epochs(std::uint64_t asked) {
-  const std::uint64_t there = memory_there(), own = process_memory().anonymous;
-  // The kernel's own use of a control group, which is in the reserve, may make less of a lent group
-  // available.
-  const bool is_there = there == 0 || asked <= there + own + kMemoryReserve;
-  const std::uint64_t all = asked == 0 ? there : is_there ? asked : there + own;
+  const MemoryStatus there = memory_there();
+  const std::uint64_t own = process_memory().anonymous;
+  std::uint64_t all = asked;
+  if (asked == 0)
+    all = there.usable() == kNoLimit ? 0 : there.usable();
+  else if (there.available != kNoLimit)
+    // Of a control group the limit counts: what it has used, page cache and all, its statistics say late.
+    all = std::min({asked, there.available + own, there.group_limit});
   const std::uint64_t taken =
-      kMemoryReserve + all / kMappedPerTableByte + (asked == 0 ? there / kLeftFree : own);
+      kMemoryReserve + all / kMappedPerTableByte + (asked == 0 ? all / kLeftFree : own);
   return all - std::min(all, taken);
 }
 
-// Of what was promised, what can be had when an epoch is loaded: other programs may have taken memory since.
+// Of what was promised, what the machine has when an epoch is loaded: other programs may have taken memory
+// since.
 [[nodiscard]] inline std::uint64_t memory_left(std::uint64_t promised) {
-  const std::uint64_t there = memory_there();
-  if (there == 0 || there >= promised) return promised;
-  return there - std::min(there, kMemoryReserve);
+  const std::uint64_t there = memory_there().available;
+  return there == kNoLimit ? promised : std::min(promised, there - there / kMappedPerTableByte);
 }
 
 [[nodiscard]] inline OpenWeights open_weights_with(const residency::WeightOptions& options) {
