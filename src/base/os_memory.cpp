@@ -179,11 +179,6 @@ MemoryStatus memory_status(const std::filesystem::path& root) {
   return status;
 }
 
-std::uint64_t available_memory() {
-  const std::uint64_t usable = memory_status().usable();
-  return usable == kNoLimit ? 0 : std::max<std::uint64_t>(usable, 1);
-}
-
 ProcessMemory process_memory(const std::filesystem::path& root) {
   const auto status = [&](std::string_view key) {
     return read_key(root / "proc/self/status", key).value_or(0);

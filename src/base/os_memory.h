@@ -46,9 +46,6 @@ struct MemoryGroup {
 // machine with both versions gives those of both.
 [[nodiscard]] std::vector<MemoryGroup> memory_groups(const std::filesystem::path& root = "/");
 
-// MemoryStatus::usable() of this machine; 0 when the system does not say, at least 1 when it does.
-[[nodiscard]] std::uint64_t available_memory();
-
 // What this process uses. 0 for what the system does not say.
 struct ProcessMemory {
   std::uint64_t anonymous = 0;  // resident: heap, stacks, private copies

@@ -108,12 +108,11 @@ void ModelFlags::add(CLI::App& app) {
       ->check(CLI::Range(1, 512));
   app.add_option("--memory", memory,
                  "memory this device lends, this program included, e.g. 6GiB, as far as it is available "
-                 "(default: what is "
-                 "available, but for a sixteenth); what does not fit is read from the disk for every token");
+                 "(default: what is available, but for a sixteenth); what does not fit is read from the disk "
+                 "for every token");
   app.add_option("--pin", pin,
                  "how weights that stay in memory are kept there where others are read for every token: "
-                 "cache, as pages "
-                 "that other programs can have in an emergency, or lock")
+                 "cache, as pages that other programs can have in an emergency, or lock")
       ->check(CLI::IsMember({"cache", "lock"}))
       ->capture_default_str();
   app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)");

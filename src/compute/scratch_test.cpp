@@ -5,10 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
+#include "base/test_memory.h"
 #include "support/one_device.h"
 #include "support/test_models.h"
 
@@ -25,16 +22,6 @@ synth::SynthSpec two_layers(std::string_view arch) {
   synth::SynthSpec spec = small_spec(arch, "Q8_0");
   spec.shape.n_layer = 2;
   return spec;
-}
-
-// What malloc has handed out; 0 where it does not tell (other C libraries, sanitizers).
-std::uint64_t allocated_bytes() {
-#if defined(__GLIBC__)
-  const struct mallinfo2 info = mallinfo2();
-  return std::uint64_t{info.uordblks} + info.hblkhd;
-#else
-  return 0;
-#endif
 }
 
 // Against what the C library counts; page rounding and small objects make the difference.

@@ -15,25 +15,13 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
+#include "base/test_memory.h"
 
 namespace hearth::net {
 namespace {
 
 using Bytes = std::vector<std::uint8_t>;
 constexpr std::size_t kMostBytes = 16 << 20;
-
-// What malloc has handed out; 0 where it does not tell (other C libraries, sanitizers).
-std::uint64_t allocated_bytes() {
-#if defined(__GLIBC__)
-  const struct mallinfo2 info = mallinfo2();
-  return std::uint64_t{info.uordblks} + info.hblkhd;
-#else
-  return 0;
-#endif
-}
 
 bool ready(int fd, short events) {
   pollfd waited{.fd = fd, .events = events, .revents = 0};

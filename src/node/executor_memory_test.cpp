@@ -110,7 +110,7 @@ TEST(MemoryForEpochs, IsWhatIsLentWithoutTheProgram) {
   EXPECT_EQ(memory_for_epochs(1), 0U) << "the program alone takes more";
   EXPECT_EQ(memory_for_epochs(kMemoryReserve), 0U);
   // It takes something, and far less than a hundred times the reserve.
-  const std::uint64_t half = available_memory() / 2;
+  const std::uint64_t half = memory_status().usable() / 2;
   EXPECT_LT(memory_for_epochs(half), half - kMemoryReserve);
   EXPECT_GT(memory_for_epochs(half) + 100 * kMemoryReserve, half);
   EXPECT_GT(memory_for_epochs(0), 0U);
@@ -119,7 +119,7 @@ TEST(MemoryForEpochs, IsWhatIsLentWithoutTheProgram) {
   const std::uint64_t slack = kGiB / 2;
   const std::uint64_t by_itself = memory_for_epochs(0), too_much = memory_for_epochs(1024 * kGiB);
   EXPECT_LT(by_itself, too_much + slack);
-  EXPECT_LT(too_much, available_memory() + slack);
+  EXPECT_LT(too_much, memory_status().usable() + slack);
 }
 
 TEST(MemoryForEpochs, IsNoMoreThanIsLeftWhenALoadBegins) {

@@ -1,7 +1,6 @@
 #include "plan/exact_solver.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -22,7 +21,7 @@ std::optional<Streaming> least_streamed(std::uint64_t all, std::uint64_t room, b
                                         std::uint32_t rounds) {
   if (all <= room) return Streaming{};
   const std::uint64_t excess = all - room;
-  std::uint64_t streamed = excess + 2;
+  std::uint64_t streamed = excess + kLeastSlots;
   if (every_round) {
     // rounds * (streamed - excess) >= streamed + rounds
     if (rounds < 2) return std::nullopt;

@@ -7,9 +7,6 @@
 namespace hearth::plan {
 namespace {
 
-// Of each memory, where anything streams through it: one is used, one is filled.
-constexpr std::uint64_t kLeastSlots = 2;
-
 bool slots_suffice(std::uint64_t streamed, std::uint64_t slots, const DeviceShare& share,
                    std::uint32_t rounds) {
   if (streamed == 0) return true;

@@ -45,6 +45,9 @@ struct RingTerms {
   }
 };
 
+// Slots in each memory that anything streams through, at least: one is used, one is filled.
+inline constexpr std::uint64_t kLeastSlots = 2;
+
 // What one device does for a token.
 struct DeviceShare {
   std::uint32_t cpu_layers = 0, gpu_layers = 0;
