@@ -2,7 +2,10 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
+#include <optional>
+#include <utility>
 
 #include "base/text.h"
 
@@ -105,6 +108,55 @@ Result<std::uint64_t> parse_bytes(std::string_view text) {
   const std::uint64_t fraction_bytes = fraction * unit->bytes / scale;  // at most 10^6 * 2^40, fits
   if (fraction_bytes > kMax - whole_bytes) return refuse("more than 64 bits can hold");
   return whole_bytes + fraction_bytes;
+}
+
+namespace {
+
+// A decimal number and the rest without spaces around it; nothing where there is no number.
+std::optional<std::pair<double, std::string_view>> number_and_unit(std::string_view text) {
+  const auto trim = [](std::string_view& of) {
+    while (!of.empty() && of.front() == ' ') of.remove_prefix(1);
+    while (!of.empty() && of.back() == ' ') of.remove_suffix(1);
+  };
+  trim(text);
+  double value = 0;
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
+  if (error != std::errc{} || !std::isfinite(value)) return std::nullopt;
+  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+  trim(text);
+  return std::pair(value, text);
+}
+
+}  // namespace
+
+Result<double> parse_rate(std::string_view text) {
+  const auto refuse = [&] {
+    return fail(ErrorCode::kInvalidArgument, "{} is no rate; write one like 500 MB/s, 12 GB/s or 400 Mbit/s",
+                quote(text, 40));
+  };
+  const auto parsed = number_and_unit(text);
+  if (!parsed || parsed->first <= 0) return refuse();
+  std::string_view unit = parsed->second;
+  if (!unit.ends_with("/s")) return refuse();
+  unit.remove_suffix(2);
+  if (unit == "kbit") return parsed->first * 1e3 / 8;
+  if (unit == "Mbit") return parsed->first * 1e6 / 8;
+  if (unit == "Gbit") return parsed->first * 1e9 / 8;
+  const Unit* of_bytes = find_unit(unit);
+  if (of_bytes == nullptr || unit.empty()) return refuse();
+  return parsed->first * static_cast<double>(of_bytes->bytes);
+}
+
+Result<double> parse_seconds(std::string_view text) {
+  const auto parsed = number_and_unit(text);
+  if (parsed && parsed->first >= 0) {
+    if (parsed->second == "s") return parsed->first;
+    if (parsed->second == "ms") return parsed->first * 1e-3;
+    if (parsed->second == "us") return parsed->first * 1e-6;
+  }
+  return fail(ErrorCode::kInvalidArgument, "{} is no duration; write one like 3 ms, 0.5 s or 200 us",
+              quote(text, 40));
 }
 
 }  // namespace hearth

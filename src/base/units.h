@@ -20,4 +20,9 @@ namespace hearth {
 // write it.
 [[nodiscard]] Result<std::uint64_t> parse_bytes(std::string_view text);
 
+// Bytes per second: "500 MB/s", "1.5GB/s", "400 Mbit/s", "1 Gbit/s"; > 0. kInvalidArgument as above.
+[[nodiscard]] Result<double> parse_rate(std::string_view text);
+// Seconds: "3 ms", "0.2 s", "250us"; >= 0. kInvalidArgument as above.
+[[nodiscard]] Result<double> parse_seconds(std::string_view text);
+
 }  // namespace hearth

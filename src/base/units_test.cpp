@@ -103,5 +103,32 @@ RC_GTEST_PROP(ParseBytes, ReadsWhatFormatPrints, ()) {
   RC_ASSERT((back > bytes ? back - bytes : bytes - back) <= bytes / 20);
 }
 
+TEST(ParseRate, KnowsBytesAndBits) {
+  EXPECT_DOUBLE_EQ(parse_rate("500 MB/s").value(), 500e6);
+  EXPECT_DOUBLE_EQ(parse_rate("1.5GB/s").value(), 1.5e9);
+  EXPECT_DOUBLE_EQ(parse_rate(" 2 MiB/s ").value(), 2.0 * 1024 * 1024);
+  EXPECT_DOUBLE_EQ(parse_rate("400 Mbit/s").value(), 50e6);
+  EXPECT_DOUBLE_EQ(parse_rate("1Gbit/s").value(), 125e6);
+}
+
+TEST(ParseRate, RefusesWhatIsNone) {
+  for (const char* text : {"", "500", "500 MB", "0 MB/s", "-1 MB/s", "MB/s", "5 /s", "nan MB/s", "inf MB/s",
+                           "5 XB/s", "5 mbit/s", "1e400 MB/s", "5 MB/s more"}) {
+    const auto rate = parse_rate(text);
+    ASSERT_FALSE(rate) << text;
+    EXPECT_EQ(rate.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_NE(rate.error().message.find("500 MB/s"), std::string::npos);
+  }
+}
+
+TEST(ParseSeconds, KnowsItsUnitsAndRefusesOthers) {
+  EXPECT_DOUBLE_EQ(parse_seconds("3 ms").value(), 0.003);
+  EXPECT_DOUBLE_EQ(parse_seconds("0.25s").value(), 0.25);
+  EXPECT_DOUBLE_EQ(parse_seconds("250us").value(), 0.00025);
+  EXPECT_DOUBLE_EQ(parse_seconds("0 ms").value(), 0);
+  for (const char* text : {"", "3", "-1 ms", "3 min", "ms", "nan s"})
+    EXPECT_EQ(parse_seconds(text).error().code, ErrorCode::kInvalidArgument) << text;
+}
+
 }  // namespace
 }  // namespace hearth

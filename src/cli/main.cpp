@@ -62,6 +62,7 @@ int main(int argc, char** argv) {
   cli::add_worker(app, exit);
   cli::add_show(app, exit);
   cli::add_bench(app, exit);
+  cli::add_plan(app, exit);
   cli::add_pack(app, exit);
   cli::add_cache(app, exit);
   cli::add_keygen(app, exit);

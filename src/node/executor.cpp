@@ -18,8 +18,6 @@ namespace {
 
 // Frames up to this size go as f32 whatever the plan says: a decode step costs one round trip, not bandwidth.
 constexpr std::size_t kSmallFrameBytes = 64 * 1024;
-// The part of the memory for weights that batches may take which wait to be computed together.
-constexpr std::uint64_t kGroupDivisor = 16;
 
 class Stopwatch {
  public:
@@ -141,15 +139,14 @@ struct Executor::Epoch {
   }
 };
 
-GroupMemory group_memory(const model::HyperParams& params, std::uint32_t n_ubatch, std::uint32_t n_cells,
-                         std::uint64_t left, bool in_ring) {
+plan::GroupNeeds group_needs(const model::HyperParams& params, std::uint32_t n_ubatch, std::uint32_t n_cells,
+                             bool in_ring) {
   const std::uint64_t least = 2ULL * n_ubatch;
-  const std::uint64_t most = std::min(std::uint64_t{max_group(in_ring)} * n_ubatch,
-                                      std::max(least, std::uint64_t{n_cells} + n_ubatch));
-  // Of one that waits: what came or leaves, and its rows.
-  const std::uint64_t token_bytes = 2 * compute::Window::group_bytes(params, 1);
-  const std::uint64_t tokens = std::min(most, left / kGroupDivisor / token_bytes);
-  return {.tokens = tokens < least ? 0 : tokens, .token_bytes = token_bytes};
+  return {.least_tokens = least,
+          .most_tokens = std::min(std::uint64_t{max_group(in_ring)} * n_ubatch,
+                                  std::max(least, std::uint64_t{n_cells} + n_ubatch)),
+          // Of one that waits: what came or leaves, and its rows.
+          .token_bytes = 2 * compute::Window::group_bytes(params, 1)};
 }
 
 Executor::Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
@@ -222,22 +219,23 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                                   3 * std::uint64_t{std::min(max_outputs_, plan.n_ubatch)} *
                                                       model_.params().n_vocab * sizeof(float)
                                             : 0;
-  GroupMemory group;
-  if (n_layers > 0) group = group_memory(model_.params(), plan.n_ubatch, n_cells, left, in_ring);
+  const plan::GroupNeeds group = group_needs(model_.params(), plan.n_ubatch, n_cells, in_ring);
+  std::uint64_t group_tokens = n_layers > 0 ? group.tokens_in(left) : 0;
+  const auto group_bytes = [&] { return group_tokens * group.token_bytes; };
   const auto open = [&] {
     return open_weights_(
         model_, share.segments, backend_.device(), weight_options,
-        {.later_bytes = later_bytes, .streaming_bytes = group.bytes(), .visit_of = share.visit_of});
+        {.later_bytes = later_bytes, .streaming_bytes = group_bytes(), .visit_of = share.visit_of});
   };
   auto weights = open();
-  if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group.tokens > 0) {
-    group.tokens = 0;
+  if (!weights && weights.error().code == ErrorCode::kOutOfMemory && group_tokens > 0) {
+    group_tokens = 0;
     weights = open();
   }
   if (!weights) return std::unexpected(std::move(weights).error());
   epoch->weights = *std::move(weights);
   const residency::StreamStatistics statistics = epoch->weights->statistics();
-  const std::uint64_t besides = later_bytes + (epoch->weights->streams() ? group.bytes() : 0);
+  const std::uint64_t besides = later_bytes + (epoch->weights->streams() ? group_bytes() : 0);
   counters_.weight_budget_bytes = left - std::min(left, besides);
   counters_.pinned_bytes = statistics.pinned_bytes;
   counters_.slots_bytes = statistics.slots_bytes;
@@ -263,17 +261,17 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const bool can_hold = std::ranges::all_of(share.segments, [&](const model::SegmentId id) {
     return id.kind != model::SegmentId::Kind::kLayer || epoch->weights->can_hold(id);
   });
-  if (epoch->weights->streams() && group.tokens > 0) {
-    report.compute_bytes += group.bytes();
+  if (epoch->weights->streams() && group_tokens > 0) {
+    report.compute_bytes += group_bytes();
     if (can_hold) {
-      epoch->group_tokens = group.tokens;
-      report.max_group = static_cast<std::uint32_t>(group.tokens / plan.n_ubatch);
+      epoch->group_tokens = group_tokens;
+      report.max_group = static_cast<std::uint32_t>(group_tokens / plan.n_ubatch);
     }
   }
   const bool passes_frames = in_ring && (n_layers > 0 || is_head);
   const std::uint64_t mapped = report.weight_bytes - epoch->weights->anonymous_bytes();  // still in `left`
   report.max_batches = passes_frames
-                           ? epoch->max_batches(one_frame, group.bytes(), left - std::min(left, mapped))
+                           ? epoch->max_batches(one_frame, group_bytes(), left - std::min(left, mapped))
                            : kMaxBatches;
   epochs_.emplace(plan.epoch, std::move(epoch));
   return report;

@@ -29,6 +29,7 @@
 #include "engine/batcher.h"
 #include "engine/member.h"
 #include "model/model_file.h"
+#include "plan/profiles.h"
 #include "residency/open_weights.h"
 #include "residency/resident_source.h"
 #include "wire/codec.h"
@@ -73,15 +74,10 @@ inline constexpr std::uint32_t kMaxBatches = 64;
   return in_ring ? kMaxBatches / 2 : kMaxBatches;
 }
 
-// Where weights are streamed, batches wait for each other to be computed as a group, at most as many tokens
-// as there are cells for, in a small part of the memory that is `left` for weights: it costs pins.
-struct GroupMemory {
-  std::uint64_t tokens = 0;  // of all that wait; 0: none does
-  std::uint64_t token_bytes = 0;
-  [[nodiscard]] std::uint64_t bytes() const { return tokens * token_bytes; }
-};
-[[nodiscard]] GroupMemory group_memory(const model::HyperParams& params, std::uint32_t n_ubatch,
-                                       std::uint32_t n_cells, std::uint64_t left, bool in_ring);
+// Of batches that wait for each other where weights are streamed: at most as many tokens as there are cells
+// for.
+[[nodiscard]] plan::GroupNeeds group_needs(const model::HyperParams& params, std::uint32_t n_ubatch,
+                                           std::uint32_t n_cells, bool in_ring);
 
 // Full batches on their way that every device of a ring has memory for: one is computed, one waits, one
 // leaves. Each is one frame; two are there twice, the one at hand (what came and what is taken from it, or

@@ -13,9 +13,10 @@
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
+#include "node/model_profile.h"
 #include "node/rates.h"
-#include "node/ring_plan.h"
 #include "node/weights.h"
+#include "plan/planner.h"
 #include "wire/limits.h"
 #include "wire/text.h"
 
@@ -121,26 +122,32 @@ Result<Progress> HeadNode::Impl::wait(const std::function<bool()>& interrupted) 
 Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
                                                        const std::vector<engine::WorkerInfo>& workers,
                                                        std::uint64_t own_memory) {
-  std::vector<RingDevice> devices = {{.name = options.name, .memory_bytes = own_memory, .rates = [&] {
-                                        return measure_rates(model, *backend, own_memory,
-                                                             options.weights.cache_dir, options.log,
-                                                             options.interrupted);
-                                      }}};
-  for (const engine::WorkerInfo& worker : workers)
-    devices.push_back(
-        {.name = worker.name, .memory_bytes = worker.memory_bytes, .rates = [&] { return worker.rates; }});
-  HEARTH_TRY(RingPlan made, plan_ring(model,
-                                      {.n_ctx = options.epoch.n_ctx,
-                                       .kv_type = options.epoch.kv_type,
-                                       .flash_attention = options.epoch.flash_attention,
-                                       .max_outputs = options.max_outputs,
-                                       .n_ubatch = options.epoch.n_ubatch,
-                                       .rounds = options.rounds,
-                                       .windows = options.windows},
-                                      devices));
+  plan::RingProfile profile = {
+      .model = model_profile(model, {.n_ctx = options.epoch.n_ctx,
+                                     .kv_type = options.epoch.kv_type,
+                                     .flash_attention = options.epoch.flash_attention,
+                                     .max_outputs = options.max_outputs,
+                                     .n_ubatch = options.epoch.n_ubatch,
+                                     .n_devices = workers.size() + 1}),
+      .devices = {{.name = options.name, .memory_bytes = own_memory, .cpu = {}}},
+      .links = {}};
+  const auto use = [](plan::DeviceProfile& device, const plan::DeviceRates& rates) {
+    if (rates.compute_bytes_per_s > 0)
+      device.cpu.passes = {{.n_tokens = 1, .bytes_per_s = static_cast<double>(rates.compute_bytes_per_s)}};
+    device.disk_bytes_per_s = static_cast<double>(rates.disk_bytes_per_s);
+  };
+  for (const engine::WorkerInfo& worker : workers) {
+    profile.devices.push_back({.name = worker.name, .memory_bytes = worker.memory_bytes, .cpu = {}});
+    use(profile.devices.back(), worker.rates);
+  }
+  if (!workers.empty() && options.windows.empty())
+    use(profile.devices[0], measure_rates(model, *backend, own_memory, options.weights.cache_dir, options.log,
+                                          options.interrupted));
+  const plan::PlanRequest request = {.traffic = {}, .rounds = options.rounds, .windows = options.windows};
+  HEARTH_TRY(plan::Proposal made, plan::propose(profile, request));
   ring.plan = std::move(made.plan);
   ring.rounds = made.rounds;
-  ring.predicted_s = made.period_s;
+  ring.predicted_s = made.any_assumed() ? 0 : made.prediction.period_s;
   engine::EpochOptions epoch = options.epoch;
   epoch.n_ubatch = made.n_ubatch;
   return epoch;

@@ -82,9 +82,8 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   node.log = options.log;
   const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
   // Before anybody can connect: until the session starts, nobody is on the allow-list.
-  plan::DeviceRates rates;
-  if (may_stream(node.model, memory))
-    rates = measure_rates(node.model, *node.backend, memory, options.weights.cache_dir, options.log);
+  const plan::DeviceRates rates =
+      measure_rates(node.model, *node.backend, memory, options.weights.cache_dir, options.log);
   HEARTH_TRY(auto hub, net::make_zmq_hub({.keys = std::move(key),
                                           .bind_host = options.host,
                                           .control_port = options.control_port,

@@ -113,6 +113,7 @@ std::vector<Choice> choices(const RingTerms& terms, std::size_t device, std::uin
                             std::uint32_t rounds, const Limits& limits) {
   std::vector<Choice> all;
   if (!limits.least_layers.empty() && layers < limits.least_layers[device]) return all;
+  if (!limits.most_layers.empty() && layers > limits.most_layers[device]) return all;
   const std::uint32_t most_gpu = terms.devices[device].has_gpu() ? layers : 0;
   for (std::uint32_t gpu = 0; gpu <= most_gpu; ++gpu) {
     for (const bool every_round : {false, true}) {

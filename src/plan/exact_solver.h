@@ -32,6 +32,7 @@ struct Limits {
   // Of one device's work on one token, with its transfers: the period of a ring that is full of batches.
   double stage_s = std::numeric_limits<double>::infinity();
   std::vector<std::uint32_t> least_layers = {};  // by device; empty: none has to have any
+  std::vector<std::uint32_t> most_layers = {};   // by device; empty: as many as there are
 };
 
 // The least period with `rounds` rounds; nullopt: memory does not hold the layers, or a limit is not kept.

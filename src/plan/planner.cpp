@@ -1,0 +1,494 @@
+#include "plan/planner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <format>
+#include <iterator>
+#include <numeric>
+#include <span>
+
+#include "base/units.h"
+#include "plan/exact_solver.h"
+#include "plan/ring_order.h"
+#include "plan/ring_terms.h"
+
+namespace hearth::plan {
+namespace {
+
+// Of the solver's optima for each number of rounds, those within this of the best are played through.
+constexpr double kMayTurnOutBest = 1.15;
+// More rounds, smaller batches, and moves of a layer must be worth it.
+constexpr double kWorthIt = 0.99, kWorthMoving = 0.999;
+// Larger batches may cost this much of a token's time: they are faster for prompts.
+constexpr double kLargerBatches = 1.02;
+// A plan that streams must be this much better than one that does not: reading takes power, and the disk from
+// other programs.
+constexpr double kStreamingCosts = 1.03;
+constexpr std::uint32_t kMostUnits = 32;
+// Plans that the search for better neighbours plays through, at most.
+constexpr std::uint32_t kMostMoves = 400;
+// Weights of seconds of the prompt against seconds of a token, for a limit on the time to the first token.
+constexpr double kPromptWeights[] = {0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1};
+
+std::uint32_t clamped(double value, std::uint32_t least, std::uint32_t most) {
+  return static_cast<std::uint32_t>(std::clamp<double>(std::round(value), least, most));
+}
+
+double cost_s(const Prediction& of) {
+  return (of.streams() ? kStreamingCosts : 1) * of.period_s;
+}
+
+// What the solvers see, for one number of rounds.
+RingTerms terms_of(const RingProfile& ring, const PlanRequest& request, const BatchNeeds& batch,
+                   std::uint32_t rounds, std::span<const double> hop_s, bool streams, double prompt_weight) {
+  const ModelProfile& model = ring.model;
+  const double layer = static_cast<double>(model.weight_bytes() - model.output_bytes) / model.n_layer();
+  RingTerms terms = {.n_layer = model.n_layer(),
+                     .units = clamped(layer / static_cast<double>(model.parts.mean_bytes), 1, kMostUnits),
+                     .layer_bytes = static_cast<std::uint64_t>(std::ceil(layer)),
+                     .kv_bytes = model.kv_bytes,
+                     .devices = {}};
+  terms.output_units =
+      static_cast<std::uint32_t>(std::ceil(static_cast<double>(model.output_bytes) * terms.units / layer));
+  const std::uint32_t users = request.traffic.users;
+  const std::uint32_t prompt = std::min(request.traffic.prompt_tokens, batch.n_tokens);
+  const double batches = std::ceil(static_cast<double>(request.traffic.prompt_tokens) / prompt);
+  const auto layer_s = [&](const ComputeProfile& on) {
+    double seconds = on.pass_s(layer, users);
+    if (prompt_weight > 0) seconds += prompt_weight * batches * on.pass_s(layer, prompt);
+    return seconds;
+  };
+  terms.output_s = ring.devices[0].cpu.pass_s(static_cast<double>(model.output_bytes), users);
+  for (std::size_t m = 0; m < ring.devices.size(); ++m) {
+    const DeviceProfile& device = ring.devices[m];
+    const std::uint64_t buffers = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
+                                  model.window_bytes * (std::min(rounds, model.n_layer()) + (m == 0 ? 1 : 0));
+    std::uint64_t ram = device.memory_bytes - std::min(device.memory_bytes, buffers);
+    if (streams) ram -= batch.group.bytes_in(ram);
+    DeviceTerms own = {.cpu_s = layer_s(device.cpu),
+                       .disk_s = layer / device.disk_bytes_per_s,
+                       .hop_s = hop_s[m],
+                       .ram_bytes = ram};
+    if (request.gpus && device.gpu) {
+      own.gpu_s = layer_s(device.gpu->compute);
+      own.unified = device.gpu->unified;
+      if (!own.unified) {
+        own.vram_bytes = device.gpu->memory_bytes - std::min(device.gpu->memory_bytes, batch.worker_bytes);
+        own.upload_s = layer / std::max(device.gpu->upload_bytes_per_s, 1.0);
+      }
+    }
+    terms.devices.push_back(own);
+  }
+  return terms;
+}
+
+// Which devices run how much, before it is laid out.
+struct Shape {
+  std::vector<std::size_t> order;     // devices of the ring, the head first
+  std::vector<std::uint32_t> layers;  // by device
+  std::vector<std::uint32_t> gpu_layers;
+  std::vector<bool> every_round;
+  std::uint32_t rounds = 1;
+};
+
+// Windows as even as whole layers allow; devices that are visited once are spread over the rounds. Windows of
+// one device that follow each other are one.
+Plan lay_out(const RingProfile& ring, const Shape& shape) {
+  const auto in_once = [&](std::size_t m) { return !shape.every_round[m] && shape.layers[m] > 0; };
+  const auto n_once = static_cast<std::uint32_t>(std::ranges::count_if(shape.order, in_once));
+  std::vector<std::uint32_t> round_of(shape.layers.size(), 0);  // of those visited once
+  std::uint32_t nth = 0;
+  for (const std::size_t m : shape.order)
+    if (in_once(m)) round_of[m] = nth++ * shape.rounds / std::max(n_once, 1U);
+  Plan plan = {.n_layer = ring.model.n_layer(), .devices = {}, .steps = {}};
+  for (const DeviceProfile& device : ring.devices) plan.devices.push_back(device.name);
+  std::uint32_t next = 0;
+  for (std::uint32_t r = 0; r < shape.rounds; ++r) {
+    for (const std::size_t m : shape.order) {
+      const std::uint64_t n = shape.layers[m];
+      const auto size =
+          static_cast<std::uint32_t>(shape.every_round[m] ? (r + 1) * n / shape.rounds - r * n / shape.rounds
+                                     : round_of[m] == r   ? n
+                                                          : 0);
+      if (size == 0) continue;
+      if (!plan.steps.empty() && plan.steps.back().device == m)
+        plan.steps.back().layers.end += size;
+      else
+        plan.steps.push_back({static_cast<std::uint16_t>(m), {next, next + size}});
+      next += size;
+    }
+  }
+  return plan;
+}
+
+// One search: for one batch size.
+class Search {
+ public:
+  Search(const RingProfile& ring, const PlanRequest& request, const BatchNeeds& batch,
+         std::vector<std::uint32_t> least_layers)
+      : ring_(ring), request_(request), batch_(batch), hop_s_(ring.devices.size(), 0) {
+    limits_.least_layers = std::move(least_layers);
+    if (!request.excluded.empty())
+      for (const bool excluded : request.excluded)
+        limits_.most_layers.push_back(excluded ? 0 : ring.model.n_layer());
+    // Until the order is known, a hop is the mean one.
+    const std::size_t n = ring.devices.size();
+    for (std::size_t from = 0; from < n && n > 1; ++from) {
+      for (std::size_t to = 0; to < n; ++to)
+        if (from != to) hop_s_[from] += hop(from, to) / static_cast<double>(n - 1);
+    }
+  }
+
+  // The best that keeps max_ttft_s; without one, the one with the least time to the first token.
+  std::optional<Proposal> run() {
+    for (const double weight : kPromptWeights) {
+      solve_and_play(weight);
+      if (!best_) return best_;  // nothing fits
+      // Hops as they are in that order.
+      if (ring_.devices.size() > 2 && use_hops_of(*best_)) solve_and_play(weight);
+      if (keeps(best_->prediction)) break;
+    }
+    move_layers();
+    return std::move(best_);
+  }
+
+ private:
+  [[nodiscard]] double hop(std::size_t from, std::size_t to) const {
+    return ring_.hop_s(from, to, request_.traffic.users);
+  }
+  [[nodiscard]] RingTerms terms(std::uint32_t rounds, bool streams, double prompt_weight) const {
+    return terms_of(ring_, request_, batch_, rounds, hop_s_, streams, prompt_weight);
+  }
+  static bool streams(const Solution& of) {
+    return std::ranges::any_of(of.shares, [](const DeviceShare& share) { return share.streamed > 0; });
+  }
+  [[nodiscard]] bool keeps(const Prediction& of) const { return of.ttft_s <= request_.max_ttft_s; }
+  // Whether `a` is the better plan: keeping the limit comes first, then the time of a token.
+  [[nodiscard]] bool better(const Prediction& a, const Prediction& b, double worth_it) const {
+    if (keeps(a) != keeps(b)) return keeps(a);
+    if (!keeps(a)) return a.ttft_s < worth_it * b.ttft_s;
+    return cost_s(a) < worth_it * cost_s(b);
+  }
+
+  void solve_and_play(double prompt_weight) {
+    std::vector<Solution> solutions;
+    const std::uint32_t n_layer = ring_.model.n_layer();
+    const std::uint32_t least_rounds = std::clamp(request_.rounds, 1U, n_layer);
+    const std::uint32_t most_rounds =
+        request_.rounds > 0 || ring_.devices.size() == 1 ? least_rounds : n_layer;
+    for (std::uint32_t rounds = least_rounds; rounds <= most_rounds; ++rounds) {
+      const auto solve = [&](bool streams) {
+        return solve_exactly(terms(rounds, streams, prompt_weight), rounds, limits_);
+      };
+      auto found = solve(false);
+      if (!found) continue;
+      if (streams(*found)) {
+        if (auto with_groups = solve(true)) found = std::move(with_groups);
+      } else if (rounds > least_rounds) {
+        continue;  // more rounds bring nothing but hops
+      }
+      found->period_s = period_s(terms(rounds, streams(*found), 0), found->shares, rounds);
+      solutions.push_back(*std::move(found));
+    }
+    if (solutions.empty()) return;
+    const double least = std::ranges::min(solutions, {}, &Solution::period_s).period_s;
+    for (const Solution& solution : solutions) {
+      if (solution.period_s > kMayTurnOutBest * least) continue;
+      Shape shape = {
+          .order = {}, .layers = {}, .gpu_layers = {}, .every_round = {}, .rounds = solution.rounds};
+      for (const DeviceShare& share : solution.shares) {
+        shape.layers.push_back(share.layers());
+        shape.gpu_layers.push_back(share.gpu_layers);
+        shape.every_round.push_back(share.every_round || solution.rounds == 1 || request_.rounds > 0);
+      }
+      shape.order = order_of(shape);
+      consider(shape, kWorthIt, solution.period_s);
+    }
+  }
+
+  // The head and all that have layers, so that hops cost the least.
+  [[nodiscard]] std::vector<std::size_t> order_of(const Shape& shape) const {
+    std::vector<std::size_t> members = {0};
+    for (std::size_t m = 1; m < shape.layers.size(); ++m)
+      if (shape.layers[m] > 0) members.push_back(m);
+    HopSeconds hops;
+    for (const std::size_t from : members) {
+      std::vector<double>& row = hops.emplace_back();
+      for (const std::size_t to : members) row.push_back(from == to ? 0 : hop(from, to));
+    }
+    std::vector<std::size_t> order;
+    for (const std::size_t at : cheapest_ring(hops)) order.push_back(members[at]);
+    return order;
+  }
+
+  // Takes it when it is better; whether it was.
+  bool consider(const Shape& shape, double worth_it, double solver_s) {
+    Plan plan = lay_out(ring_, shape);
+    auto prediction = predict(ring_, request_.traffic, batch_, plan, shape.gpu_layers);
+    if (!prediction || (best_ && !better(*prediction, best_->prediction, worth_it))) return false;
+    shape_ = shape;
+    best_ = Proposal{.plan = std::move(plan),
+                     .rounds = shape.rounds,
+                     .n_ubatch = batch_.n_tokens,
+                     .gpu_layers = shape.gpu_layers,
+                     .prediction = *std::move(prediction),
+                     .solver_s = solver_s,
+                     .assumed = {}};
+    return true;
+  }
+
+  // Whether any differs by more than a tenth from what was supposed.
+  bool use_hops_of(const Proposal&) {
+    bool differs = false;
+    for (std::size_t i = 0; i < shape_.order.size(); ++i) {
+      const std::size_t from = shape_.order[i], to = shape_.order[(i + 1) % shape_.order.size()];
+      if (from == to) continue;
+      const double is = hop(from, to);
+      differs |= std::abs(is - hop_s_[from]) > 0.1 * hop_s_[from];
+      hop_s_[from] = is;
+    }
+    return differs;
+  }
+
+  // Layers of one size and evenly spaced visits are not what happens. The ring keeps its members.
+  void move_layers() {
+    std::uint32_t tried = 0;
+    const auto attempt = [&](const auto& change) {
+      if (++tried > kMostMoves) return false;
+      Shape shape = shape_;
+      change(shape);
+      return consider(shape, kWorthMoving, best_->solver_s);
+    };
+    for (bool moved = true; moved && tried < kMostMoves;) {
+      moved = false;
+      for (std::size_t from = 0; from < ring_.devices.size(); ++from) {
+        if (shape_.gpu_layers[from] > 0) moved |= attempt([&](Shape& shape) { --shape.gpu_layers[from]; });
+        if (shape_.layers[from] <= std::max(1U, shape_.gpu_layers[from])) continue;
+        for (std::size_t to = 0; to < ring_.devices.size(); ++to) {
+          if (from == to || shape_.layers[to] == 0 || shape_.layers[from] < 2) continue;
+          moved |= attempt([&](Shape& shape) {
+            --shape.layers[from];
+            ++shape.layers[to];
+          });
+        }
+      }
+    }
+  }
+
+  const RingProfile& ring_;
+  const PlanRequest& request_;
+  const BatchNeeds& batch_;
+  Limits limits_;
+  std::vector<double> hop_s_;  // by device, to the next one
+  std::optional<Proposal> best_;
+  Shape shape_;  // of best_
+};
+
+std::string each_device(const RingProfile& ring, const BatchNeeds& batch) {
+  std::string text;
+  for (std::size_t m = 0; m < ring.devices.size(); ++m)
+    std::format_to(std::back_inserter(text), "{}{} lends {} and needs {} for buffers", m == 0 ? "" : ", ",
+                   ring.devices[m].name, format_bytes(ring.devices[m].memory_bytes),
+                   format_bytes((m == 0 ? batch.head_bytes : batch.worker_bytes) + ring.model.window_bytes));
+  return text;
+}
+
+// Bytes that memories lack for the KV cache of all layers and the least slots, with the smallest batches.
+struct Lack {
+  std::uint64_t bytes = 0;       // in all
+  std::uint64_t head_bytes = 0;  // the head for itself
+  std::uint32_t n_layers = 0;    // whose KV cache there is memory for
+};
+Lack lack_of(const RingProfile& ring, const PlanRequest& request) {
+  const BatchNeeds& batch = ring.model.batches.back();
+  const std::uint64_t slots = kLeastParts * ring.model.parts.largest_bytes;
+  Lack lack;
+  for (std::size_t m = 0; m < ring.devices.size(); ++m) {
+    const std::uint64_t needs =
+        (m == 0 ? batch.head_bytes : batch.worker_bytes) + ring.model.window_bytes * (m == 0 ? 2 : 1) + slots;
+    const std::uint64_t lends = ring.devices[m].memory_bytes;
+    if (m == 0 && needs > lends) lack.head_bytes = needs - lends;
+    const bool excluded = !request.excluded.empty() && request.excluded[m];
+    if (excluded || needs >= lends) continue;
+    const std::uint64_t layers =
+        ring.model.kv_bytes == 0 ? ring.model.n_layer() : (lends - needs) / ring.model.kv_bytes;
+    lack.n_layers += static_cast<std::uint32_t>(std::min<std::uint64_t>(layers, ring.model.n_layer()));
+  }
+  lack.n_layers = std::min(lack.n_layers, ring.model.n_layer());
+  lack.bytes = lack.head_bytes + ring.model.kv_bytes * (ring.model.n_layer() - lack.n_layers);
+  return lack;
+}
+
+std::unexpected<Error> does_not_fit(const RingProfile& ring, const PlanRequest& request) {
+  const BatchNeeds& batch = ring.model.batches.back();
+  const Lack lack = lack_of(ring, request);
+  std::string what;
+  if (lack.head_bytes > 0)
+    what = std::format("{}, the head, lacks {} for buffers and slots", ring.devices[0].name,
+                       format_bytes(lack.head_bytes));
+  if (lack.n_layers < ring.model.n_layer())
+    std::format_to(std::back_inserter(what),
+                   "{}there is memory for the KV cache of {} of {} layers, which takes {} a layer",
+                   what.empty() ? "" : "; ", lack.n_layers, ring.model.n_layer(),
+                   format_bytes(ring.model.kv_bytes));
+  if (what.empty()) what = "no device has memory left for weights";
+  return fail(ErrorCode::kOutOfMemory,
+              "{}: {}, and {} for slots; {} more in all would do: lend more memory (--memory), add a device, "
+              "ask for a "
+              "smaller context (-c) or smaller batches (-ub)",
+              what, each_device(ring, batch), format_bytes(kLeastParts * ring.model.parts.largest_bytes),
+              format_bytes(std::max(lack.bytes, ring.model.parts.largest_bytes)));
+}
+
+Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
+  if (request.windows.size() != ring.devices.size())
+    return fail(ErrorCode::kInvalidArgument,
+                "--layer-window names {} devices, the ring has {}: the head first, then the workers in order",
+                request.windows.size(), ring.devices.size());
+  const std::uint64_t per_round = std::max<std::uint64_t>(
+      1, std::reduce(request.windows.begin(), request.windows.end(), std::uint64_t{0}));
+  Proposal made;
+  made.rounds = request.rounds > 0
+                    ? request.rounds
+                    : static_cast<std::uint32_t>((ring.model.n_layer() + per_round - 1) / per_round);
+  std::vector<std::string> names;
+  for (const DeviceProfile& device : ring.devices) names.push_back(device.name);
+  HEARTH_TRY(made.plan, split_by_windows(ring.model.n_layer(), names, request.windows, made.rounds));
+  std::optional<Prediction> best;
+  for (const BatchNeeds& batch : ring.model.batches) {
+    auto prediction = predict(ring, request.traffic, batch, made.plan);
+    if (!prediction || (best && kLargerBatches * cost_s(*prediction) > cost_s(*best))) continue;
+    best = std::move(prediction);
+    made.n_ubatch = batch.n_tokens;
+  }
+  if (!best) return does_not_fit(ring, request);
+  made.prediction = *std::move(best);
+  return made;
+}
+
+Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
+                        const std::vector<std::uint32_t>& least_layers, std::span<const BatchNeeds> batches) {
+  const auto keeps = [&](const Proposal& plan) { return plan.prediction.ttft_s <= request.max_ttft_s; };
+  std::vector<Proposal> found;
+  for (const BatchNeeds& batch : batches) {
+    auto made = Search(ring, request, batch, least_layers).run();
+    if (!made) continue;
+    found.push_back(*std::move(made));
+    // Smaller batches only save memory, at most the reading of it.
+    if (keeps(found.back()) && !found.back().prediction.streams()) break;
+  }
+  if (found.empty()) return does_not_fit(ring, request);
+  Proposal* best = &found.front();
+  for (Proposal& other : found) {
+    const bool better = keeps(other) != keeps(*best) ? keeps(other)
+                        : keeps(other) ? kLargerBatches * cost_s(other.prediction) < cost_s(best->prediction)
+                                       : other.prediction.ttft_s < best->prediction.ttft_s;
+    if (better) best = &other;
+  }
+  if (!keeps(*best))
+    return fail(ErrorCode::kUnsupported,
+                "no plan gives the first token of a prompt of {} tokens within {:.2f} s; the least is {:.2f} "
+                "s: allow more "
+                "(--max-ttft), or add a device",
+                request.traffic.prompt_tokens, request.max_ttft_s, best->prediction.ttft_s);
+  return *std::move(best);
+}
+
+// A plan under other conditions, of which only the time counts: with the batches that were chosen.
+std::optional<double> period_of(const RingProfile& ring, const PlanRequest& request, const Proposal& proposal,
+                                std::vector<std::uint32_t> least_layers = {}) {
+  const auto chosen = std::ranges::find(ring.model.batches, proposal.n_ubatch, &BatchNeeds::n_tokens);
+  HEARTH_CHECK(chosen != ring.model.batches.end());
+  const auto found = search(ring, request, least_layers, std::span(&*chosen, 1));
+  if (!found) return std::nullopt;
+  return found->prediction.period_s;
+}
+
+}  // namespace
+
+bool Proposal::any_assumed() const {
+  for (std::size_t m = 0; m < assumed.size(); ++m)
+    if (assumed[m] && prediction.devices[m].n_visits > 0) return true;
+  return false;
+}
+
+Assumptions with_assumptions(RingProfile ring) {
+  HEARTH_CHECK(!ring.devices.empty());
+  const ComputeProfile* slowest = nullptr;
+  double disk = 0;
+  for (const DeviceProfile& device : ring.devices) {
+    if (device.cpu.known() && (slowest == nullptr || device.cpu.pass_s(1, 1) > slowest->pass_s(1, 1)))
+      slowest = &device.cpu;
+    if (device.disk_bytes_per_s > 0)
+      disk = disk > 0 ? std::min(disk, device.disk_bytes_per_s) : device.disk_bytes_per_s;
+  }
+  const ComputeProfile cpu =
+      slowest != nullptr ? *slowest
+                         : ComputeProfile{.passes = {{.n_tokens = 1, .bytes_per_s = kAssumedBytesPerS}}};
+  if (disk <= 0) disk = kAssumedDiskBytesPerS;
+  Assumptions made;
+  for (DeviceProfile& device : ring.devices) {
+    made.assumed.push_back(!device.cpu.known() || device.disk_bytes_per_s <= 0);
+    if (!device.cpu.known()) device.cpu = cpu;
+    if (device.disk_bytes_per_s <= 0) device.disk_bytes_per_s = disk;
+    if (device.gpu && !device.gpu->compute.known()) device.gpu.reset();
+  }
+  made.ring = std::move(ring);
+  return made;
+}
+
+Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request) {
+  HEARTH_CHECK(!ring.model.layer_bytes.empty() && !ring.model.batches.empty() && !ring.devices.empty() &&
+               (request.excluded.empty() || request.excluded.size() == ring.devices.size()));
+  Assumptions complete = with_assumptions(ring);
+  auto made = request.windows.empty() ? search(complete.ring, request, {}, ring.model.batches)
+                                      : by_hand(complete.ring, request);
+  if (made) made->assumed = std::move(complete.assumed);
+  return made;
+}
+
+std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanRequest& request,
+                                       const Proposal& proposal) {
+  const Assumptions complete = with_assumptions(ring);
+  PlanRequest free = request;
+  free.windows.clear();
+  const std::size_t n = ring.devices.size();
+  std::vector<Alternatives> all(n);
+  for (std::size_t m = 0; m < n; ++m) {
+    Alternatives& other = all[m];
+    const DeviceUse& use = proposal.prediction.devices[m];
+    const bool in_ring = use.n_layers > 0;
+    if (in_ring && n > 1 && m > 0) {
+      PlanRequest without = free;
+      without.excluded.resize(n, false);
+      without.excluded[m] = true;
+      other.without_it_s = period_of(complete.ring, without, proposal);
+    }
+    if (!in_ring && (free.excluded.empty() || !free.excluded[m])) {
+      std::vector<std::uint32_t> least(n, 0);
+      least[m] = 1;
+      other.with_it_s = period_of(complete.ring, free, proposal, least);
+    }
+    const auto changed = [&](auto change) {
+      RingProfile faster = complete.ring;
+      change(faster);
+      return period_of(faster, free, proposal);
+    };
+    if (proposal.prediction.streams())
+      other.with_more_memory_s = changed([&](RingProfile& r) { r.devices[m].memory_bytes += kMoreMemory; });
+    if (use.streamed_bytes > 0)
+      other.with_faster_disk_s = changed([&](RingProfile& r) { r.devices[m].disk_bytes_per_s *= 2; });
+    if (n > 1)
+      other.with_faster_links_s = changed([&](RingProfile& r) {
+        if (r.links.empty()) r.links.assign(n, std::vector<LinkProfile>(n, kAssumedLink));
+        for (std::size_t to = 0; to < n; ++to)
+          for (LinkProfile* link : {&r.links[m][to], &r.links[to][m]}) {
+            link->latency_s /= 2;
+            link->bytes_per_s *= 2;
+          }
+      });
+  }
+  return all;
+}
+
+}  // namespace hearth::plan

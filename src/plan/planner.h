@@ -1,0 +1,71 @@
+// Planner: which devices run which layers, in which order and in how many rounds, so that a token takes the
+// least time; what limits each device; what would change it.
+//
+// For each number of rounds the exact solver finds the best shares of mean layers. Those that may turn out
+// best are laid out in whole layers and played through with the model's real ones (prediction.h), which
+// decides; then single layers are moved between devices as long as that helps. docs/explanation/planner.md
+// has the formulas.
+//
+// Pure; any thread.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "plan/plan.h"
+#include "plan/prediction.h"
+#include "plan/profiles.h"
+
+namespace hearth::plan {
+
+struct PlanRequest {
+  Traffic traffic;
+  std::uint32_t rounds = 0;                 // 0: the best
+  std::vector<std::uint32_t> windows = {};  // by hand: layers of each device in a round; empty: the best
+  std::vector<bool> excluded = {};  // by device; empty: none. An excluded head still has its output head
+  bool gpus = false;                // layers may be computed on GPUs
+  double max_ttft_s = std::numeric_limits<double>::infinity();  // time to the first token
+};
+
+struct Proposal {
+  Plan plan;
+  std::uint32_t rounds = 1;
+  std::uint32_t n_ubatch = 0;             // tokens of a batch, at most
+  std::vector<std::uint32_t> gpu_layers;  // by device
+  Prediction prediction;
+  double solver_s = 0;  // the exact optimum for mean layers and evenly spaced visits; 0: windows by hand
+  std::vector<bool> assumed;               // by device: a rate of it was not measured
+  [[nodiscard]] bool any_assumed() const;  // of those that the plan uses
+};
+
+// kInvalidArgument: windows that do not fit the ring. kOutOfMemory: no plan fits, with what each device lends
+// and needs, and what would make it fit. kUnsupported: no plan keeps max_ttft_s; says the least there is.
+[[nodiscard]] Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request);
+
+// The same for devices that could not be measured: of one without computing, of the slowest that was
+// measured; of one without disk, of the slowest disk. By device, whether anything is assumed.
+inline constexpr double kAssumedBytesPerS = 5e9;      // where no processor was measured
+inline constexpr double kAssumedDiskBytesPerS = 1e8;  // where no disk was: a hard disk or a memory card
+struct Assumptions {
+  RingProfile ring;
+  std::vector<bool> assumed;
+};
+[[nodiscard]] Assumptions with_assumptions(RingProfile ring);
+
+// What a token would take if one thing was different: of a whole plan made for that.
+struct Alternatives {
+  std::optional<double> with_it_s;     // left out: if it had to have a layer; nullopt: nothing fits then
+  std::optional<double> without_it_s;  // in the ring: if it was excluded; nullopt: nothing fits then
+  std::optional<double> with_more_memory_s;   // if it lent kMoreMemory more
+  std::optional<double> with_faster_disk_s;   // if its disk was twice as fast
+  std::optional<double> with_faster_links_s;  // if frames took half the time to it and from it
+};
+inline constexpr std::uint64_t kMoreMemory = std::uint64_t{1} << 30;
+[[nodiscard]] std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanRequest& request,
+                                                     const Proposal& proposal);
+
+}  // namespace hearth::plan

@@ -1,0 +1,210 @@
+// What is planned for small homes whose best plan is plain to see.
+#include "plan/planner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "plan/test_profiles.h"
+
+namespace hearth::plan {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+Proposal proposed(const RingProfile& ring, const PlanRequest& request = {}) {
+  auto made = propose(ring, request);
+  EXPECT_TRUE(made) << made.error().message;
+  if (!made) {
+    Proposal none;
+    none.prediction.devices.resize(ring.devices.size());
+    return none;
+  }
+  EXPECT_TRUE(validate(made->plan));
+  return *std::move(made);
+}
+
+std::vector<std::uint32_t> layers_of(const Proposal& made) {
+  std::vector<std::uint32_t> layers;
+  for (std::uint16_t m = 0; m < made.plan.devices.size(); ++m) layers.push_back(made.plan.layers_of(m));
+  return layers;
+}
+
+TEST(Planner, WhatFitsOneDeviceStaysThere) {
+  const Proposal made = proposed(test_ring(8, {test_device("a", 2000 * kMB), test_device("b", 2000 * kMB)}));
+  EXPECT_THAT(layers_of(made), ElementsAre(8, 0));
+  EXPECT_EQ(made.rounds, 1U);
+  EXPECT_EQ(made.n_ubatch, 512U);
+  EXPECT_NEAR(made.prediction.period_s, 0.085, 1e-9);
+  EXPECT_FALSE(made.any_assumed());
+}
+
+TEST(Planner, AFasterDeviceGetsWhatFitsIt) {
+  RingProfile ring = test_ring(16, {test_device("a", 2000 * kMB), test_device("b", 1200 * kMB)});
+  ring.devices[1].cpu.passes[0].bytes_per_s = 100e9;
+  for (DeviceProfile& device : ring.devices) device.disk_bytes_per_s = 0.01e9;
+  const Proposal made = proposed(ring);
+  // 1.2 GB less 4 MB of buffers hold 11 layers of 101 MB.
+  EXPECT_THAT(layers_of(made), ElementsAre(5, 11));
+  EXPECT_NEAR(made.prediction.period_s, 0.05 + 0.005 + 0.011 + 0.002, 1e-9);
+}
+
+TEST(Planner, AWeakDeviceIsLeftOutUnlessMemoryForcesIt) {
+  const auto ring_with = [](std::uint64_t bytes) {
+    RingProfile ring =
+        test_ring(16, {test_device("a", bytes), test_device("b", bytes), test_device("weak", bytes)});
+    ring.devices[2].cpu.passes[0].bytes_per_s = 1e9;
+    ring.devices[2].disk_bytes_per_s = 0.1e9;
+    for (std::size_t other : {0, 1})
+      ring.links[2][other] = ring.links[other][2] = {.latency_s = 0.02, .bytes_per_s = 0};
+    return ring;
+  };
+  const RingProfile roomy = ring_with(1200 * kMB);
+  const Proposal out = proposed(roomy);
+  EXPECT_EQ(layers_of(out)[2], 0U);
+  const auto why = alternatives(roomy, {}, out);
+  ASSERT_TRUE(why[2].with_it_s);
+  // A layer takes 100 ms there instead of 10, and passing on 40 ms instead of 1.
+  EXPECT_NEAR(*why[2].with_it_s, out.prediction.period_s + 0.09 + 0.039, 0.003);
+  EXPECT_FALSE(why[2].without_it_s);
+
+  // 40 MB are 1 of buffers, 10 of slots, and the KV cache of 7 layers; there are 16.
+  RingProfile tight = ring_with(40 * kMB);
+  tight.model.kv_bytes = 4 * kMB;
+  const Proposal in = proposed(tight);
+  EXPECT_GT(layers_of(in)[2], 0U);
+  EXPECT_FALSE(alternatives(tight, {}, in)[2].without_it_s);
+}
+
+TEST(Planner, EqualDevicesThatStreamShareEvenlyInRounds) {
+  const Proposal made = proposed(test_ring(16, {test_device("a", 500 * kMB), test_device("b", 500 * kMB)}));
+  EXPECT_TRUE(made.prediction.streams());
+  EXPECT_GT(made.rounds, 1U);
+  const auto layers = layers_of(made);
+  EXPECT_NEAR(layers[0], layers[1], 1);
+  EXPECT_GE(made.prediction.period_s, made.solver_s * 0.95);
+  EXPECT_LE(made.prediction.period_s, made.solver_s * 1.25);
+}
+
+TEST(Planner, AFasterDiskStreamsMore) {
+  RingProfile ring = test_ring(16, {test_device("a", 400 * kMB), test_device("b", 400 * kMB)});
+  ring.devices[1].disk_bytes_per_s = 3e9;
+  const Proposal made = proposed(ring);
+  EXPECT_GT(made.prediction.devices[1].streamed_bytes,
+            1.5 * static_cast<double>(made.prediction.devices[0].streamed_bytes));
+}
+
+TEST(Planner, SmallerBatchesWhereTheirBuffersSaveReading) {
+  const Proposal roomy = proposed(test_ring(8, {test_device("a", (4 + 8 + 850) * kMB)}));
+  EXPECT_EQ(roomy.n_ubatch, 512U);
+  EXPECT_FALSE(roomy.prediction.streams());
+  const Proposal tight = proposed(test_ring(8, {test_device("a", (1 + 8 + 850) * kMB)}));
+  EXPECT_EQ(tight.n_ubatch, 128U);
+  EXPECT_FALSE(tight.prediction.streams());
+}
+
+TEST(Planner, OrderFollowsTheLinks) {
+  std::vector<DeviceProfile> devices;
+  for (const char* name : {"a", "b", "c", "d"}) devices.push_back(test_device(name, 420 * kMB));
+  RingProfile ring = test_ring(15, devices);
+  // A line a - c - b - d: neighbours 1 ms, others 20 ms.
+  for (auto& row : ring.links) std::ranges::fill(row, LinkProfile{.latency_s = 0.02, .bytes_per_s = 0});
+  for (const auto& [x, y] : {std::pair(0, 2), {2, 1}, {1, 3}, {3, 0}})
+    ring.links[static_cast<std::size_t>(x)][static_cast<std::size_t>(y)] =
+        ring.links[static_cast<std::size_t>(y)][static_cast<std::size_t>(x)] = {.latency_s = 0.001,
+                                                                                .bytes_per_s = 0};
+  const Proposal made = proposed(ring);
+  std::vector<std::uint16_t> order;
+  for (const Step& step : made.plan.steps) order.push_back(step.device);
+  ASSERT_GE(order.size(), 4U);
+  order.resize(4);
+  EXPECT_TRUE(order == std::vector<std::uint16_t>({0, 2, 1, 3}) ||
+              order == std::vector<std::uint16_t>({0, 3, 1, 2}));
+}
+
+TEST(Planner, WhatTheUserSaysCounts) {
+  const RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB), test_device("b", 2000 * kMB)});
+  const Proposal by_hand = proposed(ring, {.traffic = {}, .windows = {1, 3}});
+  EXPECT_THAT(layers_of(by_hand), ElementsAre(2, 6));
+  EXPECT_EQ(by_hand.rounds, 2U);
+  EXPECT_NEAR(by_hand.prediction.period_s, 0.085 + 0.004, 1e-9);
+  EXPECT_EQ(proposed(ring, {.traffic = {}, .rounds = 3}).rounds, 3U);
+  const Proposal without = proposed(ring, {.traffic = {}, .excluded = {true, false}});
+  EXPECT_THAT(layers_of(without), ElementsAre(0, 8));
+
+  const auto wrong = propose(ring, {.traffic = {}, .windows = {8}});
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(wrong.error().message, HasSubstr("names 1 devices, the ring has 2"));
+}
+
+TEST(Planner, WhatDoesNotFitSaysWhatIsMissing) {
+  // 5 MB of buffers and slots are not there; nor is the KV cache of all 8 layers.
+  const auto none = propose(test_ring(8, {test_device("a", 8 * kMB), test_device("b", 13 * kMB)}), {});
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_THAT(none.error().message, HasSubstr("a, the head, lacks 3.0 MB for buffers and slots"));
+  EXPECT_THAT(none.error().message, HasSubstr("KV cache of 2 of 8 layers, which takes 1.0 MB a layer"));
+  EXPECT_THAT(none.error().message,
+              HasSubstr("a lends 8.0 MB and needs 1.0 MB for buffers, b lends 13.0 MB"));
+  EXPECT_THAT(none.error().message, HasSubstr("9.0 MB more in all would do"));
+}
+
+TEST(Planner, ALimitOnTheFirstTokenIsKept) {
+  // b is fast with one token, slow with prompts; a the reverse.
+  RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB), test_device("b", 2000 * kMB)});
+  ring.devices[0].cpu.passes = {{.n_tokens = 1, .bytes_per_s = 5e9}, {.n_tokens = 512, .bytes_per_s = 1e9}};
+  ring.devices[1].cpu.passes = {{.n_tokens = 1, .bytes_per_s = 50e9},
+                                {.n_tokens = 512, .bytes_per_s = 0.1e9}};
+  const Proposal fastest = proposed(ring);
+  EXPECT_THAT(layers_of(fastest), ElementsAre(0, 8));
+  EXPECT_NEAR(fastest.prediction.ttft_s, 8, 0.1);
+  const Proposal limited = proposed(ring, {.traffic = {}, .max_ttft_s = 5});
+  EXPECT_LE(limited.prediction.ttft_s, 5);
+  EXPECT_GE(limited.prediction.ttft_s, 0.8);
+  EXPECT_GT(limited.prediction.period_s, fastest.prediction.period_s);
+  const auto none = propose(ring, {.traffic = {}, .max_ttft_s = 0.5});
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, ErrorCode::kUnsupported);
+  EXPECT_THAT(none.error().message, HasSubstr("within 0.50 s; the least is 0.8"));
+}
+
+TEST(Planner, GpusAreUsedOnlyWhereTheyMayBe) {
+  RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB)});
+  ring.devices[0].gpu = {.name = "gpu",
+                         .memory_bytes = 410 * kMB,
+                         .unified = false,
+                         .compute = {.passes = {{.n_tokens = 1, .bytes_per_s = 100e9}}},
+                         .upload_bytes_per_s = 5e9};
+  EXPECT_THAT(proposed(ring).gpu_layers, ElementsAre(0));
+  EXPECT_THAT(proposed(ring, {.traffic = {}, .gpus = true}).gpu_layers, ElementsAre(4));
+}
+
+TEST(Planner, WhatWasNotMeasuredIsAssumedToBeLikeTheSlowest) {
+  RingProfile ring =
+      test_ring(16, {test_device("a", 500 * kMB), test_device("b", 500 * kMB), test_device("c", 500 * kMB)});
+  ring.devices[1].disk_bytes_per_s = 0.5e9;
+  ring.devices[2].disk_bytes_per_s = 0;
+  ring.devices[2].cpu = {};
+  const Assumptions made = with_assumptions(ring);
+  EXPECT_THAT(made.assumed, ElementsAre(false, false, true));
+  EXPECT_EQ(made.ring.devices[2].disk_bytes_per_s, 0.5e9);
+  EXPECT_EQ(made.ring.devices[2].cpu, ring.devices[0].cpu);
+  EXPECT_TRUE(proposed(ring).any_assumed());
+}
+
+TEST(Planner, AlternativesSayWhatWouldHelp) {
+  const RingProfile ring = test_ring(16, {test_device("a", 500 * kMB), test_device("b", 500 * kMB)});
+  const Proposal made = proposed(ring);
+  const auto other = alternatives(ring, {}, made);
+  // 1 GiB more holds all.
+  ASSERT_TRUE(other[0].with_more_memory_s);
+  EXPECT_LT(*other[0].with_more_memory_s, 0.75 * made.prediction.period_s);
+  ASSERT_TRUE(other[1].with_faster_disk_s);
+  EXPECT_LT(*other[1].with_faster_disk_s, made.prediction.period_s);
+  ASSERT_TRUE(other[1].without_it_s);
+  EXPECT_GT(*other[1].without_it_s, made.prediction.period_s);
+}
+
+}  // namespace
+}  // namespace hearth::plan

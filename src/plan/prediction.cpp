@@ -1,0 +1,278 @@
+#include "plan/prediction.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/result.h"
+#include "plan/simulator.h"
+
+namespace hearth::plan {
+namespace {
+
+// A disk that works this share of the period limits it.
+constexpr double kBusy = 0.97;
+
+// Of one visit, or one step of it: bytes of weights.
+struct Weights {
+  double cpu = 0, gpu = 0, output = 0;
+  Weights& operator+=(const Weights& other) {
+    cpu += other.cpu;
+    gpu += other.gpu;
+    output += other.output;
+    return *this;
+  }
+  // What is in the device's memory, or streamed through it.
+  [[nodiscard]] double in_memory(bool own_gpu) const { return cpu + output + (own_gpu ? 0 : gpu); }
+};
+
+// One stop of a token.
+struct Stop {
+  std::uint16_t device = 0;
+  std::uint32_t visit = 0;  // of the device's
+  Weights weights;
+};
+
+bool has_own_gpu(const DeviceProfile& device) {
+  return device.gpu && !device.gpu->unified;
+}
+
+// All stops of a token in order; the last is the output head's.
+std::vector<Stop> stops_of(const ModelProfile& model, const Plan& plan,
+                           const std::vector<std::uint32_t>& gpu_layers) {
+  std::vector<std::uint16_t> device_of_step;
+  for (const Step& step : plan.steps) device_of_step.push_back(step.device);
+  const Visits visits = visits_of(device_of_step);
+  std::vector<std::uint64_t> seen(plan.devices.size(), 0);  // layers of a device so far
+  std::vector<Stop> stops;
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
+    const std::uint64_t all = plan.layers_of(step.device);
+    const std::uint64_t on_gpu = gpu_layers.empty() ? 0 : gpu_layers[step.device];
+    Stop stop = {.device = step.device, .visit = visits.of_step[i], .weights = {}};
+    for (std::uint32_t il = step.layers.begin; il < step.layers.end; ++il) {
+      // Layers of the GPU are spread evenly over the device's.
+      std::uint64_t& n = seen[step.device];
+      const bool gpu = (n + 1) * on_gpu / all > n * on_gpu / all;
+      ++n;
+      (gpu ? stop.weights.gpu : stop.weights.cpu) += static_cast<double>(model.layer_bytes[il]);
+    }
+    stops.push_back(stop);
+  }
+  stops.push_back({.device = 0,
+                   .visit = visits.of_output,
+                   .weights = {.output = static_cast<double>(model.output_bytes)}});
+  return stops;
+}
+
+double computing_s(const DeviceProfile& device, const Weights& weights, std::uint32_t n_tokens,
+                   std::uint32_t n_outputs) {
+  double seconds = weights.cpu > 0 ? device.cpu.pass_s(weights.cpu, n_tokens) : 0;
+  if (weights.output > 0) seconds += device.cpu.pass_s(weights.output, n_outputs);
+  if (weights.gpu > 0) seconds += device.gpu->compute.pass_s(weights.gpu, n_tokens);
+  return seconds;
+}
+
+// What a device keeps and streams.
+struct Share {
+  DeviceUse use;
+  std::vector<std::uint64_t> visit_bytes;  // in memory or streamed
+  double most_streamed = 0;                // of a visit
+  double upload_s = 0;                     // for a token, of layers that its GPU's memory does not hold
+  std::uint64_t group_tokens = 0;          // of a prompt that are computed with one reading of the weights
+};
+
+std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, const Plan& plan,
+                              const std::vector<Stop>& stops, std::uint16_t m, std::uint32_t n_gpu_layers) {
+  const DeviceProfile& device = ring.devices[m];
+  const ModelProfile& model = ring.model;
+  Share share;
+  DeviceUse& use = share.use;
+  use.n_layers = plan.layers_of(m);
+  use.n_gpu_layers = n_gpu_layers;
+  Weights all;
+  std::vector<double> visits;
+  for (const Stop& stop : stops) {
+    if (stop.device != m) continue;
+    all += stop.weights;
+    visits.resize(std::max<std::size_t>(visits.size(), stop.visit + 1), 0);
+    visits[stop.visit] += stop.weights.in_memory(has_own_gpu(device));
+  }
+  use.n_visits = static_cast<std::uint32_t>(visits.size());
+  if (visits.empty()) return share;
+  for (const double bytes : visits) share.visit_bytes.push_back(static_cast<std::uint64_t>(bytes));
+  use.weight_bytes = static_cast<std::uint64_t>(all.cpu + all.gpu + all.output);
+  use.kv_bytes = model.kv_bytes * use.n_layers;
+  use.buffer_bytes = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
+                     model.window_bytes * (plan.steps_of(m).size() + (m == 0 ? 1 : 0));
+
+  std::uint64_t kv_in_memory = use.kv_bytes;
+  auto in_memory = static_cast<std::uint64_t>(all.in_memory(has_own_gpu(device)));
+  if (has_own_gpu(device) && n_gpu_layers > 0) {
+    const std::uint64_t kv = model.kv_bytes * n_gpu_layers;
+    const std::uint64_t taken = kv + batch.worker_bytes;
+    if (taken > device.gpu->memory_bytes) return std::nullopt;
+    const std::uint64_t room = device.gpu->memory_bytes - taken;
+    const auto wanted = static_cast<std::uint64_t>(all.gpu);
+    kv_in_memory -= kv;
+    use.gpu_weight_bytes = std::min(wanted, room);
+    if (wanted > room) {
+      if (room < kLeastParts * model.parts.largest_bytes || device.gpu->upload_bytes_per_s <= 0)
+        return std::nullopt;
+      const std::uint64_t uploaded = wanted - room + kLeastParts * model.parts.largest_bytes;
+      share.upload_s = static_cast<double>(uploaded) / device.gpu->upload_bytes_per_s;
+      in_memory += uploaded;
+      share.visit_bytes.back() += uploaded;
+    }
+  }
+  const std::uint64_t besides = use.buffer_bytes + kv_in_memory;
+  if (besides > device.memory_bytes) return std::nullopt;
+  use.weight_memory_bytes = device.memory_bytes - besides;
+  if (in_memory <= use.weight_memory_bytes) return share;
+
+  share.group_tokens = use.n_layers == 0 ? 0 : batch.group.tokens_in(use.weight_memory_bytes);
+  const std::uint64_t waiting = share.group_tokens * batch.group.token_bytes;
+  use.buffer_bytes += waiting;
+  use.weight_memory_bytes -= waiting;
+  if (use.weight_memory_bytes < kLeastParts * model.parts.largest_bytes) return std::nullopt;
+  const std::uint64_t excess = in_memory - use.weight_memory_bytes;
+  use.slot_bytes = slots_wanted(share.visit_bytes, excess, use.weight_memory_bytes, model.parts);
+  use.streamed_bytes = std::min(excess + use.slot_bytes, in_memory);
+  share.most_streamed = most_per_visit(share.visit_bytes, use.streamed_bytes);
+  return share;
+}
+
+// A stop's parts, as the simulator takes them.
+std::vector<SimUnit> units_of(const RingProfile& ring, const Stop& stop, const Share& share,
+                              std::uint32_t users) {
+  const DeviceProfile& device = ring.devices[stop.device];
+  std::vector<SimUnit> units;
+  Weights in_memory = stop.weights;
+  if (has_own_gpu(device) && stop.weights.gpu > 0) {
+    const double computing = computing_s(device, {.gpu = stop.weights.gpu}, users, users);
+    units.push_back({.compute_s = std::max(computing, share.upload_s / share.use.n_visits), .disk_s = 0});
+    in_memory.gpu = 0;
+  }
+  const double bytes = in_memory.in_memory(false);
+  if (bytes <= 0) return units;
+  const auto n = std::max<std::uint64_t>(
+      1, static_cast<std::uint64_t>(std::llround(bytes / static_cast<double>(ring.model.parts.mean_bytes))));
+  const auto of_visit = static_cast<double>(share.visit_bytes[stop.visit]);
+  const double streamed = std::min(share.most_streamed, of_visit) / of_visit;  // of this visit
+  const double unit_bytes = bytes / static_cast<double>(n);
+  const SimUnit unit = {.compute_s = computing_s(device, in_memory, users, users) / static_cast<double>(n),
+                        .disk_s = share.use.streamed_bytes > 0 ? unit_bytes / device.disk_bytes_per_s : 0};
+  const auto n_streamed = static_cast<std::uint64_t>(std::llround(streamed * static_cast<double>(n)));
+  for (const SimUnit& each : spread_evenly(n, n_streamed, unit)) units.push_back(each);
+  return units;
+}
+
+// Batches of a prompt follow one another through the ring where all stays in memory. Where a device streams,
+// those that wait are computed together, so that weights are read once for all of them; the others wait.
+double ttft_s(const RingProfile& ring, const Traffic& traffic, const BatchNeeds& batch,
+              const std::vector<Stop>& stops, const std::vector<Share>& shares) {
+  const std::uint32_t tokens = std::min(batch.n_tokens, traffic.prompt_tokens);
+  const double batches = std::ceil(static_cast<double>(traffic.prompt_tokens) / tokens);
+  std::vector<double> stage(ring.devices.size(), 0);
+  double hops = 0, longest_hop = 0;
+  for (std::size_t i = 0; i < stops.size(); ++i) {
+    const Stop& stop = stops[i];
+    stage[stop.device] += computing_s(ring.devices[stop.device], stop.weights, tokens, 1);
+    const std::uint16_t next = stops[(i + 1) % stops.size()].device;
+    if (next == stop.device) continue;
+    const double hop = ring.link(stop.device, next).frame_s(2.0 * ring.model.n_embd * tokens);
+    hops += hop;
+    longest_hop = std::max(longest_hop, hop);
+  }
+  double sum = 0, longest = 0, together = 0;
+  bool any_streams = false;
+  for (std::size_t m = 0; m < shares.size(); ++m) {
+    if (shares[m].use.n_visits == 0) continue;
+    const double computing = std::max(stage[m], shares[m].upload_s);
+    sum += computing;
+    longest = std::max(longest, computing);
+    double reading = 0;
+    if (shares[m].use.streamed_bytes > 0) {
+      any_streams = true;
+      const auto group = static_cast<double>(std::max<std::uint64_t>(shares[m].group_tokens, tokens));
+      reading = std::ceil(traffic.prompt_tokens / group) * static_cast<double>(shares[m].use.streamed_bytes) /
+                ring.devices[m].disk_bytes_per_s;
+    }
+    together += std::max(batches * computing, reading);
+  }
+  if (any_streams) return together + hops * batches;
+  return sum + hops + (batches - 1) * std::max(longest, longest_hop);
+}
+
+void judge(Prediction& made) {
+  double computing = 0, waiting = 0, hops = 0;
+  std::size_t most_computing = 0, most_waiting = 0;
+  for (std::size_t m = 0; m < made.devices.size(); ++m) {
+    const DeviceUse& use = made.devices[m];
+    if (use.disk_s >= kBusy * made.period_s) {
+      made.limit = Limit::kDisk;
+      made.limited_by = m;
+      return;
+    }
+    computing += use.computing_s;
+    waiting += use.waiting_s;
+    hops += use.hops_s;
+    if (use.computing_s > made.devices[most_computing].computing_s) most_computing = m;
+    if (use.waiting_s > made.devices[most_waiting].waiting_s) most_waiting = m;
+  }
+  if (waiting > computing && waiting > hops) {
+    made.limit = Limit::kDisk;
+    made.limited_by = most_waiting;
+  } else {
+    made.limit = hops > computing ? Limit::kLink : Limit::kComputing;
+    made.limited_by = most_computing;
+  }
+}
+
+}  // namespace
+
+bool Prediction::streams() const {
+  return std::ranges::any_of(devices, [](const DeviceUse& use) { return use.streamed_bytes > 0; });
+}
+
+std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffic, const BatchNeeds& batch,
+                                  const Plan& plan, const std::vector<std::uint32_t>& gpu_layers) {
+  HEARTH_CHECK(!plan.steps.empty() && plan.devices.size() == ring.devices.size() && traffic.users > 0 &&
+               traffic.prompt_tokens > 0 && batch.n_tokens > 0);
+  const std::vector<Stop> stops = stops_of(ring.model, plan, gpu_layers);
+  std::vector<Share> shares;
+  std::vector<SimDevice> devices;
+  for (std::size_t m = 0; m < ring.devices.size(); ++m) {
+    auto share = share_of(ring, batch, plan, stops, static_cast<std::uint16_t>(m),
+                          gpu_layers.empty() ? 0 : gpu_layers[m]);
+    if (!share) return std::nullopt;
+    devices.push_back(
+        {.slots = std::max<std::uint64_t>(kLeastParts, share->use.slot_bytes / ring.model.parts.mean_bytes),
+         .read_ahead = ReadAhead::kSlots});
+    shares.push_back(std::move(*share));
+  }
+  std::vector<SimVisit> visits;
+  for (std::size_t i = 0; i < stops.size(); ++i) {
+    const std::uint16_t from = stops[i].device, to = stops[(i + 1) % stops.size()].device;
+    visits.push_back({.device = from,
+                      .hop_s = from == to ? 0 : ring.hop_s(from, to, traffic.users),
+                      .units = units_of(ring, stops[i], shares[from], traffic.users)});
+  }
+  const SimResult played = simulate(visits, devices);
+
+  Prediction made = {
+      .period_s = played.period_s, .ttft_s = ttft_s(ring, traffic, batch, stops, shares), .devices = {}};
+  for (std::size_t m = 0; m < shares.size(); ++m) {
+    DeviceUse use = shares[m].use;
+    use.computing_s = played.computing_s[m];
+    use.waiting_s = played.waiting_s[m];
+    if (use.streamed_bytes > 0)
+      use.disk_s = static_cast<double>(use.streamed_bytes) / ring.devices[m].disk_bytes_per_s;
+    made.devices.push_back(use);
+  }
+  for (const SimVisit& visit : visits) made.devices[visit.device].hops_s += visit.hop_s;
+  judge(made);
+  return made;
+}
+
+}  // namespace hearth::plan

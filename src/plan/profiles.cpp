@@ -1,0 +1,33 @@
+#include "plan/profiles.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/result.h"
+
+namespace hearth::plan {
+
+double ComputeProfile::pass_s(double bytes, std::uint32_t n_tokens) const {
+  HEARTH_CHECK(known());
+  const auto seconds = [&](const PassRate& pass) { return bytes / pass.bytes_per_s; };
+  const auto above = std::ranges::lower_bound(passes, n_tokens, {}, &PassRate::n_tokens);
+  if (above == passes.begin()) return seconds(passes.front());
+  const PassRate& below = *std::prev(above);
+  if (above == passes.end()) return seconds(below) * n_tokens / below.n_tokens;
+  const double share =
+      static_cast<double>(n_tokens - below.n_tokens) / static_cast<double>(above->n_tokens - below.n_tokens);
+  return std::lerp(seconds(below), seconds(*above), share);
+}
+
+std::uint64_t GroupNeeds::tokens_in(std::uint64_t left) const {
+  if (token_bytes == 0) return 0;
+  const std::uint64_t tokens = std::min(most_tokens, left / kGroupDivisor / token_bytes);
+  return tokens < least_tokens ? 0 : tokens;
+}
+
+std::uint64_t ModelProfile::weight_bytes() const {
+  return std::reduce(layer_bytes.begin(), layer_bytes.end(), output_bytes);
+}
+
+}  // namespace hearth::plan
