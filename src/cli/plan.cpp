@@ -130,6 +130,7 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
                                     .devices = file.devices,
                                     .links = file.links};
     const auto made = plan::propose(ring, request);
+    if (!made && made.error().code == ErrorCode::kInvalidArgument) return report(made.error());
     nlohmann::ordered_json row = {{"model", model.params.name}};
     text += std::format("{:<24}{:>8}", model.params.name, format_bytes(ring.model.weight_bytes()));
     if (made) {

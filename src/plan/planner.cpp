@@ -385,6 +385,11 @@ Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
                                        : other.prediction.ttft_s < best->prediction.ttft_s;
     if (better) best = &other;
   }
+  if (!keeps(*best) && std::isinf(best->prediction.ttft_s))
+    return fail(
+        ErrorCode::kUnsupported,
+        "the time to the first token is not known: a device was measured with few tokens only; measure it, "
+        "or do not limit that (--max-ttft)");
   if (!keeps(*best))
     return fail(ErrorCode::kUnsupported,
                 "no plan gives the first token of a prompt of {} tokens within {:.2f} s; the least is {:.2f} "

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/result.h"
@@ -12,6 +13,8 @@ namespace {
 
 // A disk that works this share of the period limits it.
 constexpr double kBusy = 0.97;
+// A pass of more tokens than so many times the most measured is unknown.
+constexpr std::uint32_t kFarBeyond = 8;
 
 // Of one visit, or one step of it: bytes of weights.
 struct Weights {
@@ -173,11 +176,17 @@ double ttft_s(const RingProfile& ring, const Traffic& traffic, const BatchNeeds&
               const std::vector<Stop>& stops, const std::vector<Share>& shares) {
   const std::uint32_t tokens = std::min(batch.n_tokens, traffic.prompt_tokens);
   const double batches = std::ceil(static_cast<double>(traffic.prompt_tokens) / tokens);
+  const auto known = [&](const ComputeProfile& of) {
+    return of.passes.back().n_tokens >= (tokens + kFarBeyond - 1) / kFarBeyond;
+  };
   std::vector<double> stage(ring.devices.size(), 0);
   double hops = 0, longest_hop = 0;
   for (std::size_t i = 0; i < stops.size(); ++i) {
     const Stop& stop = stops[i];
-    stage[stop.device] += computing_s(ring.devices[stop.device], stop.weights, tokens, 1);
+    const DeviceProfile& device = ring.devices[stop.device];
+    if ((stop.weights.cpu > 0 && !known(device.cpu)) || (stop.weights.gpu > 0 && !known(device.gpu->compute)))
+      return std::numeric_limits<double>::infinity();
+    stage[stop.device] += computing_s(device, stop.weights, tokens, 1);
     const std::uint16_t next = stops[(i + 1) % stops.size()].device;
     if (next == stop.device) continue;
     const double hop = ring.link(stop.device, next).frame_s(2.0 * ring.model.n_embd * tokens);

@@ -42,8 +42,10 @@ struct DeviceUse {
 enum class Limit : std::uint8_t { kComputing, kDisk, kLink };
 
 struct Prediction {
-  double period_s = 0;             // of a token (of one of each user)
-  double ttft_s = 0;               // from the prompt to its first token
+  double period_s = 0;  // of a token (of one of each user)
+  // From the prompt to its first token; infinite: not known, since a device was not measured with many
+  // tokens.
+  double ttft_s = 0;
   std::vector<DeviceUse> devices;  // as in the profile
   // What most of the period is spent on, and by which device.
   Limit limit = Limit::kComputing;

@@ -1,6 +1,8 @@
 // Predictions of plans whose times can be counted by hand.
 #include "plan/prediction.h"
 
+#include <cmath>
+
 #include <gtest/gtest.h>
 
 #include "plan/test_profiles.h"
@@ -155,6 +157,14 @@ TEST(Prediction, BatchesOfAPromptFollowEachOther) {
       predicted(ring, plan_of(ring, {{0, {0, 4}}, {1, {4, 8}}}), {.users = 1, .prompt_tokens = 1024});
   // 4 s each device and batch (400 MB at 0.1 GB/s), 5 ms the output head for one token, 2 hops.
   EXPECT_NEAR(made.ttft_s, 3 * 4 + 2 * 0.005 + 0.002, 1e-6);
+}
+
+TEST(Prediction, WithoutAPassOfManyTokensTheFirstTokenIsNotKnown) {
+  RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB)});
+  ring.devices[0].cpu.passes.resize(1);
+  EXPECT_TRUE(std::isinf(predicted(ring, plan_of(ring, {{0, {0, 8}}})).ttft_s));
+  EXPECT_TRUE(
+      std::isfinite(predicted(ring, plan_of(ring, {{0, {0, 8}}}), {.users = 1, .prompt_tokens = 8}).ttft_s));
 }
 
 TEST(Prediction, AStreamingDeviceReadsOnceForAGroup) {
