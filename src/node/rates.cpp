@@ -40,9 +40,12 @@ plan::DeviceRates measure_rates(const model::ModelFile& model, compute::Backend&
     compute = attempt([&] { return profile::measure_decode(model, backend, memory_bytes / 2, cancelled); });
   }).join();
   const Result<std::uint64_t> disk = attempt([&]() -> Result<std::uint64_t> {
-    if (!cache_dir.empty()) return residency::measure_disk(cache_dir);
-    HEARTH_TRY(const std::filesystem::path folder, residency::default_cache_dir());
-    return residency::measure_disk(folder);
+    std::filesystem::path folder = cache_dir;
+    if (folder.empty()) {
+      HEARTH_TRY(folder, residency::default_cache_dir());
+    }
+    HEARTH_TRY(const residency::DiskRate rate, residency::measure_disk(folder));
+    return rate.bytes_per_s;
   });
   const auto tell = [&](const Result<std::uint64_t>& rate, const char* what, double unit, const char* text) {
     if (!log) return;
