@@ -1,6 +1,5 @@
 // The arithmetic of measuring, on numbers worked out by hand.
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -12,7 +11,6 @@
 #include "base/test_dir.h"
 #include "support/cpu_load.h"
 #include "support/interleave.h"
-#include "support/memory_bandwidth.h"
 #include "support/record.h"
 #include "support/statistics.h"
 
@@ -164,12 +162,6 @@ TEST(Interleave, GivesUpOnABusyMachineAndPassesErrorsOn) {
   const auto broken = interleave(options, one, [] { return Result<double>(fail(ErrorCode::kIo, "no")); });
   ASSERT_FALSE(broken);
   EXPECT_EQ(broken.error().message, "no");
-}
-
-TEST(MemoryBandwidth, IsMeasured) {
-  const double rate = read_bandwidth_bytes_per_s(2, 8u << 20, 2);
-  EXPECT_GT(rate, 1e6);
-  EXPECT_TRUE(std::isfinite(rate));
 }
 
 TEST(Record, CommandLineIsQuotedForAShell) {

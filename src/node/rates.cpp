@@ -1,15 +1,18 @@
 #include "node/rates.h"
 
+#include <chrono>
 #include <exception>
 #include <format>
 #include <thread>
 
-#include "profile/decode_rate.h"
+#include "profile/compute_curve.h"
 #include "residency/disk_rate.h"
 #include "residency/pack_cache.h"
 
 namespace hearth::node {
 namespace {
+
+constexpr std::chrono::milliseconds kBudget{500};
 
 // What `measure` gives; memory that is not there is an error like others.
 template <class Measure>
@@ -37,7 +40,13 @@ plan::DeviceRates measure_rates(const model::ModelFile& model, compute::Backend&
   Result<std::uint64_t> compute = 0;
   // On a thread of its own: ggml's team belongs to the thread that computes, and ends with it.
   std::thread([&] {
-    compute = attempt([&] { return profile::measure_decode(model, backend, memory_bytes / 2, cancelled); });
+    compute = attempt([&]() -> Result<std::uint64_t> {
+      HEARTH_TRY(const auto curve,
+                 profile::measure_compute(
+                     model, backend, {.memory_bytes = memory_bytes / 2, .tokens = {1}, .budget = kBudget},
+                     cancelled));
+      return curve.front().bytes_per_s;
+    });
   }).join();
   const Result<std::uint64_t> disk = attempt([&]() -> Result<std::uint64_t> {
     std::filesystem::path folder = cache_dir;
