@@ -14,6 +14,7 @@
 #include "base/median.h"
 #include "base/os_cpu.h"
 #include "base/os_pages.h"
+#include "base/units.h"
 
 namespace hearth::profile {
 namespace {
@@ -38,9 +39,17 @@ std::uint64_t sum(std::span<const std::uint64_t> words) {
 }  // namespace
 
 Result<MemoryRate> measure_memory(std::uint32_t n_threads, const MemoryOptions& options) {
-  const std::uint64_t all =
-      options.bytes != 0 ? options.bytes
-                         : std::clamp(kTimesTheCache * last_level_cache_bytes(), kLeastBytes, kMostBytes);
+  const std::uint64_t cache = last_level_cache_bytes();
+  std::uint64_t all = options.bytes;
+  if (all == 0) {
+    // Some servers have more than 1 GiB of caches.
+    const std::uint64_t most = std::max(kMostBytes, 2 * cache);
+    all = std::min(std::clamp(kTimesTheCache * cache, kLeastBytes, most), options.most_bytes);
+    if (all < 2 * cache)
+      return fail(ErrorCode::kOutOfMemory,
+                  "memory is measured with twice the caches at least, {}; there are {}",
+                  format_bytes(2 * cache), format_bytes(all));
+  }
   const std::uint64_t bytes = n_threads == 0 ? 0 : all / n_threads / page_bytes() * page_bytes();
   if (bytes == 0)
     return fail(ErrorCode::kInvalidArgument,

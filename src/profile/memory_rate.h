@@ -17,14 +17,16 @@ struct MemoryRate {
 
 struct MemoryOptions {
   // Of all threads' buffers together, taken while it runs; 0: four times the caches of the last level,
-  // 256 MiB to 1 GiB.
+  // 256 MiB to 1 GiB or twice the caches.
   std::uint64_t bytes = 0;
+  // Less than `bytes` = 0 would take. Twice the caches at least, or they would be measured.
+  std::uint64_t most_bytes = ~std::uint64_t{0};
   std::chrono::milliseconds duration{300};  // of the passes, at least three; making pages comes before
 };
 
 // `n_threads` >= 1 each read a buffer of their own from end to end, at the same time, again and again.
-// Blocks; any thread. kOutOfMemory; kInvalidArgument (no threads, or less than a page for each); kIo when the
-// system does not start so many threads.
+// Blocks; any thread. kOutOfMemory, also when most_bytes is too little; kInvalidArgument (no threads, or less
+// than a page for each); kIo when the system does not start so many threads.
 [[nodiscard]] Result<MemoryRate> measure_memory(std::uint32_t n_threads, const MemoryOptions& options = {});
 
 }  // namespace hearth::profile
