@@ -21,8 +21,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Counts take turns, so that what else the machine does meets all of them: each turn is so long, or one pass.
+constexpr double kTurn_s = 0.1;
 // More do not make the median better than what the machine does meanwhile.
-constexpr std::size_t kMostPasses = 31;
+constexpr std::size_t kMostPasses = 31, kMostWidePasses = 5;
 // Of which there are enough when they agree so well.
 constexpr std::size_t kFewPasses = 9;
 constexpr double kSmallSpread = 0.005;
@@ -98,8 +100,9 @@ Result<Setup> fit(const model::ModelFile& model, compute::Backend& backend, cons
     if (!scratch && (scratch.error().code != ErrorCode::kOutOfMemory || tokens.size() == 1))
       return pass(std::move(scratch));
     if (!scratch) continue;
-    const std::uint64_t buffers = (*scratch)->bytes() + kv_bytes(model.params(), n_wanted + 1, n_cells) +
-                                  compute::Window::table_bytes(n_cells) * 2;
+    const std::uint64_t buffers =
+        (*scratch)->bytes() +
+        tokens.size() * (kv_bytes(model.params(), n_wanted, n_cells) + compute::Window::table_bytes(n_cells));
     const std::uint64_t room = options.memory_bytes - std::min(options.memory_bytes, buffers);
     std::optional<plan::LayerRange> layers;
     for (std::uint32_t n = n_wanted; n > 0 && !layers; --n)
@@ -113,19 +116,38 @@ Result<Setup> fit(const model::ModelFile& model, compute::Backend& backend, cons
   }
 }
 
-// Seconds of one pass of n_tokens through an empty context.
-Result<double> run_once(compute::Window& window, std::uint32_t n_tokens, std::uint64_t id) {
-  wire::Batch batch = {
-      .id = id, .operations_only = false, .operations = {{.kind = wire::KvOpKind::kRemove}}, .tokens = {}};
+// Passes of one number of tokens.
+struct Count {
+  std::uint32_t n_tokens = 0;
+  std::unique_ptr<compute::Window> window;  // its own, so that its graphs are kept
+  double bytes = 0;                         // of its layers
+  double pass_s = 0;                        // of the last one
+  std::vector<double> rates{};
+  std::uint64_t last_batch = 0;
+
+  // A pass through an empty context.
+  Result<> run();
+  [[nodiscard]] bool is_done() const {
+    return rates.size() >= (n_tokens > kDecodeTokens ? kMostWidePasses : kMostPasses) ||
+           (rates.size() >= kFewPasses && median_of(rates).spread <= kSmallSpread);
+  }
+};
+
+Result<> Count::run() {
+  wire::Batch batch = {.id = ++last_batch,
+                       .operations_only = false,
+                       .operations = {{.kind = wire::KvOpKind::kRemove}},
+                       .tokens = {}};
   for (std::uint32_t i = 0; i < n_tokens; ++i)
     batch.tokens.push_back({.position = static_cast<std::int32_t>(i),
                             .cell = i,
                             .sequences = wire::SequenceSet::of(0),
                             .output = true});
-  std::ranges::fill(window.input(n_tokens), 1.0F);
+  std::ranges::fill(window->input(n_tokens), 1.0F);
   const auto start = Clock::now();
-  HEARTH_TRY_VOID(window.run(batch));
-  return std::max(seconds_since(start), 1e-9);
+  HEARTH_TRY_VOID(window->run(batch));
+  pass_s = std::max(seconds_since(start), 1e-9);
+  return {};
 }
 
 }  // namespace
@@ -146,51 +168,59 @@ Result<std::vector<PassRate>> measure_compute(const model::ModelFile& model, com
     segments.push_back(model::SegmentId::of_layer(il));
   HEARTH_TRY(const auto weights, residency::ResidentSource::load(model, segments, backend.device(),
                                                                  {.progress = {}, .cancelled = cancelled}));
-  const auto window_of = [&](plan::LayerRange layers) {
-    return compute::Window::create(*setup.scratch, model, layers, *weights, wire::KvType::kF16);
-  };
-  HEARTH_TRY(auto window, window_of(setup.layers));
-
   const auto start = Clock::now();
-  const double budget_s = std::chrono::duration<double>(options.budget).count();
+  const auto left_s = [&] {
+    return std::chrono::duration<double>(options.budget).count() - seconds_since(start);
+  };
+  const auto go_on = [&](const Count& count) -> Result<> {
+    if (!cancelled || !cancelled()) return {};
+    return fail(ErrorCode::kCancelled, "measuring was ended at passes of {} tokens", count.n_tokens);
+  };
+
+  // A first pass of each, which builds graphs and makes pages, says what can be measured.
+  std::vector<Count> counts;
+  for (const std::uint32_t n_tokens : setup.tokens) {
+    const plan::LayerRange layers =
+        n_tokens > kDecodeTokens ? *typical_layers(model, setup.layers, 1, ~std::uint64_t{0}) : setup.layers;
+    const auto bytes = static_cast<double>(bytes_of(model, layers));
+    if (!counts.empty()) {
+      // At most in proportion to the tokens. The others need time too.
+      const Count& before = counts.back();
+      const double pass_s = before.pass_s * bytes / before.bytes * n_tokens / before.n_tokens;
+      if (2 * pass_s > left_s() / 2) break;
+    }
+    HEARTH_TRY(auto window,
+               compute::Window::create(*setup.scratch, model, layers, *weights, wire::KvType::kF16));
+    Count& count =
+        counts.emplace_back(Count{.n_tokens = n_tokens, .window = std::move(window), .bytes = bytes});
+    HEARTH_TRY_VOID(go_on(count));
+    HEARTH_TRY_VOID(count.run());
+  }
+  // In the first round each has a pass, later those whose pass fits the time that is left.
+  for (bool ran = true; ran;) {
+    ran = false;
+    for (Count& count : counts) {
+      const auto turn = Clock::now();
+      for (bool first = true; first || seconds_since(turn) + count.pass_s <= kTurn_s; first = false) {
+        if (!count.rates.empty() && (count.is_done() || count.pass_s > left_s())) break;
+        HEARTH_TRY_VOID(go_on(count));
+        HEARTH_TRY_VOID(count.run());
+        count.rates.push_back(count.bytes / count.pass_s);
+        ran = true;
+      }
+    }
+  }
+  HEARTH_TRY_VOID(weights->still_good());
+
   std::vector<PassRate> curve;
-  std::uint64_t id = 0;
-  for (std::size_t i = 0; i < setup.tokens.size(); ++i) {
-    const std::uint32_t n_tokens = setup.tokens[i];
-    if (n_tokens > kDecodeTokens && window->layers().size() > 1) {
-      HEARTH_TRY(window, window_of(*typical_layers(model, setup.layers, 1, ~std::uint64_t{0})));
-    }
-    const auto bytes = static_cast<double>(bytes_of(model, window->layers()));
-    const double left_s = budget_s - seconds_since(start);
-    if (!curve.empty()) {
-      // At most in proportion to the tokens.
-      const PassRate& before = curve.back();
-      const double pass_s =
-          bytes / static_cast<double>(before.bytes_per_s) * n_tokens / static_cast<double>(before.n_tokens);
-      if (2 * pass_s > left_s) break;
-    }
-    // What earlier counts did not need is for later ones.
-    const double share_s = left_s / static_cast<double>(setup.tokens.size() - i);
-    const auto begin = Clock::now();
-    std::vector<double> rates;
-    // The first pass builds graphs and makes pages.
-    for (std::size_t n = 0;; ++n) {
-      if (cancelled && cancelled())
-        return fail(ErrorCode::kCancelled, "measuring was ended at passes of {} tokens", n_tokens);
-      HEARTH_TRY(const double seconds, run_once(*window, n_tokens, ++id));
-      if (n == 0) continue;
-      rates.push_back(bytes / seconds);
-      if (n >= kMostPasses || seconds_since(begin) + seconds > share_s) break;
-      if (n >= kFewPasses && median_of(rates).spread <= kSmallSpread) break;
-    }
-    const auto n_passes = static_cast<std::uint32_t>(rates.size());
-    const Median median = median_of(std::move(rates));
-    curve.push_back({.n_tokens = n_tokens,
+  for (Count& count : counts) {
+    const auto n_passes = static_cast<std::uint32_t>(count.rates.size());
+    const Median median = median_of(std::move(count.rates));
+    curve.push_back({.n_tokens = count.n_tokens,
                      .bytes_per_s = std::max<std::uint64_t>(static_cast<std::uint64_t>(median.value), 1),
                      .spread = median.spread,
                      .n_passes = n_passes});
   }
-  HEARTH_TRY_VOID(weights->still_good());
   return curve;
 }
 

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/os_cpu_load.h"
 #include "residency/pack_cache.h"
 
 namespace hearth::profile {
@@ -48,25 +49,30 @@ Measured measure_device(const model::ModelFile& model, compute::Backend& backend
   Measured measured;
   const auto is_cancelled = [&] { return options.cancelled && options.cancelled(); };
   // Gives `into` what `measure` gives, or says why not.
-  const auto take = [&](auto& into, const char* what, auto measure) {
+  const auto take = [&](auto& into, double& taken, const char* what, auto measure) {
     if (is_cancelled()) return;
+    const auto before = read_cpu_times();
     auto result = measure();
-    if (result)
+    const auto after = read_cpu_times();
+    if (result) {
       into = *std::move(result);
-    else if (options.log && result.error().code != ErrorCode::kCancelled)
+      taken = before && after ? taken_between(*before, *after).sum() : 0;
+    } else if (options.log && result.error().code != ErrorCode::kCancelled) {
       options.log(LogKind::kWarning, std::format("{} is not known: {}", what, result.error().message));
+    }
   };
+  double unused = 0;
   if (options.parts.memory)
-    take(measured.memory, "the speed of this device's memory", [&] {
+    take(measured.memory, measured.taken.memory, "the speed of this device's memory", [&] {
       return attempt(
           [&] { return measure_memory(backend.n_threads(), {.most_bytes = options.memory_bytes}); });
     });
   if (options.parts.cpu)
-    take(measured.cpu, "the speed of this device's processor",
+    take(measured.cpu, measured.taken.cpu, "the speed of this device's processor",
          [&] { return compute_aside(model, backend, options); });
   // Last: what it writes may still keep the system busy.
   if (options.parts.disk)
-    take(measured.disk, "the speed of this device's disk", [&] {
+    take(measured.disk, unused, "the speed of this device's disk", [&] {
       return attempt([&]() -> Result<residency::DiskRate> {
         if (!options.cache_dir.empty()) return residency::measure_disk(options.cache_dir);
         HEARTH_TRY(const std::filesystem::path folder, residency::default_cache_dir());

@@ -22,6 +22,13 @@ struct Measured {
   std::vector<PassRate> cpu;  // see measure_compute(); empty when absent
   std::optional<residency::DiskRate> disk;
   std::optional<MemoryRate> memory;
+  // Of the machine's processor time while a part was measured, the share that other programs and the
+  // hypervisor had, 0 to 1: a busy device measures as a slow one, and its spread need not show it. 0 where
+  // the system does not say. A disk does not care.
+  struct Shares {
+    double cpu = 0, memory = 0;
+    friend bool operator==(const Shares&, const Shares&) = default;
+  } taken;
   friend bool operator==(const Measured&, const Measured&) = default;
 };
 

@@ -51,6 +51,10 @@ TEST_F(DeviceProfile, OfAllParts) {
   ASSERT_TRUE(measured.disk && measured.memory);
   EXPECT_GT(measured.disk->bytes_per_s, 1'000U);
   EXPECT_GT(measured.memory->bytes_per_s, 1'000'000U);
+  for (const double share : {measured.taken.cpu, measured.taken.memory}) {
+    EXPECT_GE(share, 0);
+    EXPECT_LE(share, 1);
+  }
   EXPECT_THAT(log_, IsEmpty());
 }
 

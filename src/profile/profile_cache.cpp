@@ -71,8 +71,10 @@ std::optional<std::pair<Rates, std::chrono::sys_seconds>> read_entry(const fs::p
   if (!entry) return useless(entry.error().message);
   const auto* rates = std::get_if<Rates>(&entry->rates);
   if (rates == nullptr || entry->key != key) return useless("it is about something else");
-  const auto age = options.now - entry->measured_at;
-  if (age < std::chrono::seconds(0) || age > kProfileAge) return std::nullopt;
+  const std::chrono::seconds age = options.now - entry->measured_at;
+  if (age < std::chrono::seconds(0) ||
+      age > (entry->taken > kBusy ? std::chrono::seconds(kBusyProfileAge) : kProfileAge))
+    return std::nullopt;
   return std::pair(*rates, entry->measured_at);
 }
 
@@ -189,10 +191,16 @@ Profile load_or_measure(const model::ModelFile& model, compute::Backend& backend
   if (missing.parts == Parts{}) return profile;
 
   Measured measured = measure_device(model, backend, missing);
-  const auto keep = [&](Place Places::* place, auto rates) {
+  const auto keep = [&](Place Places::* place, double taken, auto rates) {
+    if (taken > kBusy)
+      notice(std::format(
+          "others had {:.0f} % of the processor while the speed of this device's {} was measured, which is "
+          "measured again at a start in more than {} h",
+          taken * 100, place == &Places::memory ? "memory" : "processor", kBusyProfileAge.count()));
     if (!places) return;
     const Place& at = (*places).*place;
-    const ProfileEntry entry = {.key = at.key, .measured_at = options.now, .rates = std::move(rates)};
+    const ProfileEntry entry = {
+        .key = at.key, .measured_at = options.now, .taken = taken, .rates = std::move(rates)};
     if (!is_sane(entry))
       return notice(std::format("{}: not kept: a number is out of its range", at.path.string()));
     const std::string text = encode(entry);
@@ -202,17 +210,18 @@ Profile load_or_measure(const model::ModelFile& model, compute::Backend& backend
       notice(std::format("the profile is not kept: {}", done.error().message));
   };
   if (!measured.cpu.empty()) {
-    keep(&Places::compute, ComputeEntry{.memory_bytes = missing.memory_bytes, .passes = measured.cpu});
+    keep(&Places::compute, measured.taken.cpu,
+         ComputeEntry{.memory_bytes = missing.memory_bytes, .passes = measured.cpu});
     profile.rates.cpu = std::move(measured.cpu);
     profile.cpu_at = options.now;
   }
   if (measured.disk) {
-    keep(&Places::disk, *measured.disk);
+    keep(&Places::disk, 0, *measured.disk);
     profile.rates.disk = measured.disk;
     profile.disk_at = options.now;
   }
   if (measured.memory) {
-    keep(&Places::memory, *measured.memory);
+    keep(&Places::memory, measured.taken.memory, *measured.memory);
     profile.rates.memory = measured.memory;
     profile.memory_at = options.now;
   }

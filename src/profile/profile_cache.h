@@ -20,6 +20,9 @@ namespace hearth::profile {
 
 // Older ones are measured again, and so are those from the future.
 inline constexpr std::chrono::days kProfileAge{30};
+// And those of a busy device: what others took more of its processor time than this share.
+inline constexpr std::chrono::hours kBusyProfileAge{1};
+inline constexpr double kBusy = 0.1;
 
 // The model's layers by their types and sizes, not their weights: fine-tunes share it. With the processor's
 // name and features, its threads and quota, and the versions of hearth and ggml.
@@ -45,9 +48,9 @@ struct Profile {
   std::chrono::sys_seconds cpu_at, disk_at, memory_at;
 };
 
-// What is kept and not older than kProfileAge, the rest measured and kept. A curve of an earlier start with
-// less than half the memory that lacks counts is measured again. What cannot be read or written is a notice
-// of the log; measuring has its warnings there.
+// What is kept and not too old, the rest measured and kept. A curve of an earlier start with
+// less than half the memory that lacks counts is measured again. What cannot be read or written, and a
+// busy device, is a notice of the log; measuring has its warnings there.
 [[nodiscard]] Profile load_or_measure(const model::ModelFile& model, compute::Backend& backend,
                                       const ProfileOptions& options);
 

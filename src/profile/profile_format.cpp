@@ -91,7 +91,8 @@ bool is_sane(const ComputeEntry& entry) {
 
 bool is_sane(const ProfileEntry& entry) {
   const std::int64_t seconds = entry.measured_at.time_since_epoch().count();
-  return seconds >= 0 && seconds <= kMaxSeconds &&
+  return seconds >= 0 && seconds <= kMaxSeconds && entry.taken >= 0 && entry.taken <= 1 &&
+         !std::signbit(entry.taken) &&
          std::visit(Overloaded{[](const ComputeEntry& compute) { return is_sane(compute); },
                                [](const residency::DiskRate& disk) {
                                  return is_sane(disk.bytes_per_s, disk.spread);
@@ -112,8 +113,8 @@ std::string hex(std::span<const std::uint8_t> bytes) {
 
 std::string encode(const ProfileEntry& entry) {
   HEARTH_CHECK(is_sane(entry));
-  std::string text = std::format("{}\nkey {}\nmeasured {}\n", kFirstLine, hex(entry.key),
-                                 entry.measured_at.time_since_epoch().count());
+  std::string text = std::format("{}\nkey {}\nmeasured {} {:.4f}\n", kFirstLine, hex(entry.key),
+                                 entry.measured_at.time_since_epoch().count(), entry.taken);
   const auto add = std::back_inserter(text);
   std::visit(Overloaded{[&](const ComputeEntry& compute) {
                           std::format_to(add, "compute {}\n", compute.memory_bytes);
@@ -150,8 +151,8 @@ Result<ProfileEntry> decode_profile(std::string_view text) {
   std::string_view rest = text;
   if (!read_line(text, "key", entry.key)) return bad("'key' and 64 hexadecimal digits", next_line(rest));
   rest = text;
-  if (!read_line(text, "measured", seconds) || seconds < 0 || seconds > kMaxSeconds)
-    return bad("'measured' and seconds since 1970", next_line(rest));
+  if (!read_line(text, "measured", seconds, entry.taken) || seconds < 0 || seconds > kMaxSeconds)
+    return bad("'measured', seconds since 1970 and a share", next_line(rest));
   entry.measured_at = std::chrono::sys_seconds(std::chrono::seconds(seconds));
   rest = text;
   if (text.starts_with("compute ")) {

@@ -29,6 +29,7 @@ struct ComputeEntry {
 struct ProfileEntry {
   residency::Digest key{};  // of what was measured, see profile_cache.h
   std::chrono::sys_seconds measured_at;
+  double taken = 0;  // share of processor time that others had meanwhile, 0 to 1; 0 of a disk
   std::variant<ComputeEntry, residency::DiskRate, MemoryRate> rates;
   friend bool operator==(const ProfileEntry&, const ProfileEntry&) = default;
 };
@@ -42,7 +43,7 @@ inline constexpr std::int64_t kMaxSeconds = 253'402'300'799;  // the end of the 
 
 // Whether all numbers are within these limits, so that decode() will take what encode() writes.
 [[nodiscard]] bool is_sane(const ProfileEntry& entry);
-// Spreads with four digits after the point. `entry` is sane.
+// Spreads and shares with four digits after the point. `entry` is sane.
 [[nodiscard]] std::string encode(const ProfileEntry& entry);
 // kInvalidFile, says what was expected; kVersionMismatch.
 [[nodiscard]] Result<ProfileEntry> decode_profile(std::string_view text);

@@ -1,7 +1,10 @@
 // Texts written by hand after docs/reference/profile-cache.md.
 #include "profile/profile_format.h"
 
+#include <filesystem>
+#include <fstream>
 #include <limits>
+#include <sstream>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -18,7 +21,7 @@ using testing::value_of;
 const std::string kHead =
     "hearth-profile 1\n"
     "key 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff\n"
-    "measured 1790000000\n";
+    "measured 1790000000 0.0300\n";
 
 residency::Digest key() {
   residency::Digest digest{};
@@ -30,6 +33,7 @@ residency::Digest key() {
 ProfileEntry entry_of(decltype(ProfileEntry::rates) rates) {
   return {.key = key(),
           .measured_at = std::chrono::sys_seconds(std::chrono::seconds(1'790'000'000)),
+          .taken = 0.03,
           .rates = std::move(rates)};
 }
 
@@ -110,7 +114,23 @@ TEST(ProfileFormat, WhatIsNotExactlyThatIsAnError) {
   std::string late = kHead + "disk 100 0.0100\nend\n";
   EXPECT_FALSE(decode_profile(late.replace(late.find("1790000000"), 10, "253402300800")));
   EXPECT_TRUE(decode_profile(late.replace(late.find("253402300800"), 12, "253402300799")));
+  for (const char* share : {"1.0001", "-0.0000", "-0.1000", "nan", "0.03", ""}) {
+    std::string busy = kHead + "disk 100 0.0100\nend\n";
+    EXPECT_FALSE(decode_profile(busy.replace(busy.find("0.0300"), 6, share))) << share;
+  }
   EXPECT_FALSE(decode_profile(late.replace(late.find("253402300799"), 12, "-1")));
+}
+
+TEST(ProfileFormat, SeedsOfTheFuzzerAreLegal) {
+  std::size_t n = 0;
+  for (const auto& seed : std::filesystem::directory_iterator(std::filesystem::path(HEARTH_SOURCE_DIR) /
+                                                              "src/profile/corpus/profile_format_fuzz")) {
+    std::ostringstream text;
+    text << std::ifstream(seed.path(), std::ios::binary).rdbuf();
+    EXPECT_TRUE(decode_profile(text.str())) << seed.path();
+    ++n;
+  }
+  EXPECT_GE(n, 3U);
 }
 
 TEST(ProfileFormat, NoMorePassesThanTheLimit) {
