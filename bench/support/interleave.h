@@ -5,8 +5,8 @@
 #include <functional>
 #include <vector>
 
+#include "base/os_cpu_load.h"
 #include "base/result.h"
-#include "support/cpu_load.h"
 
 namespace hearth::bench {
 

@@ -16,8 +16,8 @@
 
 #include "base/units.h"
 #include "oracle_lib/oracle.h"
+#include "profile/memory_rate.h"
 #include "support/interleave.h"
-#include "support/memory_bandwidth.h"
 #include "support/record.h"
 #include "support/statistics.h"
 #include "vs_libllama/hearth_side.h"
@@ -199,7 +199,10 @@ Result<> run(const Options& options, const std::vector<std::string>& arguments) 
   record["model"] = {{"file", std::filesystem::path(options.model).filename().string()},
                      {"bytes", std::filesystem::file_size(options.model)},
                      {"blake3", hash}};
-  common.bandwidth = read_bandwidth_bytes_per_s(options.n_threads);
+  // The limit, so the best pass counts.
+  HEARTH_TRY(const profile::MemoryRate memory,
+             profile::measure_memory(options.n_threads, {.bytes = std::uint64_t{1} << 30}));
+  common.bandwidth = static_cast<double>(memory.best_bytes_per_s);
   record["threads"] = options.n_threads;
   record["memory_bytes_per_s"] = common.bandwidth;
 

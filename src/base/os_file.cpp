@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstdlib>
 #include <limits>
 #include <string>
 #include <system_error>
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #ifdef __linux__
 #include <sys/vfs.h>
 #endif
@@ -86,6 +88,33 @@ bool is_in_memory(const std::filesystem::path& folder) {
   (void)folder;
   return false;
 #endif
+}
+
+Result<FileSystemId> file_system_of(const std::filesystem::path& path) {
+  struct stat info{};
+  struct statvfs system{};
+  if (::stat(path.c_str(), &info) != 0 || ::statvfs(path.c_str(), &system) != 0)
+    return fail(ErrorCode::kIo, "{}: cannot tell its file system: {}", path.string(), reason(errno));
+  return FileSystemId{.device = info.st_dev, .id = system.f_fsid};
+}
+
+Result<> replace_file(const std::filesystem::path& path, std::span<const std::uint8_t> bytes) {
+  std::string aside = path.string() + ".new-XXXXXX";
+  const int descriptor = ::mkostemp(aside.data(), O_CLOEXEC);
+  int error = descriptor < 0 ? errno : 0;
+  for (auto left = bytes; error == 0 && !left.empty();) {
+    const ssize_t n = ::write(descriptor, left.data(), left.size());
+    if (n >= 0)
+      left = left.subspan(static_cast<std::size_t>(n));
+    else if (errno != EINTR)
+      error = errno;
+  }
+  if (error == 0 && ::fsync(descriptor) != 0) error = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (error == 0 && ::rename(aside.c_str(), path.c_str()) != 0) error = errno;
+  if (error == 0) return {};
+  if (descriptor >= 0) ::unlink(aside.c_str());
+  return fail(ErrorCode::kIo, "{}: cannot write: {}", path.string(), reason(error));
 }
 
 FileState InputFile::state() const {

@@ -1,5 +1,5 @@
 // Read-only access to regular files: positioned reads and memory mappings, with handles that close
-// themselves.
+// themselves; and small files that are replaced whole.
 //
 // InputFile never opens anything but a regular file: a directory, pipe, socket or device is refused before it
 // can block or answer endlessly. Sizes are those at the time of open(). Both classes are immutable after
@@ -16,6 +16,19 @@ namespace hearth {
 
 // Whether files in this folder take memory and no disk (tmpfs, ramfs); false where the system does not say.
 [[nodiscard]] bool is_in_memory(const std::filesystem::path& folder);
+
+// Where files of `path`, which must be there, are: two folders with equal ids are on the same file system.
+// Not the same after the machine was started anew where the system numbers its disks as it finds them. kIo.
+struct FileSystemId {
+  std::uint64_t device = 0;  // st_dev
+  std::uint64_t id = 0;      // f_fsid
+  friend bool operator==(const FileSystemId&, const FileSystemId&) = default;
+};
+[[nodiscard]] Result<FileSystemId> file_system_of(const std::filesystem::path& path);
+
+// Makes `path` a file of these bytes, or leaves what there was: they are written and synchronised under a
+// temporary name in the same folder ("NAME.new-XXXXXX", mode 0600), which is then renamed. kIo.
+[[nodiscard]] Result<> replace_file(const std::filesystem::path& path, std::span<const std::uint8_t> bytes);
 
 // When a file's contents or size were last changed, and its size.
 struct FileState {

@@ -170,5 +170,42 @@ TEST(MappedFile, MovesItsMapping) {
   EXPECT_EQ(text(third.bytes()), "one");
 }
 
+std::span<const std::uint8_t> bytes_of(std::string_view words) {
+  return {reinterpret_cast<const std::uint8_t*>(words.data()), words.size()};
+}
+
+TEST(ReplaceFile, IsThereWholeAndNothingElseIs) {
+  const TestDir dir;
+  const auto path = dir.path() / "file";
+  for (const std::string& words : {std::string("first"), std::string(100'000, 'x'), std::string()}) {
+    const auto done = replace_file(path, bytes_of(words));
+    ASSERT_TRUE(done.has_value()) << done.error().message;
+    const auto map = MappedFile::map(*InputFile::open(path));
+    ASSERT_TRUE(map.has_value());
+    EXPECT_EQ(text(map->bytes()), words);
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+  }
+}
+
+TEST(ReplaceFile, WhatCannotBeWrittenLeavesNothing) {
+  const TestDir dir;
+  expect_error(replace_file(dir.path() / "none" / "file", bytes_of("x")), ErrorCode::kIo,
+               "none/file: cannot write");
+  std::filesystem::create_directories(dir.path() / "folder" / "full");
+  expect_error(replace_file(dir.path() / "folder", bytes_of("x")), ErrorCode::kIo, "folder: cannot write");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
+TEST(FileSystemOf, IsThatOfTheFolderAFileIsIn) {
+  const TestDir dir;
+  const auto folder = file_system_of(dir.path()), file = file_system_of(dir.write("file", "x"));
+  ASSERT_TRUE(folder.has_value() && file.has_value());
+  EXPECT_EQ(*folder, *file);
+  const auto proc = file_system_of("/proc");
+  ASSERT_TRUE(proc.has_value());
+  EXPECT_NE(*folder, *proc);
+  expect_error(file_system_of(dir.path() / "none"), ErrorCode::kIo, "cannot tell its file system");
+}
+
 }  // namespace
 }  // namespace hearth

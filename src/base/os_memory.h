@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "base/os_groups.h"
+
 namespace hearth {
 
 // A limit that nobody set.
@@ -38,10 +40,7 @@ struct MemoryStatus {
 [[nodiscard]] MemoryStatus memory_status(const std::filesystem::path& root = "/");
 
 // A control group that limits, or may limit, the memory of this process.
-struct MemoryGroup {
-  std::filesystem::path folder;
-  bool version2 = false;
-};
+using MemoryGroup = ControlGroup;
 // This process' own group first, then those above it that can be seen; empty without control groups. A
 // machine with both versions gives those of both.
 [[nodiscard]] std::vector<MemoryGroup> memory_groups(const std::filesystem::path& root = "/");

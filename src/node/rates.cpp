@@ -1,15 +1,18 @@
 #include "node/rates.h"
 
+#include <chrono>
 #include <exception>
 #include <format>
 #include <thread>
 
-#include "profile/decode_rate.h"
+#include "profile/compute_curve.h"
 #include "residency/disk_rate.h"
 #include "residency/pack_cache.h"
 
 namespace hearth::node {
 namespace {
+
+constexpr std::chrono::milliseconds kBudget{500};
 
 // What `measure` gives; memory that is not there is an error like others.
 template <class Measure>
@@ -37,12 +40,21 @@ plan::DeviceRates measure_rates(const model::ModelFile& model, compute::Backend&
   Result<std::uint64_t> compute = 0;
   // On a thread of its own: ggml's team belongs to the thread that computes, and ends with it.
   std::thread([&] {
-    compute = attempt([&] { return profile::measure_decode(model, backend, memory_bytes / 2, cancelled); });
+    compute = attempt([&]() -> Result<std::uint64_t> {
+      HEARTH_TRY(const auto curve,
+                 profile::measure_compute(
+                     model, backend, {.memory_bytes = memory_bytes / 2, .tokens = {1}, .budget = kBudget},
+                     cancelled));
+      return curve.front().bytes_per_s;
+    });
   }).join();
   const Result<std::uint64_t> disk = attempt([&]() -> Result<std::uint64_t> {
-    if (!cache_dir.empty()) return residency::measure_disk(cache_dir);
-    HEARTH_TRY(const std::filesystem::path folder, residency::default_cache_dir());
-    return residency::measure_disk(folder);
+    std::filesystem::path folder = cache_dir;
+    if (folder.empty()) {
+      HEARTH_TRY(folder, residency::default_cache_dir());
+    }
+    HEARTH_TRY(const residency::DiskRate rate, residency::measure_disk(folder));
+    return rate.bytes_per_s;
   });
   const auto tell = [&](const Result<std::uint64_t>& rate, const char* what, double unit, const char* text) {
     if (!log) return;

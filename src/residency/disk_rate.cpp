@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/direct_reader.h"
+#include "base/median.h"
 #include "base/os_pages.h"
 
 namespace hearth::residency {
@@ -24,13 +25,22 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kReadBytes = std::uint64_t{8} << 20;
 constexpr std::size_t kReadsInFlight = 2;
-// Of writing and of reading each; what is done by then has to do.
-constexpr std::chrono::milliseconds kEnough{500};
+constexpr double kMostWriting_s = 1;
+// Reading ends after the first of these when windows agree, and after the second anyway.
+constexpr double kLeastReading_s = 0.5, kMostReading_s = 2;
+constexpr double kSmallSpread = 0.02;
+// Enough that one that stalls does not matter; each is longer than what throttles divide time into (0.1 s)
+// where reading takes long, so that their bursts do not look like speed.
+constexpr std::size_t kWindows = 12;
 
 using Clock = std::chrono::steady_clock;
 
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 // A file whose bytes no file system can compress, on the disk and not in the page cache: so many, or what can
-// be written in kEnough. It has no name, so nothing of it can stay behind.
+// be written in kMostWriting_s. It has no name, so nothing of it can stay behind.
 class ProbeFile {
  public:
   static Result<std::unique_ptr<ProbeFile>> make(const fs::path& folder, std::uint64_t bytes) {
@@ -51,16 +61,16 @@ class ProbeFile {
     std::ranges::generate(block, random);
     const auto* data = reinterpret_cast<const char*>(block.data());
     const auto start = Clock::now();
-    for (std::uint64_t done = 0; done < bytes && (done == 0 || Clock::now() - start < kEnough);) {
+    for (std::uint64_t done = 0; done < bytes && (done == 0 || seconds_since(start) < kMostWriting_s);) {
       for (std::uint64_t at = 0; at < kReadBytes;) {
         const ssize_t n = ::write(fd, data + at, kReadBytes - at);
         if (n < 0 && errno != EINTR) return failed();
         if (n > 0) at += static_cast<std::uint64_t>(n);
       }
       if (::fdatasync(fd) != 0) return failed();
+      (void)::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
       done += kReadBytes;
     }
-    (void)::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     return file;
   }
   ProbeFile(const ProbeFile&) = delete;
@@ -75,7 +85,7 @@ class ProbeFile {
 
 }  // namespace
 
-Result<std::uint64_t> measure_disk(const fs::path& folder, std::uint64_t bytes) {
+Result<DiskRate> measure_disk(const fs::path& folder, std::uint64_t bytes) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error)
@@ -89,30 +99,40 @@ Result<std::uint64_t> measure_disk(const fs::path& folder, std::uint64_t bytes) 
     buffers.push_back(std::move(buffer));
   }
   HEARTH_TRY(DirectReader reader, DirectReader::open(probe->path()));
-  const std::uint64_t n_reads = reader.file_size() / kReadBytes;
+  const std::uint64_t n_in_file = reader.file_size() / kReadBytes;
   std::vector<double> ended_s;
-  std::uint64_t asked = 0;
+  const auto is_enough = [&] {
+    if (ended_s.empty() || ended_s.back() < kLeastReading_s) return false;
+    return ended_s.back() >= kMostReading_s ||
+           (ended_s.size() >= 2 * kWindows && steady_rate(ended_s, kReadBytes).spread <= kSmallSpread);
+  };
   const auto start = Clock::now();
-  const auto since_start = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
-  while (ended_s.size() < n_reads &&
-         (ended_s.empty() || ended_s.back() < std::chrono::duration<double>(kEnough).count())) {
-    for (; asked < n_reads && asked - ended_s.size() < kReadsInFlight; ++asked)
+  for (std::uint64_t asked = 0; !is_enough();) {
+    for (; asked - ended_s.size() < kReadsInFlight; ++asked)
       reader.submit({.id = asked,
-                     .offset = asked * kReadBytes,
+                     .offset = asked % n_in_file * kReadBytes,
                      .into = buffers[asked % kReadsInFlight].bytes().first(kReadBytes)});
     HEARTH_TRY(const auto completion, reader.wait(std::chrono::seconds(1)));
     if (!completion) continue;
     if (completion->error) return std::unexpected(*completion->error);
-    ended_s.push_back(since_start());
+    ended_s.push_back(seconds_since(start));
   }
-  return static_cast<std::uint64_t>(steady_rate(ended_s, kReadBytes));
+  return steady_rate(ended_s, kReadBytes);
 }
 
-double steady_rate(std::span<const double> ended_s, std::uint64_t read_bytes) {
+DiskRate steady_rate(std::span<const double> ended_s, std::uint64_t read_bytes) {
   HEARTH_CHECK(!ended_s.empty());
   const std::size_t n = ended_s.size(), skip = n == 1 ? 0 : std::max<std::size_t>(n / 4, 1);
-  const double seconds = ended_s.back() - (skip == 0 ? 0 : ended_s[skip - 1]);
-  return static_cast<double>((n - skip) * read_bytes) / std::max(seconds, 1e-9);
+  const std::size_t n_windows = std::min(n - skip, kWindows);
+  std::vector<double> rates;
+  for (std::size_t i = 0, first = skip; i < n_windows; ++i) {
+    const std::size_t end = skip + (n - skip) * (i + 1) / n_windows;
+    const double seconds = ended_s[end - 1] - (first == 0 ? 0 : ended_s[first - 1]);
+    rates.push_back(static_cast<double>((end - first) * read_bytes) / std::max(seconds, 1e-9));
+    first = end;
+  }
+  const Median median = median_of(std::move(rates));
+  return {.bytes_per_s = static_cast<std::uint64_t>(median.value), .spread = median.spread};
 }
 
 }  // namespace hearth::residency

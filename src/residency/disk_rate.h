@@ -9,15 +9,23 @@
 
 namespace hearth::residency {
 
-// Bytes a second, of a nameless file of `bytes` that is written for it; on a slow disk of less, so that it
-// takes about a second. `folder` is made when it is not there. Blocks; any thread. kIo, also when the disk is
-// full; kOutOfMemory.
-[[nodiscard]] Result<std::uint64_t> measure_disk(const std::filesystem::path& folder,
-                                                 std::uint64_t bytes = std::uint64_t{64} << 20);
+struct DiskRate {
+  std::uint64_t bytes_per_s = 0;  // the median of windows of reading
+  double spread = 0;              // half their interquartile range over it
+  friend bool operator==(const DiskRate&, const DiskRate&) = default;
+};
 
-// Bytes a second of reads of `read_bytes`, which ended at `ended_s`, seconds after the first was asked for.
-// The first quarter of them, at least one where there are more, does not count: caches of the disk, and
-// limits that let a while of rest be made up for.
-[[nodiscard]] double steady_rate(std::span<const double> ended_s, std::uint64_t read_bytes);
+// Of a nameless file of `bytes` that is written for it and read, again from its start where that takes less
+// time: a second to write at most (what is there by then has to do), then half a second to two of reading,
+// until the windows agree. `folder` is made when it is not there. Blocks; any thread. kIo, also when the disk
+// is full; kOutOfMemory.
+[[nodiscard]] Result<DiskRate> measure_disk(const std::filesystem::path& folder,
+                                            std::uint64_t bytes = std::uint64_t{256} << 20);
+
+// Of reads of `read_bytes`, which ended at `ended_s`, seconds after the first was asked for, in order. The
+// first quarter of them, at least one where there are more, does not count: caches of the disk, and limits
+// that let a while of rest be made up for. The others make windows of an equal number of reads but for one:
+// a stall spoils one window, and hardly moves the median.
+[[nodiscard]] DiskRate steady_rate(std::span<const double> ended_s, std::uint64_t read_bytes);
 
 }  // namespace hearth::residency

@@ -1,4 +1,4 @@
-#include "support/cpu_load.h"
+#include "base/os_cpu_load.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-namespace hearth::bench {
+namespace hearth {
 namespace {
 
 // Takes the next number off the front of `text`, past blanks.
@@ -76,4 +76,4 @@ Taken taken_between(const CpuTimes& before, const CpuTimes& after) {
   return {.steal = steal / total, .others = std::clamp(others / total, 0.0, 1.0)};
 }
 
-}  // namespace hearth::bench
+}  // namespace hearth

@@ -9,7 +9,7 @@
 
 #include "base/result.h"
 
-namespace hearth::bench {
+namespace hearth {
 
 // Clock ticks since boot, summed over all cores.
 struct CpuTimes {
@@ -32,4 +32,4 @@ struct Taken {
 };
 [[nodiscard]] Taken taken_between(const CpuTimes& before, const CpuTimes& after);
 
-}  // namespace hearth::bench
+}  // namespace hearth
