@@ -5,7 +5,6 @@
 #include <set>
 #include <utility>
 
-#include "engine/handshake.h"
 #include "wire/codec.h"
 #include "wire/limits.h"
 
@@ -153,8 +152,7 @@ void HeadSession::on(Worker& from, const wire::Welcome& welcome, TimePoint now, 
   from.info.address.data_port = welcome.data_port;
   from.info.memory_bytes = welcome.memory_bytes;
   from.info.n_threads = welcome.n_threads;
-  from.info.rates = {.compute_bytes_per_s = welcome.compute_bytes_per_s,
-                     .disk_bytes_per_s = welcome.disk_bytes_per_s};
+  from.info.speed = speed_of(welcome);
   from.meeting = Meeting::kLinking;
   liveness_.watch(from.info.key, who(from), now);
   links_.want(from.info.key, from.info.address, contact_until_, out);

@@ -21,11 +21,11 @@
 #include "base/device_key.h"
 #include "base/result.h"
 #include "engine/actions.h"
+#include "engine/handshake.h"
 #include "engine/link_set.h"
 #include "engine/liveness.h"
 #include "engine/plan_rules.h"
 #include "plan/plan.h"
-#include "plan/rounds.h"
 #include "wire/messages.h"
 
 namespace hearth::engine {
@@ -58,7 +58,7 @@ struct WorkerInfo {
   wire::Address address{};  // complete
   std::uint64_t memory_bytes = 0;
   std::uint32_t n_threads = 0;
-  plan::DeviceRates rates{};
+  DeviceSpeed speed{};
   std::uint64_t work_done = 0;  // of its last Heartbeat
 };
 

@@ -117,6 +117,20 @@ TEST_F(Head, MeetsAllWorkers) {
   EXPECT_EQ(session.workers()[1].address, test_address(2));
 }
 
+TEST_F(Head, KnowsWhatAWorkerMeasured) {
+  actions = session.start(now).value();
+  auto measured = welcome(1);
+  measured.passes = {{1, 2'000'000'000, 250}, {64, 1'500'000'000, 0}};
+  measured.disk_bytes_per_s = 100'000'000;
+  measured.disk_spread_per_10k = 1200;
+  up(1);
+  receive(1, measured);
+  const DeviceSpeed expected = {
+      .cpu = {.passes = {{1, 2e9, 0.025}, {64, 1.5e9, 0}}}, .disk_bytes_per_s = 1e8, .disk_spread = 0.12};
+  ASSERT_EQ(session.workers().size(), 1u);
+  EXPECT_EQ(session.workers()[0].speed, expected);
+}
+
 TEST_F(Head, AloneItIsARingOfOne) {
   HeadSession alone(options(0));
   EXPECT_EQ(all<AllWelcome>(alone.start(now).value()).size(), 1u);

@@ -5,7 +5,6 @@
 #include <set>
 #include <utility>
 
-#include "engine/handshake.h"
 #include "engine/plan_rules.h"
 #include "wire/codec.h"
 
@@ -145,14 +144,14 @@ Actions WorkerSession::on_peer_up(const DeviceKey& peer, TimePoint now) {
     links_.settle(peer);
     state_ = State::kJoined;
     liveness_.heard(peer, now);
-    out.push_back(Send{peer, wire::Welcome{.version = options_.version,
-                                           .name = options_.name,
-                                           .data_port = options_.data_port,
-                                           .model = options_.model,
-                                           .memory_bytes = options_.memory_bytes,
-                                           .n_threads = options_.n_threads,
-                                           .compute_bytes_per_s = options_.rates.compute_bytes_per_s,
-                                           .disk_bytes_per_s = options_.rates.disk_bytes_per_s}});
+    wire::Welcome welcome{.version = options_.version,
+                          .name = options_.name,
+                          .data_port = options_.data_port,
+                          .model = options_.model,
+                          .memory_bytes = options_.memory_bytes,
+                          .n_threads = options_.n_threads};
+    put_speed(options_.speed, welcome);
+    out.push_back(Send{peer, std::move(welcome)});
     log(out, LogLevel::kInfo, "joined {}", who(peer));
     return out;
   }

@@ -21,9 +21,9 @@
 #include "base/device_key.h"
 #include "base/result.h"
 #include "engine/actions.h"
+#include "engine/handshake.h"
 #include "engine/link_set.h"
 #include "engine/liveness.h"
-#include "plan/rounds.h"
 #include "wire/messages.h"
 
 namespace hearth::engine {
@@ -36,7 +36,7 @@ struct WorkerOptions {
   wire::ModelId model{};
   std::uint64_t memory_bytes = 0;
   std::uint32_t n_threads = 0;
-  plan::DeviceRates rates{};
+  DeviceSpeed speed{};
   std::vector<DeviceKey> heads{};  // who may lead this device
   LivenessOptions liveness{};
   Milliseconds connect_timeout{5000};  // of one attempt

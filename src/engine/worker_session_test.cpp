@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +17,7 @@
 namespace hearth::engine {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
@@ -105,6 +108,42 @@ TEST_F(Worker, ConnectsBackAndSaysWelcome) {
   EXPECT_EQ(welcome[0].second.name, "worker1");
   EXPECT_EQ(welcome[0].second.data_port, 8001);
   EXPECT_EQ(welcome[0].second.memory_bytes, 1u << 30);
+}
+
+TEST_F(Worker, SaysAllThatItMeasured) {
+  const auto said = [&](const DeviceSpeed& speed) {
+    session = WorkerSession({.key = test_key(1),
+                             .name = test_name(1),
+                             .version = "0.1.0",
+                             .data_port = 8001,
+                             .model = test_model(),
+                             .n_threads = 4,
+                             .speed = speed,
+                             .heads = {test_key(0)},
+                             .liveness = {}});
+    (void)session.start(now);
+    receive(0, hello());
+    up(0);
+    return sent<wire::Welcome>(actions).at(0).second;
+  };
+  auto welcome = said(
+      {.cpu = {.passes = {{1, 2e9, 0.025}, {64, 1.5e9, 0}}}, .disk_bytes_per_s = 1e8, .disk_spread = 0.12});
+  EXPECT_THAT(welcome.passes,
+              ElementsAre(wire::PassRate{1, 2'000'000'000, 250}, wire::PassRate{64, 1'500'000'000, 0}));
+  EXPECT_EQ(welcome.disk_bytes_per_s, 100'000'000u);
+  EXPECT_EQ(welcome.disk_spread_per_10k, 1200u);
+  // Whatever was measured can be said.
+  constexpr double kInfinite = std::numeric_limits<double>::infinity(), kNoNumber = std::nan("");
+  DeviceSpeed strange = {.disk_bytes_per_s = kNoNumber, .disk_spread = kInfinite};
+  strange.cpu.passes = {{0, 1e9, 0}, {2, 0, 0},     {3, kNoNumber, 0}, {4, kInfinite, kInfinite},
+                        {4, 1e9, 0}, {9000, 1e9, 0}};
+  welcome = said(strange);
+  EXPECT_THAT(welcome.passes, ElementsAre(wire::PassRate{4, std::uint64_t{1} << 56, 0xffffffff}));
+  EXPECT_EQ(welcome.disk_bytes_per_s, 0u);
+  EXPECT_EQ(welcome.disk_spread_per_10k, 0u);
+  strange.cpu.passes.clear();
+  for (std::uint32_t i = 1; i <= 20; ++i) strange.cpu.passes.push_back({i, 1e9, 0});
+  EXPECT_EQ(said(strange).passes.size(), 16u);
 }
 
 TEST_F(Worker, RefusesAnotherProtocolAndSaysBothVersions) {

@@ -131,14 +131,14 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                      .n_devices = workers.size() + 1}),
       .devices = {{.name = options.name, .memory_bytes = own_memory, .cpu = {}}},
       .links = {}};
-  const auto use = [](plan::DeviceProfile& device, const plan::DeviceRates& rates) {
-    if (rates.compute_bytes_per_s > 0)
-      device.cpu.passes = {{.n_tokens = 1, .bytes_per_s = static_cast<double>(rates.compute_bytes_per_s)}};
-    device.disk_bytes_per_s = static_cast<double>(rates.disk_bytes_per_s);
+  const auto use = [](plan::DeviceProfile& device, const engine::DeviceSpeed& speed) {
+    device.cpu = speed.cpu;
+    device.disk_bytes_per_s = speed.disk_bytes_per_s;
+    device.disk_spread = speed.disk_spread;
   };
   for (const engine::WorkerInfo& worker : workers) {
     profile.devices.push_back({.name = worker.name, .memory_bytes = worker.memory_bytes, .cpu = {}});
-    use(profile.devices.back(), worker.rates);
+    use(profile.devices.back(), worker.speed);
   }
   if (!workers.empty() && options.windows.empty())
     use(profile.devices[0], measure_rates(model, *backend, own_memory, options.weights.cache_dir, options.log,

@@ -33,10 +33,10 @@ bool may_stream(const model::ModelFile& model, std::uint64_t memory_bytes) {
   return weights + weights / 4 > memory_bytes;
 }
 
-plan::DeviceRates measure_rates(const model::ModelFile& model, compute::Backend& backend,
-                                std::uint64_t memory_bytes, const std::filesystem::path& cache_dir,
-                                const std::function<void(engine::LogLevel, const std::string&)>& log,
-                                const std::function<bool()>& cancelled) {
+engine::DeviceSpeed measure_rates(const model::ModelFile& model, compute::Backend& backend,
+                                  std::uint64_t memory_bytes, const std::filesystem::path& cache_dir,
+                                  const std::function<void(engine::LogLevel, const std::string&)>& log,
+                                  const std::function<bool()>& cancelled) {
   Result<std::uint64_t> compute = 0;
   // On a thread of its own: ggml's team belongs to the thread that computes, and ends with it.
   std::thread([&] {
@@ -67,7 +67,10 @@ plan::DeviceRates measure_rates(const model::ModelFile& model, compute::Backend&
   };
   tell(compute, "the speed of this device", 1e9, "GB/s of weights for a token");
   tell(disk, "the speed of this device's disk", 1e6, "MB/s");
-  return {.compute_bytes_per_s = compute.value_or(0), .disk_bytes_per_s = disk.value_or(0)};
+  engine::DeviceSpeed speed = {.disk_bytes_per_s = static_cast<double>(disk.value_or(0))};
+  if (compute.value_or(0) > 0)
+    speed.cpu.passes = {{.n_tokens = 1, .bytes_per_s = static_cast<double>(*compute)}};
+  return speed;
 }
 
 }  // namespace hearth::node

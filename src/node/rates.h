@@ -8,8 +8,8 @@
 
 #include "compute/backend.h"
 #include "engine/actions.h"
+#include "engine/handshake.h"
 #include "model/model_file.h"
-#include "plan/rounds.h"
 
 namespace hearth::node {
 
@@ -19,7 +19,7 @@ namespace hearth::node {
 
 // A rate that cannot be measured is 0, and `log` hears why. `cache_dir`: of packs; empty: the user's. Takes a
 // second or two, and the time to load a layer. `cancelled` may be asked by another thread.
-[[nodiscard]] plan::DeviceRates measure_rates(
+[[nodiscard]] engine::DeviceSpeed measure_rates(
     const model::ModelFile& model, compute::Backend& backend, std::uint64_t memory_bytes,
     const std::filesystem::path& cache_dir,
     const std::function<void(engine::LogLevel, const std::string&)>& log,

@@ -82,7 +82,7 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   node.log = options.log;
   const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
   // Before anybody can connect: until the session starts, nobody is on the allow-list.
-  const plan::DeviceRates rates =
+  const engine::DeviceSpeed speed =
       measure_rates(node.model, *node.backend, memory, options.weights.cache_dir, options.log);
   HEARTH_TRY(auto hub, net::make_zmq_hub({.keys = std::move(key),
                                           .bind_host = options.host,
@@ -99,7 +99,7 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                                  .model = node.model.file().fingerprint(),
                                  .memory_bytes = memory,
                                  .n_threads = options.n_threads,
-                                 .rates = rates,
+                                 .speed = speed,
                                  .heads = options.heads,
                                  .liveness = options.liveness});
   node.executor = std::make_unique<Executor>(

@@ -119,8 +119,31 @@ void put(Writer& to, const Welcome& m) {
   to.raw(m.model);
   to.number<std::uint64_t>(m.memory_bytes);
   to.number<std::uint32_t>(m.n_threads);
-  to.number<std::uint64_t>(m.compute_bytes_per_s);
+  to.count<std::uint16_t>(m.passes.size());
+  for (const PassRate& pass : m.passes) {
+    to.number<std::uint32_t>(pass.n_tokens);
+    to.number<std::uint64_t>(pass.bytes_per_s);
+    to.number<std::uint32_t>(pass.spread_per_10k);
+  }
   to.number<std::uint64_t>(m.disk_bytes_per_s);
+  to.number<std::uint32_t>(m.disk_spread_per_10k);
+}
+
+void get_passes(Reader& from, std::vector<PassRate>& passes) {
+  const auto n = from.number<std::uint16_t>("pass count", 0, static_cast<std::uint16_t>(kMaxPasses));
+  std::uint32_t before = 0;
+  for (std::size_t i = 0; i < n && !from.failed(); ++i) {
+    const std::string whose = std::format("pass {} ", i);
+    PassRate pass;
+    pass.n_tokens = from.number<std::uint32_t>(whose + "tokens", 1, kMaxBatchTokens);
+    if (pass.n_tokens <= before)
+      from.refuse(whose + "tokens",
+                  std::format("is {}, must be more than {} of the pass before", pass.n_tokens, before));
+    pass.bytes_per_s = from.number<std::uint64_t>(whose + "rate", 1, kMaxBytesPerS);
+    pass.spread_per_10k = from.number<std::uint32_t>(whose + "spread");
+    before = pass.n_tokens;
+    passes.push_back(pass);
+  }
 }
 
 void get(Reader& from, Welcome& m) {
@@ -131,8 +154,11 @@ void get(Reader& from, Welcome& m) {
   m.model = get_array<32>(from, "model");
   m.memory_bytes = from.number<std::uint64_t>("memory", 0, kMaxMemoryBytes);
   m.n_threads = from.number<std::uint32_t>("thread count", 1, kMaxThreads);
-  m.compute_bytes_per_s = from.number<std::uint64_t>("compute rate", 0, kMaxMemoryBytes);
-  m.disk_bytes_per_s = from.number<std::uint64_t>("disk rate", 0, kMaxMemoryBytes);
+  get_passes(from, m.passes);
+  m.disk_bytes_per_s = from.number<std::uint64_t>("disk rate", 0, kMaxBytesPerS);
+  m.disk_spread_per_10k = from.number<std::uint32_t>("disk spread");
+  if (m.disk_bytes_per_s == 0 && m.disk_spread_per_10k != 0)
+    from.refuse("disk spread", std::format("is {}, must be 0 without a rate", m.disk_spread_per_10k));
 }
 
 void put(Writer& to, const Prepare& m) {

@@ -260,17 +260,32 @@ TEST(CodecHostile, Hello) {
 }
 
 TEST(CodecHostile, Welcome) {
-  // minor 28, version 30, name 32 "a" 34, data port 35, model 37, memory 69, threads 77
-  const Bytes welcome = encode(Welcome{.name = "a", .data_port = 1, .n_threads = 1});
-  ASSERT_EQ(welcome.size(), 97u);
+  // minor 28, version 30, name 32 "a" 34, data port 35, model 37, memory 69, threads 77, passes 81, pass 0 at
+  // 83: tokens, rate 87, spread 95; pass 1 at 99; disk rate 115, disk spread 123
+  const Bytes welcome = encode(Welcome{.name = "a",
+                                       .data_port = 1,
+                                       .n_threads = 1,
+                                       .passes = {{1, 5, 0}, {4, 6, 0}},
+                                       .disk_bytes_per_s = 7,
+                                       .disk_spread_per_10k = 8});
+  ASSERT_EQ(welcome.size(), 127u);
   expect_refused(patched(welcome, {{35, {0, 0}}}), "Welcome: data port is 0");
   expect_refused(patched(welcome, {{69, {1, 0, 0, 0, 0, 0, 0, 1}}}), "Welcome: memory is 72057594037927937");
   expect_refused(patched(welcome, {{69, Bytes(8, 0xff)}}), "Welcome: memory is 18446744073709551615");
   expect_refused(patched(welcome, {{77, {0}}}), "Welcome: thread count is 0, allowed are 1 to 4096");
   expect_refused(patched(welcome, {{77, {1, 16}}}), "Welcome: thread count is 4097");
-  expect_refused(patched(welcome, {{81, Bytes(8, 0xff)}}), "Welcome: compute rate is 18446744073709551615");
-  expect_refused(patched(welcome, {{89, {1, 0, 0, 0, 0, 0, 0, 1}}}),
+  expect_refused(patched(welcome, {{81, {17, 0}}}), "Welcome: pass count is 17, allowed are 0 to 16");
+  expect_refused(patched(welcome, {{81, {255, 255}}}), "Welcome: pass count is 65535");
+  expect_refused(patched(welcome, {{81, {16, 0}}}), "Welcome: pass 2 spread is cut off");
+  expect_refused(patched(welcome, {{83, {0}}}), "Welcome: pass 0 tokens is 0, allowed are 1 to 8192");
+  expect_refused(patched(welcome, {{83, {1, 32}}}), "Welcome: pass 0 tokens is 8193");
+  expect_refused(patched(welcome, {{83, {0, 32}}}), "Welcome: pass 1 tokens is 4, must be more than 8192");
+  expect_refused(patched(welcome, {{99, {1}}}), "Welcome: pass 1 tokens is 1, must be more than 1 of");
+  expect_refused(patched(welcome, {{87, {0}}}), "Welcome: pass 0 rate is 0, allowed are 1 to");
+  expect_refused(patched(welcome, {{103, Bytes(8, 0xff)}}), "Welcome: pass 1 rate is 18446744073709551615");
+  expect_refused(patched(welcome, {{115, {1, 0, 0, 0, 0, 0, 0, 1}}}),
                  "Welcome: disk rate is 72057594037927937");
+  expect_refused(patched(welcome, {{115, {0}}}), "Welcome: disk spread is 8, must be 0 without a rate");
 }
 
 class HostilePlan : public ::testing::Test {

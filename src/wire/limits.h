@@ -37,6 +37,11 @@ inline constexpr std::uint32_t kMaxThreads = 4096;
 // An amount of memory. Sums over kMaxMembers devices stay within 64 bits.
 inline constexpr std::uint64_t kMaxMemoryBytes = std::uint64_t{1} << 56;
 
+// Bytes a second of a processor, a disk or a link: no faster than an amount of memory in a second.
+inline constexpr std::uint64_t kMaxBytesPerS = kMaxMemoryBytes;
+// Measured passes of a processor: one for each doubling of the tokens in a batch, and one between.
+inline constexpr std::size_t kMaxPasses = 16;
+
 // Tokens in a batch: prompts are cut into smaller chunks long before (512 by default).
 inline constexpr std::uint32_t kMaxBatchTokens = 8192;
 // Batches on their way through the ring at once, far more than pay.

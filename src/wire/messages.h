@@ -41,6 +41,14 @@ struct Hello {
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 
+// What a processor passes of a model's layers, as plan::PassRate.
+struct PassRate {
+  std::uint32_t n_tokens = 1;        // of the pass, 1 to kMaxBatchTokens
+  std::uint64_t bytes_per_s = 0;     // of the layers' weights, 1 to kMaxBytesPerS
+  std::uint32_t spread_per_10k = 0;  // half the distance of the quartiles, in 1/10000 of the rate
+  friend bool operator==(const PassRate&, const PassRate&) = default;
+};
+
 // worker -> head.
 struct Welcome {
   std::uint16_t major = kProtocolMajor, minor = kProtocolMinor;
@@ -50,9 +58,9 @@ struct Welcome {
   ModelId model{};
   std::uint64_t memory_bytes = 0;  // that this device lends
   std::uint32_t n_threads = 0;
-  // Of weights, for one token: that its CPU passes, and that its disk reads; 0: not measured.
-  std::uint64_t compute_bytes_per_s = 0;
-  std::uint64_t disk_bytes_per_s = 0;
+  std::vector<PassRate> passes{};  // of its CPU, ascending by tokens, at most kMaxPasses; empty: not measured
+  std::uint64_t disk_bytes_per_s = 0;     // of the disk of its packs; 0: not measured
+  std::uint32_t disk_spread_per_10k = 0;  // 0 without a rate
   friend bool operator==(const Welcome&, const Welcome&) = default;
 };
 

@@ -115,6 +115,16 @@ inline Prepare any_plan() {
   return plan;
 }
 
+inline std::vector<PassRate> any_passes() {
+  std::vector<PassRate> passes;
+  std::uint32_t n_tokens = 0;
+  for (std::size_t n = any<std::size_t>(0, kMaxPasses); n > 0; --n) {
+    n_tokens = any<std::uint32_t>(n_tokens + 1, kMaxBatchTokens - n + 1);
+    passes.push_back({n_tokens, any<std::uint64_t>(1, kMaxBytesPerS), any<std::uint32_t>(0, 0xffffffff)});
+  }
+  return passes;
+}
+
 inline ErrorCode any_code() {
   return static_cast<ErrorCode>(any<int>(0, static_cast<int>(ErrorCode::kCancelled)));
 }
@@ -137,8 +147,9 @@ inline ControlMessage any_control_message(std::size_t kind) {
                      .model = any_bytes<32>(),
                      .memory_bytes = any<std::uint64_t>(0, kMaxMemoryBytes),
                      .n_threads = any<std::uint32_t>(1, kMaxThreads),
-                     .compute_bytes_per_s = any<std::uint64_t>(0, kMaxMemoryBytes),
-                     .disk_bytes_per_s = any<std::uint64_t>(0, kMaxMemoryBytes)};
+                     .passes = any_passes(),
+                     .disk_bytes_per_s = any<std::uint64_t>(1, kMaxBytesPerS),
+                     .disk_spread_per_10k = any<std::uint32_t>(0, 0xffffffff)};
     case 2:
       return any_plan();
     case 3:
