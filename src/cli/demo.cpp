@@ -77,7 +77,12 @@ Result<Ring> start_ring(const Flags& flags) {
   Ring ring;
   HEARTH_TRY(auto key, net::KeyPair::generate());
   node::HeadNodeOptions options = head_options(flags);
-  options.rounds = flags.rounds;
+  // A model of 8 MB is fastest on one device, and so it would be planned: the demo is to show the ring.
+  HEARTH_TRY(const model::ModelFile model, model::ModelFile::open(flags.model));
+  const std::uint32_t n_layer = model.params().n_layer;
+  const std::uint32_t per_round = (n_layer + flags.rounds - 1) / flags.rounds;
+  for (std::uint32_t m = 0; m < flags.devices; ++m)
+    options.windows.push_back((m + 1) * per_round / flags.devices - m * per_round / flags.devices);
   for (std::uint32_t i = 1; i < flags.devices; ++i) {
     const std::string name = std::format("worker-{}", i);
     HEARTH_TRY(const auto worker_key, net::KeyPair::generate());

@@ -63,6 +63,7 @@ int main(int argc, char** argv) {
   cli::add_show(app, exit);
   cli::add_bench(app, exit);
   cli::add_plan(app, exit);
+  cli::add_profile(app, exit);
   cli::add_pack(app, exit);
   cli::add_cache(app, exit);
   cli::add_keygen(app, exit);

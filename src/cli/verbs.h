@@ -13,6 +13,7 @@ void add_show(CLI::App& app, int& exit);
 void add_bench(CLI::App& app, int& exit);
 void add_pack(CLI::App& app, int& exit);
 void add_plan(CLI::App& app, int& exit);
+void add_profile(CLI::App& app, int& exit);
 void add_cache(CLI::App& app, int& exit);
 void add_keygen(CLI::App& app, int& exit);
 

@@ -14,7 +14,7 @@
 #include "node/control.h"
 #include "node/engine_loop.h"
 #include "node/model_profile.h"
-#include "node/rates.h"
+#include "node/own_profile.h"
 #include "node/weights.h"
 #include "plan/planner.h"
 #include "wire/limits.h"
@@ -141,8 +141,12 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
     use(profile.devices.back(), worker.speed);
   }
   if (!workers.empty() && options.windows.empty())
-    use(profile.devices[0], measure_rates(model, *backend, own_memory, options.weights.cache_dir, options.log,
-                                          options.interrupted));
+    use(profile.devices[0], speed_of(own_profile(model, *backend,
+                                                 {.memory_bytes = own_memory,
+                                                  .cache_dir = options.weights.cache_dir,
+                                                  .log = options.log,
+                                                  .cancelled = options.interrupted})
+                                         .rates));
   const plan::PlanRequest request = {.traffic = {}, .rounds = options.rounds, .windows = options.windows};
   HEARTH_TRY(plan::Proposal made, plan::propose(profile, request));
   ring.plan = std::move(made.plan);

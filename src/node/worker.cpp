@@ -12,7 +12,7 @@
 #include "net/zmq_hub.h"
 #include "node/control.h"
 #include "node/engine_loop.h"
-#include "node/rates.h"
+#include "node/own_profile.h"
 #include "node/weights.h"
 #include "wire/text.h"
 
@@ -82,8 +82,12 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   node.log = options.log;
   const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
   // Before anybody can connect: until the session starts, nobody is on the allow-list.
-  const engine::DeviceSpeed speed =
-      measure_rates(node.model, *node.backend, memory, options.weights.cache_dir, options.log);
+  const engine::DeviceSpeed speed = speed_of(own_profile(node.model, *node.backend,
+                                                         {.memory_bytes = memory,
+                                                          .cache_dir = options.weights.cache_dir,
+                                                          .log = options.log,
+                                                          .cancelled = {}})
+                                                 .rates);
   HEARTH_TRY(auto hub, net::make_zmq_hub({.keys = std::move(key),
                                           .bind_host = options.host,
                                           .control_port = options.control_port,

@@ -340,6 +340,26 @@ std::unexpected<Error> does_not_fit(const RingProfile& ring, const PlanRequest& 
               format_bytes(std::max(lack.bytes, ring.model.parts.largest_bytes)));
 }
 
+// Windows by hand: the first device whose memory does not hold its share, even with the smallest batches.
+std::unexpected<Error> share_does_not_fit(const RingProfile& ring, const Plan& plan) {
+  const BatchNeeds& batch = ring.model.batches.back();
+  const std::uint64_t slots = kLeastParts * ring.model.parts.largest_bytes;
+  for (std::uint16_t m = 0; m < ring.devices.size(); ++m) {
+    const std::uint64_t kv = ring.model.kv_bytes * plan.layers_of(m);
+    const std::uint64_t buffers = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
+                                  ring.model.window_bytes * (plan.steps_of(m).size() + (m == 0 ? 1 : 0));
+    if (ring.devices[m].memory_bytes >= buffers + kv + slots) continue;
+    return fail(
+        ErrorCode::kOutOfMemory,
+        "{} lends {}; its {} layers need at least {}: {} of KV cache, {} of buffers, {} to stream "
+        "weights through; give it fewer layers (--layer-window) or more memory (--memory), or ask for "
+        "a smaller context (-c)",
+        ring.devices[m].name, format_bytes(ring.devices[m].memory_bytes), plan.layers_of(m),
+        format_bytes(buffers + kv + slots), format_bytes(kv), format_bytes(buffers), format_bytes(slots));
+  }
+  return fail(ErrorCode::kOutOfMemory, "the windows asked for do not fit the devices' memory");
+}
+
 Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
   if (request.windows.size() != ring.devices.size())
     return fail(ErrorCode::kInvalidArgument,
@@ -361,7 +381,7 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
     best = std::move(prediction);
     made.n_ubatch = batch.n_tokens;
   }
-  if (!best) return does_not_fit(ring, request);
+  if (!best) return share_does_not_fit(ring, made.plan);
   made.prediction = *std::move(best);
   return made;
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import re
 import signal
@@ -167,10 +168,13 @@ class Ring:
         return worker
 
     def run(self, *arguments, addresses=None, key=None, model=None, **options):
-        """Starts a head over all workers, greedy, one thread."""
-        workers = []
-        for address in addresses if addresses is not None else self.addresses:
-            workers += ["--worker", address]
+        """Starts a head over all workers, greedy, one thread. Without a split in the arguments every device gets as many
+        of the model's eight layers: the plan would keep such a small model on the head."""
+        if addresses is None:
+            addresses = self.addresses
+        workers = [word for address in addresses for word in ("--worker", address)]
+        if addresses and not {"-lw", "--layer-window"} & set(arguments):
+            workers += ["-lw", ",".join([str(math.ceil(8 / (len(addresses) + 1)))] * (len(addresses) + 1))]
         return self.start("run", "-m", model or self.model, "--key", key or self.head_key, "-t", "1", "--temp", "0",
                           "-c", "1024", "-v", *workers, *arguments, **options)
 
