@@ -78,6 +78,9 @@ struct CancelBatches {
 // Head only: all workers are welcome; their offers are in HeadSession::workers(), a plan can be made.
 struct AllWelcome {};
 
+// Head only: the answer to HeadSession::measure_links(); what could be measured is in HeadSession::links().
+struct LinksMeasured {};
+
 // Head only: this epoch ended by an error, FreeEpoch came before. The session itself goes on (see
 // HeadSession::state()).
 struct EpochFailed {
@@ -98,7 +101,7 @@ struct Log {
 };
 
 using Action = std::variant<Connect, Disconnect, Send, Allow, LoadEpoch, ActivateEpoch, FreeEpoch,
-                            CancelBatches, AllWelcome, EpochFailed, SessionFailed, Log>;
+                            CancelBatches, AllWelcome, LinksMeasured, EpochFailed, SessionFailed, Log>;
 using Actions = std::vector<Action>;
 
 // What on_loaded reports; sent to the head in Ready.

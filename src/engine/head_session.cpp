@@ -172,10 +172,61 @@ Result<> HeadSession::check_name(const Worker& worker) const {
   return {};
 }
 
+Result<Actions> HeadSession::measure_links(TimePoint now) {
+  if (state_ != State::kMet)
+    return fail(ErrorCode::kInvalidArgument, "measuring links needs all devices, but {}",
+                state_ == State::kContacting ? "not all of them answered yet" : "the session is over");
+  if (!epochs_.empty())
+    return fail(ErrorCode::kInvalidArgument, "links are measured before a plan, but epoch {} is held",
+                epochs_.begin()->first);
+  Actions out;
+  std::vector<wire::Member> members{{.name = options_.name, .key = options_.key}};
+  std::vector<wire::Address> head_addresses;
+  for (const Worker& worker : workers_) {
+    members.push_back({worker.info.name, worker.info.key, worker.info.address});
+    head_addresses.push_back(worker.contact.head_address);
+  }
+  survey_.emplace(std::move(members), std::move(head_addresses), survey_ ? survey_->next_id() : 1, now, out);
+  links_wanted_ = true;
+  check_links(out);
+  return out;
+}
+
+void HeadSession::check_links(Actions& out) {
+  if (!links_wanted_ || !survey_->done()) return;
+  links_wanted_ = false;
+  survey_->describe(out);
+  out.push_back(LinksMeasured{});
+}
+
+void HeadSession::on(Worker& from, const wire::LinkReport& report, TimePoint now, Actions& out) {
+  if (!survey_) return break_rules(from, report, out);
+  if (auto fits = survey_->on_report(from.info.key, report, now, out); !fits)
+    return fail_session(Error{fits.error().code, std::format("{}: {}", who(from), fits.error().message)},
+                        out);
+  check_links(out);
+}
+
+void HeadSession::on(Worker& from, const wire::Probe& probe, TimePoint, Actions& out) {
+  if (from.meeting == Meeting::kMet) out.push_back(Send{from.info.key, wire::ProbeReply{probe.id}});
+}
+
+void HeadSession::on(Worker& from, const wire::ProbeReply& reply, TimePoint now, Actions& out) {
+  if (!survey_) return;
+  survey_->on_reply(from.info.key, reply, now, out);
+  check_links(out);
+}
+
+LinkMatrix HeadSession::links() const {
+  return survey_ && !links_wanted_ ? survey_->links() : LinkMatrix{};
+}
+
 Result<Actions> HeadSession::prepare(const plan::Plan& plan, const EpochOptions& options, TimePoint) {
   if (state_ != State::kMet)
     return fail(ErrorCode::kInvalidArgument, "a plan needs all devices, but {}",
                 state_ == State::kContacting ? "not all of them answered yet" : "the session is over");
+  if (links_wanted_)
+    return fail(ErrorCode::kInvalidArgument, "the links are being measured; make the plan after that");
   if (epochs_.size() >= kMaxEpochs)
     return fail(ErrorCode::kInvalidArgument, "{} epochs are held already, retire one first", epochs_.size());
   if (plan.devices.empty() || plan.devices.front() != options_.name)
@@ -294,6 +345,11 @@ Actions HeadSession::tick(const Progress& own, std::uint32_t batches_in_flight, 
   for (const Liveness::Silent& report : liveness_.tick(now)) silent.push_back(report.error.message);
   if (!silent.empty()) fail_session(Error{ErrorCode::kTimeout, join(silent)}, out);
 
+  if (is_running() && links_wanted_) {
+    survey_->tick(now, out);
+    check_links(out);
+  }
+
   const bool own_pending = !epochs_.empty() && own.steps_accepted > own.steps_done;
   if (own_stuck_.tick(own_pending, own.work_done, now))
     fail_all_epochs(stuck_error(options_.name, own, options_.liveness.stuck_limit), out);
@@ -377,6 +433,7 @@ Actions HeadSession::shutdown(const std::string& reason, TimePoint) {
   }
   for (const DeviceKey& peer : links_.up()) out.push_back(Send{peer, wire::Goodbye{reason}});
   links_.drop_all(true, out);
+  links_wanted_ = false;
   state_ = State::kClosed;
   return out;
 }
@@ -405,6 +462,7 @@ void HeadSession::fail_all_epochs(const Error& error, Actions& out) {
 void HeadSession::fail_session(const Error& error, Actions& out) {
   if (!is_running()) return;
   state_ = State::kFailed;
+  links_wanted_ = false;
   while (!epochs_.empty()) break_epoch(epochs_.begin()->first, error, out);
   out.push_back(SessionFailed{error});
 }

@@ -1,7 +1,8 @@
 // HeadSession: the control side of the head: meets all workers, gives out plans, watches, and ends everything
 // cleanly.
 //
-//   Contacting --all Welcome--> Met --prepare()--> (Preparing -> Active -> retired)* --shutdown()--> Closed
+//   Contacting --all Welcome--> Met --measure_links()--> Met
+//     --prepare()--> (Preparing -> Active -> retired)* --shutdown()--> Closed
 // A lost worker (closed connection, silence, Goodbye, Refuse of the Hello) ends the session with one
 // SessionFailed; an epoch that a device cannot load or compute ends with one EpochFailed, and the session can
 // prepare another. prepare() while an epoch is active makes a second one; once it is active the node lets the
@@ -23,6 +24,7 @@
 #include "engine/actions.h"
 #include "engine/handshake.h"
 #include "engine/link_set.h"
+#include "engine/link_survey.h"
 #include "engine/liveness.h"
 #include "engine/plan_rules.h"
 #include "plan/plan.h"
@@ -84,8 +86,13 @@ class HeadSession {
   // `batches_in_flight`: of all epochs; with some, standing still for the stuck limit is an error.
   [[nodiscard]] Actions tick(const Progress& own, std::uint32_t batches_in_flight, TimePoint now);
 
-  // State kMet. devices[0] of the plan is the head, the others are names of workers(), each once, in any
-  // order. kInvalidArgument otherwise, or when two epochs are held already. The new epoch is last_epoch().
+  // State kMet, no epoch held: measures the links between all devices. LinksMeasured follows within 10 s, at
+  // once without workers, unless SessionFailed does. kInvalidArgument otherwise. A measurement that runs
+  // begins anew.
+  [[nodiscard]] Result<Actions> measure_links(TimePoint now);
+  // State kMet, no measurement runs. devices[0] of the plan is the head, the others are names of workers(),
+  // each once, in any order. kInvalidArgument otherwise, or when two epochs are held already. The new epoch
+  // is last_epoch().
   [[nodiscard]] Result<Actions> prepare(const plan::Plan& plan, const EpochOptions& options, TimePoint now);
   // No batch of this epoch is in flight and none will be: everybody frees it.
   [[nodiscard]] Actions retire(std::uint32_t epoch, const std::string& reason, TimePoint now);
@@ -96,6 +103,8 @@ class HeadSession {
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] std::vector<WorkerInfo> workers()
       const;  // that said Welcome, in the order of HeadOptions::workers
+  // What measure_links() found, in the order head, workers(); empty before the first LinksMeasured.
+  [[nodiscard]] LinkMatrix links() const;
   // The plan of an epoch whose own part is loaded, for frames of it; null otherwise: such frames are dropped.
   [[nodiscard]] const wire::Prepare* loaded_plan(std::uint32_t epoch) const;
   [[nodiscard]] std::uint32_t last_epoch() const { return last_epoch_; }  // 0: none yet
@@ -125,6 +134,9 @@ class HeadSession {
   void on(Worker& from, const wire::Refuse& refuse, TimePoint now, Actions& out);
   void on(Worker& from, const wire::Goodbye& goodbye, TimePoint now, Actions& out);
   void on(Worker& from, const wire::Heartbeat& heartbeat, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::LinkReport& report, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::Probe& probe, TimePoint now, Actions& out);
+  void on(Worker& from, const wire::ProbeReply& reply, TimePoint now, Actions& out);
   template <class NotForHeads>
   void on(Worker& from, const NotForHeads& message, TimePoint, Actions& out) {
     break_rules(from, message, out);
@@ -136,6 +148,7 @@ class HeadSession {
   [[nodiscard]] Result<> check_name(const Worker& worker) const;
   void break_rules(const Worker& from, const wire::ControlMessage& message, Actions& out);
   void check_met(Actions& out);
+  void check_links(Actions& out);
   [[nodiscard]] static std::uint32_t batches_in_flight(const Epoch& epoch);
   void check_active(Epoch& epoch, Actions& out);
   void report_missing(Actions& out);
@@ -153,7 +166,9 @@ class HeadSession {
   State state_ = State::kContacting;
   std::vector<Worker> workers_;
   std::map<std::uint32_t, Epoch> epochs_;
-  std::uint32_t last_epoch_ = 0;  // 0: none yet
+  std::uint32_t last_epoch_ = 0;      // 0: none yet
+  std::optional<LinkSurvey> survey_;  // the last one
+  bool links_wanted_ = false;         // LinksMeasured is owed
   LinkSet links_;
   Liveness liveness_;
   StuckWatch own_stuck_;

@@ -74,6 +74,14 @@ class Head : public ::testing::Test {
     actions = session.on_loaded(epoch, LoadReport{}, now);
     ASSERT_EQ(all<ActivateEpoch>(actions).size(), 1u);
   }
+  // Answers what `peer` is asked now and next, each after `trip`.
+  void answer_probes(int peer, Milliseconds trip) {
+    for (auto probes = sent<wire::Probe>(actions); !probes.empty() && probes[0].first == test_key(peer);
+         probes = sent<wire::Probe>(actions)) {
+      now += trip;
+      receive(peer, wire::ProbeReply{probes[0].second.id});
+    }
+  }
   void pass(Milliseconds time, const std::vector<int>& alive, Progress progress = {},
             std::uint32_t in_flight = 0) {
     actions.clear();
@@ -237,6 +245,155 @@ TEST_F(Head, KeepsAsManyBatchesInTheRingAsPayAndFit) {
     EXPECT_EQ(all<ActivateEpoch>(actions)[0].max_in_flight, c.expected);
     actions = session.retire(epoch, "the next case", now);
   }
+}
+
+// What the workers 1, 2 measured, from each to the head and to the other one.
+wire::LinkReport report_of(int worker, std::uint32_t id, std::uint64_t latency_ns) {
+  return {id, {{0, latency_ns, 1000}, {static_cast<std::uint16_t>(3 - worker), latency_ns + 1, 2000}}};
+}
+
+plan::LinkProfile link(double latency_s, double bytes_per_s) {
+  return {.latency_s = latency_s, .bytes_per_s = bytes_per_s};
+}
+
+TEST_F(Head, MeasuresAllLinksOneDeviceAfterTheOther) {
+  EXPECT_FALSE(session.measure_links(now));  // nobody is met
+  meet_all();
+  EXPECT_THAT(session.links(), IsEmpty());
+  actions = session.measure_links(now).value();
+  EXPECT_THAT(sent<wire::Measure>(actions), IsEmpty());
+  answer_probes(1, 2ms);
+  EXPECT_THAT(sent<wire::Measure>(actions), IsEmpty());
+  answer_probes(2, 4ms);
+  auto measures = sent<wire::Measure>(actions);  // to connect
+  ASSERT_EQ(measures.size(), 2u);
+  for (const std::size_t i : {0u, 1u}) {
+    EXPECT_EQ(measures[i].first, test_key(static_cast<int>(i) + 1));
+    EXPECT_EQ(measures[i].second.time_ms, 0u);
+    ASSERT_EQ(measures[i].second.members.size(), 3u);
+    EXPECT_EQ(measures[i].second.members[0].key, test_key(0));
+    EXPECT_EQ(measures[i].second.members[0].address.host, std::format("192.168.{}.1", i + 1));
+    EXPECT_EQ(measures[i].second.members[2].address, test_address(2));
+  }
+  receive(2, wire::LinkReport{measures[1].second.id, {}});
+  EXPECT_THAT(actions, IsEmpty());
+  receive(1, wire::LinkReport{measures[0].second.id, {}});
+  measures = sent<wire::Measure>(actions);
+  ASSERT_EQ(measures.size(), 1u);
+  EXPECT_EQ(measures[0].first, test_key(1));
+  EXPECT_GT(measures[0].second.time_ms, 3000u);  // half of what is left, and some of it for the way
+  EXPECT_FALSE(session.prepare(plan(), {}, now));
+  receive(1, report_of(1, measures[0].second.id, 3'000'000));
+  measures = sent<wire::Measure>(actions);
+  ASSERT_EQ(measures.size(), 1u);
+  EXPECT_EQ(measures[0].first, test_key(2));
+  EXPECT_THAT(session.links(), IsEmpty());
+  receive(2, report_of(2, measures[0].second.id, 5'000'000));
+  EXPECT_EQ(all<LinksMeasured>(actions).size(), 1u);
+  const LinkMatrix expected = {{std::nullopt, link(0.001, 0), link(0.002, 0)},
+                               {link(0.003, 1000), std::nullopt, link(0.003000001, 2000)},
+                               {link(0.005, 1000), link(0.005000001, 2000), std::nullopt}};
+  EXPECT_EQ(session.links(), expected);
+  EXPECT_EQ(all<Log>(actions).size(), 6u);
+  EXPECT_EQ(all<Log>(actions)[0].text, "head -> worker1: 1.0 ms, too fast to tell its rate");
+  EXPECT_EQ(all<Log>(actions)[2].text, "worker1 -> head: 3.0 ms, 0.0 Mbit/s");
+  for (const Log& line : all<Log>(actions)) EXPECT_EQ(line.level, LogLevel::kDebug);
+  activate();
+  EXPECT_FALSE(session.measure_links(now));  // beside a plan
+}
+
+TEST_F(Head, LeavesOutLinksThatAreNotMeasuredInTime) {
+  meet_all();
+  actions = session.measure_links(now).value();
+  Actions everything;
+  answer_probes(1, 2ms);
+  for (int i = 0; i < 100 && all<LinksMeasured>(everything).empty(); ++i) {
+    pass(100ms, {1, 2});
+    everything.insert(everything.end(), actions.begin(), actions.end());
+  }
+  EXPECT_EQ(all<LinksMeasured>(everything).size(), 1u);
+  EXPECT_LE(now - kStart, 10s);
+  EXPECT_EQ(sent<wire::Measure>(everything).size(), 4u);
+  const LinkMatrix none(3, std::vector<std::optional<plan::LinkProfile>>(3));
+  LinkMatrix expected = none;
+  expected[0][1] = link(0.001, 0);
+  EXPECT_EQ(session.links(), expected);
+  std::vector<std::string> warnings;
+  for (const Log& line : all<Log>(everything))
+    if (line.level == LogLevel::kWarning) warnings.push_back(line.text);
+  ASSERT_EQ(warnings.size(), 5u);
+  EXPECT_EQ(warnings[0],
+            "the link head -> worker2 could not be measured in time; a plan assumes 3.0 ms, 160 Mbit/s");
+  // What comes now changes nothing.
+  const auto last = sent<wire::Measure>(everything)[3].second.id;
+  receive(2, report_of(2, last, 5));
+  EXPECT_THAT(actions, IsEmpty());
+  EXPECT_EQ(session.links(), expected);
+  activate();
+}
+
+TEST_F(Head, MeasuresNothingWithoutWorkers) {
+  HeadSession alone(options(0));
+  (void)alone.start(now).value();
+  EXPECT_EQ(all<LinksMeasured>(alone.measure_links(now).value()).size(), 1u);
+  EXPECT_EQ(alone.links(), LinkMatrix{{std::nullopt}});
+}
+
+TEST_F(Head, MeasuresAnewOnDemand) {
+  meet_all();
+  actions = session.measure_links(now).value();
+  answer_probes(1, 2ms);
+  answer_probes(2, 2ms);
+  const auto old = sent<wire::Measure>(actions)[0].second.id;
+  actions = session.measure_links(now).value();
+  EXPECT_EQ(sent<wire::Probe>(actions).size(), 1u);
+  const Actions asked = actions;
+  receive(1, wire::LinkReport{old, {}});
+  EXPECT_THAT(actions, IsEmpty());
+  actions = asked;
+  answer_probes(1, 2ms);
+  answer_probes(2, 2ms);
+  ASSERT_EQ(sent<wire::Measure>(actions).size(), 2u);
+  EXPECT_GT(sent<wire::Measure>(actions)[0].second.id, old + 1);
+}
+
+TEST_F(Head, AWorkerThatIsLostOrBreaksTheRulesWhileMeasuringEndsTheSession) {
+  for (int how = 0; how < 6; ++how) {
+    session = HeadSession(options(2));
+    meet_all();
+    if (how < 5) {
+      actions = session.measure_links(now).value();
+      answer_probes(1, 2ms);
+      answer_probes(2, 2ms);
+    }
+    const auto id = how == 5 ? 1 : sent<wire::Measure>(actions)[1].second.id;
+    if (how == 0) gone(2);
+    if (how == 1) receive(2, wire::Goodbye{"stopped by the user"});
+    if (how == 2) receive(2, wire::LinkReport{id + 1, {}});       // of what was not asked
+    if (how == 3) receive(2, wire::LinkReport{id, {{2, 1, 1}}});  // to itself
+    if (how == 4) receive(2, wire::LinkReport{id, {{3, 1, 1}}});  // to nobody
+    if (how == 5) receive(2, wire::LinkReport{id, {}});           // without any Measure
+    EXPECT_THAT(failure(), HasSubstr("worker2 (10.0.0.3:7002)")) << how;
+    EXPECT_EQ(session.state(), HeadSession::State::kFailed);
+    pass(11s, {1});
+    EXPECT_THAT(all<LinksMeasured>(actions), IsEmpty());
+    EXPECT_FALSE(session.measure_links(now));
+  }
+}
+
+TEST_F(Head, AnswersProbesOfItsWorkers) {
+  actions = session.start(now).value();
+  up(1);
+  receive(1, wire::Probe{5, 0});
+  EXPECT_THAT(all<Send>(actions), IsEmpty());  // before its Welcome
+  meet(2);
+  receive(2, wire::Probe{1ull << 40, 0});
+  ASSERT_EQ(sent<wire::ProbeReply>(actions).size(), 1u);
+  EXPECT_EQ(sent<wire::ProbeReply>(actions)[0], (std::pair{test_key(2), wire::ProbeReply{1ull << 40}}));
+  receive(7, wire::Probe{5, 0});
+  EXPECT_THAT(actions, IsEmpty());
+  receive(2, wire::ProbeReply{5});  // nobody asked
+  EXPECT_THAT(actions, IsEmpty());
 }
 
 TEST_F(Head, ActivatesWhenEverybodyIsReady) {

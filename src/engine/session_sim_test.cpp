@@ -37,6 +37,7 @@ enum class Fault {
   kPartition,
   kHostileMember,
   kHostileHead,
+  kHostileWorker,
   kCount
 };
 
@@ -84,6 +85,7 @@ class World {
  public:
   explicit World(std::uint64_t seed) : random_(seed) {
     n_devices_ = pick(2, kMaxDevices);
+    measures_ = chance(60);
     devices_.resize(static_cast<std::size_t>(n_devices_));
     for (int i = 1; i < n_devices_; ++i) {
       auto& device = at(i);
@@ -106,7 +108,7 @@ class World {
   void run(Fault fault) {
     victim_ = pick(1, n_devices_ - 1);
     if (fault == Fault::kLoadFails) at(pick(0, n_devices_ - 1)).load_fails = true;
-    const int quiet = pick(0, 600);
+    const int quiet = pick(0, measures_ ? 900 : 600);
     for (int i = 0; i < quiet && !failed(); ++i) event();
     if (failed()) return;
     const bool was_active = !at(0).active.empty();
@@ -134,7 +136,7 @@ class World {
     }
   }
 
-  std::size_t n_activations = 0, n_failures = 0;
+  std::size_t n_activations = 0, n_failures = 0, n_measured = 0;
 
  private:
   Device& at(int device) { return devices_[static_cast<std::size_t>(device)]; }
@@ -214,6 +216,14 @@ class World {
         device.active.erase(free->epoch);
         device.freed.insert(free->epoch);
       } else if (std::holds_alternative<AllWelcome>(action)) {
+        if (measures_ && chance(90))
+          perform(self, device.head->measure_links(now_).value());
+        else
+          make_plan();
+      } else if (std::holds_alternative<LinksMeasured>(action)) {
+        ++n_measured;
+        if (device.head->links().size() != static_cast<std::size_t>(n_devices_))
+          broken("the links of other devices were measured");
         make_plan();
       } else if (auto* over = std::get_if<EpochFailed>(&action)) {
         if (device.held.contains(over->epoch)) broken("a failed epoch is not freed");
@@ -421,25 +431,45 @@ class World {
         break;
       case Fault::kHostileMember: {
         const int target = pick(1, n_devices_ - 1);
-        const std::vector<wire::ControlMessage> forbidden{wire::Activate{1},
-                                                          wire::Retire{1, "no"},
-                                                          wire::Goodbye{"no"},
-                                                          wire::Welcome{},
-                                                          wire::Cancel{1, 1, 9},
-                                                          wire::Hello{},
-                                                          test_plan(9, n_devices_, steps_)};
+        const std::vector<wire::ControlMessage> forbidden{
+            wire::Activate{1},
+            wire::Retire{1, "no"},
+            wire::Goodbye{"no"},
+            wire::Welcome{},
+            wire::Cancel{1, 1, 9},
+            wire::Hello{},
+            wire::Measure{1, 0, test_plan(9, n_devices_, steps_).members},
+            wire::LinkReport{1, {}},
+            wire::Probe{1, 8},
+            wire::ProbeReply{std::uint64_t{1} << 32},
+            test_plan(9, n_devices_, steps_)};
         deliver(victim_, target,
                 forbidden[static_cast<std::size_t>(pick(0, static_cast<int>(forbidden.size()) - 1))]);
         break;
       }
+      case Fault::kHostileWorker:
+        return strike_head();
       case Fault::kHostileHead: {
-        const std::vector<wire::ControlMessage> forbidden{wire::Activate{99}, wire::Ready{1}, wire::Welcome{},
-                                                          wire::Cancel{99, 1, 9}, wire::Failed{99}};
+        const std::vector<wire::ControlMessage> forbidden{
+            wire::Activate{99},      wire::Ready{1},    wire::Welcome{},
+            wire::Cancel{99, 1, 9},  wire::Failed{99},  wire::Measure{1, 0, {}},
+            wire::LinkReport{1, {}}, wire::Probe{1, 8}, wire::ProbeReply{1}};
         deliver(0, victim_,
                 forbidden[static_cast<std::size_t>(pick(0, static_cast<int>(forbidden.size()) - 1))]);
         break;
       }
     }
+  }
+
+  // Messages to the head that are out of place now and then.
+  void strike_head() {
+    const std::uint16_t other = pick(0, 1) == 0 ? 0 : 60;
+    const std::vector<wire::ControlMessage> out_of_place{
+        wire::Measure{1, 0, {}},  wire::LinkReport{1, {}}, wire::LinkReport{2, {{other, 5, 5}}},
+        wire::LinkReport{99, {}}, wire::Probe{7, 0},       wire::ProbeReply{7},
+        wire::Prepare{},          wire::Ready{9}};
+    deliver(victim_, 0,
+            out_of_place[static_cast<std::size_t>(pick(0, static_cast<int>(out_of_place.size()) - 1))]);
   }
 
   void judge(Fault fault, bool was_active, TimePoint struck) {
@@ -453,13 +483,17 @@ class World {
     const auto expect_failure = [&](std::string_view says) {
       ASSERT_FALSE(errors.empty()) << "the head noticed nothing";
       EXPECT_THAT(errors, ::testing::HasSubstr(says));
-      // A device that is silent from the first hello is found by the contact timeout.
-      EXPECT_LE(*failed_at_ - struck, was_active ? 10s : 25s);
+      // A device that is silent from the first hello is found by the contact timeout, one that cannot be
+      // reached by others when their links to it were to be measured and then to be used.
+      EXPECT_LE(*failed_at_ - struck, was_active ? 10s : measures_ ? 35s : 25s);
     };
     switch (fault) {
       case Fault::kNone:
       case Fault::kRestartHead:
         EXPECT_EQ(errors, "");
+        for (std::size_t from = 0; from < head.head->links().size(); ++from)
+          for (std::size_t to = 0; to < head.head->links().size(); ++to)
+            EXPECT_EQ(head.head->links()[from][to].has_value(), from != to) << from << " -> " << to;
         EXPECT_EQ(head.active.size(), 1u);
         for (int i = 1; i < n_devices_; ++i) EXPECT_EQ(at(i).active, head.active) << test_name(i);
         break;
@@ -494,6 +528,7 @@ class World {
         break;
       case Fault::kHostileMember:
       case Fault::kHostileHead:
+      case Fault::kHostileWorker:
       case Fault::kCount:
         break;  // whatever it leads to, it must end cleanly
     }
@@ -504,6 +539,7 @@ class World {
   int n_devices_ = 2;
   int victim_ = 1;
   bool closed_ = false;
+  bool measures_ = false;  // links, before the plan
   std::uint32_t first_epoch_ = 0;
   std::vector<std::uint16_t> steps_;
   std::vector<Device> devices_;
@@ -515,7 +551,7 @@ class SessionSimulation : public ::testing::TestWithParam<Fault> {};
 
 TEST_P(SessionSimulation, AlwaysEndsCleanly) {
   const std::uint64_t n_schedules = schedules(300);
-  std::size_t activations = 0, failures = 0;
+  std::size_t activations = 0, failures = 0, measured = 0;
   for (std::uint64_t seed = 1; seed <= n_schedules; ++seed) {
     SCOPED_TRACE(std::format("seed {}", seed));
     World world(seed * 1000 + static_cast<std::uint64_t>(GetParam()));
@@ -523,18 +559,20 @@ TEST_P(SessionSimulation, AlwaysEndsCleanly) {
     if (HasFailure()) return;
     activations += world.n_activations;
     failures += world.n_failures;
+    measured += world.n_measured;
   }
-  std::printf("%llu schedules: %zu activations, %zu failures\n", static_cast<unsigned long long>(n_schedules),
-              activations, failures);
+  std::printf("%llu schedules: %zu activations, %zu failures, links measured %zu times\n",
+              static_cast<unsigned long long>(n_schedules), activations, failures, measured);
+  EXPECT_GT(measured, n_schedules / 10);
   if (GetParam() != Fault::kLoadFails) {
     EXPECT_GT(activations, n_schedules / 2);
   }
 }
 
 std::string fault_name(const ::testing::TestParamInfo<Fault>& info) {
-  constexpr std::array kNames{"None",         "KillWorker", "KillHead",      "RestartHead",
-                              "FreezeWorker", "FreezeHead", "Leave",         "LoadFails",
-                              "ComputeFails", "Partition",  "HostileMember", "HostileHead"};
+  constexpr std::array kNames{"None",          "KillWorker",  "KillHead",     "RestartHead",  "FreezeWorker",
+                              "FreezeHead",    "Leave",       "LoadFails",    "ComputeFails", "Partition",
+                              "HostileMember", "HostileHead", "HostileWorker"};
   return kNames[static_cast<std::size_t>(info.param)];
 }
 

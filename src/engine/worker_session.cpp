@@ -49,18 +49,29 @@ Actions WorkerSession::on_control(const DeviceKey& from, const wire::ControlMess
       std::visit([&](const auto& typed) { on_head(typed, now, out); }, message);
     else
       break_rules(from, message, out);
-  } else if (is_member(from)) {
-    // Members tell each other that they live and that they leave, nothing else.
-    if (const auto* goodbye = std::get_if<wire::Goodbye>(&message))
-      fail_epochs_with(
-          from, Error{ErrorCode::kPeerGone, std::format("{} left: {}", who(from), goodbye->reason)}, out);
-    else if (!std::holds_alternative<wire::Heartbeat>(message))
-      break_rules(from, message, out);
+  } else if (is_member(from) || is_measured(from)) {
+    on_member(from, message, now, out);
   } else {
     log(out, LogLevel::kDebug, "ignored a {} from {}, which is no peer of this device now",
         wire::message_name(message), from.short_hex());
   }
   return out;
+}
+
+// Members tell each other that they live and that they leave, and measure their links, nothing else.
+void WorkerSession::on_member(const DeviceKey& from, const wire::ControlMessage& message, TimePoint now,
+                              Actions& out) {
+  if (const auto* probe = std::get_if<wire::Probe>(&message)) {
+    answer(from, *probe, out);
+  } else if (const auto* reply = std::get_if<wire::ProbeReply>(&message)) {
+    on_reply(from, *reply, now, out);
+  } else if (const auto* goodbye = std::get_if<wire::Goodbye>(&message)) {
+    leave_out(from, now, out);
+    fail_epochs_with(
+        from, Error{ErrorCode::kPeerGone, std::format("{} left: {}", who(from), goodbye->reason)}, out);
+  } else if (!std::holds_alternative<wire::Heartbeat>(message)) {
+    break_rules(from, message, out);
+  }
 }
 
 Actions WorkerSession::on_unreadable(const DeviceKey& from, const Error& error, TimePoint) {
@@ -80,13 +91,15 @@ void WorkerSession::break_rules(const DeviceKey& from, const wire::ControlMessag
                                                       wire::message_name(message))};
   if (head_ == from)
     leave_head(error, Farewell::kGoodbye, out);
-  else
+  else if (is_member(from))
     fail_epochs_with(from, error, out);
+  else
+    log(out, LogLevel::kWarning, "ignored: {}", error.message);
 }
 
 void WorkerSession::on_hello(const DeviceKey& from, const wire::Hello& hello, TimePoint now, Actions& out) {
   if (std::ranges::find(options_.heads, from) == options_.heads.end()) {
-    if (is_member(from)) return break_rules(from, hello, out);
+    if (is_member(from) || is_measured(from)) return break_rules(from, hello, out);
     log(out, LogLevel::kWarning, "{} ({}) is not a head of this device: its Hello is ignored", hello.name,
         from.short_hex());
     return;
@@ -156,13 +169,16 @@ Actions WorkerSession::on_peer_up(const DeviceKey& peer, TimePoint now) {
     return out;
   }
   for (auto& [number, epoch] : epochs_) check_ready(epoch, out);
+  check_report(now, out);
   return out;
 }
 
 Actions WorkerSession::on_peer_gone(const DeviceKey& peer, const Error& error, TimePoint now) {
   Actions out;
   const std::string name = who(peer);
-  switch (links_.on_gone(peer, now)) {
+  const LinkSet::Gone gone = links_.on_gone(peer, now);
+  if (gone != LinkSet::Gone::kUnknown) leave_out(peer, now, out);
+  switch (gone) {
     case LinkSet::Gone::kUnknown:
     case LinkSet::Gone::kRetry:
       return out;
@@ -195,6 +211,7 @@ void WorkerSession::on_head(const wire::Prepare& plan, TimePoint now, Actions& o
   }
   Epoch& epoch = epochs_[plan.epoch];
   epoch = {.plan = plan, .device = *accepted, .loaded = std::nullopt};
+  end_measuring(out);
   allow_now(out);
   for (const std::uint16_t receiver : receivers_of(plan, epoch.device)) {
     if (receiver == 0) continue;  // the link to the head is there
@@ -220,6 +237,90 @@ Result<std::uint16_t> WorkerSession::accept(const wire::Prepare& plan) const {
   const auto device = member_index(plan, options_.key);
   if (!device) return fail(ErrorCode::kProtocol, "{} is no member of the plan", options_.name);
   return *device;
+}
+
+void WorkerSession::on_head(const wire::Measure& measure, TimePoint now, Actions& out) {
+  if (auto accepted = accept(measure); !accepted)
+    return leave_head(
+        Error{accepted.error().code, std::format("{}: {}", who(*head_), accepted.error().message)},
+        Farewell::kGoodbye, out);
+  const Milliseconds time = measure.time_ms == 0 ? kConnectLimit : Milliseconds(measure.time_ms);
+  const auto before = std::exchange(measuring_, Measuring{.order = measure, .report_until = now + time});
+  if (before) drop_unneeded(before->order.members, out);
+  allow_now(out);
+  std::vector<DeviceKey> linked{*head_};
+  for (std::size_t i = 1; i < measure.members.size(); ++i) {
+    const wire::Member& member = measure.members[i];
+    if (member.key == options_.key) continue;
+    links_.want(member.key, member.address, now + kConnectLimit, out);
+    if (links_.is_up(member.key)) linked.push_back(member.key);
+  }
+  if (measure.time_ms > 0)
+    measuring_->prober.emplace(std::move(linked), std::uint64_t{measure.id} << 32, now, out);
+  check_report(now, out);
+}
+
+Result<> WorkerSession::accept(const wire::Measure& measure) const {
+  if (!epochs_.empty())
+    return fail(ErrorCode::kProtocol, "links are to be measured beside epoch {}", epochs_.begin()->first);
+  if (measuring_ && measure.id <= measuring_->order.id)
+    return fail(ErrorCode::kProtocol, "a Measure has the id {}, but {} was here before", measure.id,
+                measuring_->order.id);
+  if (measure.members.empty() || measure.members.front().key != *head_)
+    return fail(ErrorCode::kProtocol, "the first member of a Measure is not the head");
+  if (std::ranges::find(measure.members, options_.key, &wire::Member::key) == measure.members.end())
+    return fail(ErrorCode::kProtocol, "{} is no member of a Measure", options_.name);
+  return {};
+}
+
+void WorkerSession::answer(const DeviceKey& from, const wire::Probe& probe, Actions& out) const {
+  if (links_.is_up(from)) out.push_back(Send{from, wire::ProbeReply{probe.id}});
+}
+
+void WorkerSession::on_reply(const DeviceKey& from, const wire::ProbeReply& reply, TimePoint now,
+                             Actions& out) {
+  if (!measuring_ || !measuring_->prober) return;  // too late
+  measuring_->prober->on_reply(from, reply, now, out);
+  check_report(now, out);
+}
+
+// The link to it is down. Without the head there is nobody to report to.
+void WorkerSession::leave_out(const DeviceKey& peer, TimePoint now, Actions& out) {
+  if (head_ == peer || !measuring_ || !measuring_->prober) return;
+  measuring_->prober->on_gone(peer, now, out);
+  check_report(now, out);
+}
+
+// Reports what there is when it is complete, or its time over.
+void WorkerSession::check_report(TimePoint now, Actions& out) {
+  if (!measuring_ || measuring_->reported) return;
+  const std::vector<wire::Member>& members = measuring_->order.members;
+  const auto linked = [&](const wire::Member& member) {
+    return member.key == options_.key || links_.is_up(member.key);
+  };
+  const bool complete =
+      measuring_->prober ? measuring_->prober->done() : std::ranges::all_of(members, linked);
+  if (!complete && now < measuring_->report_until) return;
+  measuring_->reported = true;
+  wire::LinkReport report{.id = measuring_->order.id};
+  for (std::size_t i = 0; measuring_->prober && i < members.size(); ++i)
+    if (const auto link = measuring_->prober->links().find(members[i].key);
+        link != measuring_->prober->links().end())
+      report.links.push_back(to_wire(static_cast<std::uint16_t>(i), link->second));
+  measuring_->prober.reset();
+  out.push_back(Send{*head_, std::move(report)});
+}
+
+void WorkerSession::end_measuring(Actions& out) {
+  if (const auto before = std::exchange(measuring_, std::nullopt)) drop_unneeded(before->order.members, out);
+}
+
+// Closes the links that nothing else asks for.
+void WorkerSession::drop_unneeded(const std::vector<wire::Member>& members, Actions& out) {
+  for (const wire::Member& member : members)
+    if (head_ != member.key && !has_receiver(member.key) && !is_measured(member.key) &&
+        !refusing_.contains(member.key))
+      links_.drop(member.key, false, out);
 }
 
 void WorkerSession::on_head(const wire::Activate& activate, TimePoint now, Actions& out) {
@@ -310,6 +411,8 @@ Actions WorkerSession::tick(const Progress& progress, TimePoint now) {
   Actions out;
   links_.tick(now, out);
   narrow(now, out);
+  if (measuring_ && measuring_->prober) measuring_->prober->tick(now, out);
+  check_report(now, out);
   for (const Liveness::Silent& silent : liveness_.tick(now)) {
     if (head_ == silent.key)
       leave_head(silent.error, Farewell::kGoodbye, out);
@@ -338,6 +441,7 @@ Actions WorkerSession::shutdown(const std::string& reason, TimePoint) {
   }
   for (const DeviceKey& peer : links_.up()) out.push_back(Send{peer, wire::Goodbye{reason}});
   links_.drop_all(true, out);
+  measuring_.reset();
   refusing_.clear();
   head_.reset();
   state_ = State::kIdle;
@@ -376,6 +480,12 @@ void WorkerSession::leave_head(const Error& error, Farewell farewell, Actions& o
       error.code == ErrorCode::kCancelled || (error.code == ErrorCode::kPeerGone && epochs_.empty());
   log(out, expected ? LogLevel::kInfo : LogLevel::kError, "{}", error.message);
   for (const std::uint32_t number : epochs()) free_epoch(number, error.message, out);
+  if (measuring_) {
+    for (const wire::Member& member : measuring_->order.members) lingering_.insert(member.key);
+    narrow_at_.reset();
+    end_measuring(out);
+    allow_now(out);
+  }
   if (farewell == Farewell::kGoodbye && links_.is_up(head))
     out.push_back(Send{head, wire::Goodbye{error.message}});
   links_.drop(head, farewell == Farewell::kGoodbye, out);
@@ -390,7 +500,7 @@ void WorkerSession::leave_head(const Error& error, Farewell farewell, Actions& o
 void WorkerSession::narrow(TimePoint now, Actions& out) {
   if (lingering_.empty()) return;
   if (!narrow_at_) narrow_at_ = now + kAllowGrace;
-  if (now < *narrow_at_ || (state_ != State::kIdle && epochs_.empty())) return;
+  if (now < *narrow_at_ || (state_ != State::kIdle && epochs_.empty() && !measuring_)) return;
   lingering_.clear();
   allow_now(out);
 }
@@ -399,6 +509,8 @@ void WorkerSession::allow_now(Actions& out) const {
   std::set<DeviceKey> keys = lingering_;
   for (const auto& [number, epoch] : epochs_)
     for (const wire::Member& member : epoch.plan.members) keys.insert(member.key);
+  if (measuring_)
+    for (const wire::Member& member : measuring_->order.members) keys.insert(member.key);
   // Also beside a plan: another head must be able to ask, or it could not be told who is served.
   keys.insert(options_.heads.begin(), options_.heads.end());
   keys.erase(options_.key);
@@ -408,6 +520,11 @@ void WorkerSession::allow_now(Actions& out) const {
 bool WorkerSession::is_member(const DeviceKey& key) const {
   return std::ranges::any_of(
       epochs_, [&](const auto& entry) { return member_index(entry.second.plan, key).has_value(); });
+}
+
+bool WorkerSession::is_measured(const DeviceKey& key) const {
+  return measuring_ && std::ranges::find(measuring_->order.members, key, &wire::Member::key) !=
+                           measuring_->order.members.end();
 }
 
 bool WorkerSession::has_receiver(const DeviceKey& key) const {
@@ -442,6 +559,10 @@ std::string WorkerSession::who(const DeviceKey& key) const {
   for (const auto& [number, epoch] : epochs_)
     if (const auto index = member_index(epoch.plan, key))
       return describe_peer(epoch.plan.members[*index].name, epoch.plan.members[*index].address);
+  if (is_measured(key)) {
+    const auto member = std::ranges::find(measuring_->order.members, key, &wire::Member::key);
+    return describe_peer(member->name, member->address);
+  }
   return key.short_hex();
 }
 

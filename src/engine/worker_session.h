@@ -4,9 +4,10 @@
 //   -> freed
 // A head is one of the configured keys. Joined holds up to two epochs. Whatever ends the head (Goodbye,
 // closed connection, silence) frees every epoch and leads back to Idle, where the allow-list is the
-// configured heads again. What ends an epoch (Retire, a failed load or compute, a member that is gone, silent
-// or breaks the rules) frees that epoch; the head learns of a failure by Failed. After FreeEpoch nothing more
-// is said of that epoch. docs/reference/ring-protocol.md has the tables.
+// configured heads again. Joined without an epoch, a Measure makes it link to the other devices and measure
+// its links; that ends with Prepare. What ends an epoch (Retire, a failed load or compute, a member that is
+// gone, silent or breaks the rules) frees that epoch; the head learns of a failure by Failed. After FreeEpoch
+// nothing more is said of that epoch. docs/reference/ring-protocol.md has the tables.
 //
 // Thread contract: none; one thread owns it. Inputs take the time and return what to do, in order.
 #pragma once
@@ -22,6 +23,7 @@
 #include "base/result.h"
 #include "engine/actions.h"
 #include "engine/handshake.h"
+#include "engine/link_prober.h"
 #include "engine/link_set.h"
 #include "engine/liveness.h"
 #include "wire/messages.h"
@@ -83,6 +85,14 @@ class WorkerSession {
     bool active = false;
   };
 
+  // From a Measure to the next Prepare: the links to its members are kept, and their probes answered.
+  struct Measuring {
+    wire::Measure order{};
+    TimePoint report_until{};
+    std::optional<LinkProber> prober{};  // where more is asked for than to connect
+    bool reported = false;
+  };
+
   enum class Farewell : std::uint8_t { kNone, kGoodbye };
 
   void on_hello(const DeviceKey& from, const wire::Hello& hello, TimePoint now, Actions& out);
@@ -94,6 +104,11 @@ class WorkerSession {
   void on_head(const wire::Heartbeat&, TimePoint, Actions&) {}
   void on_head(const wire::Refuse& refuse, TimePoint now, Actions& out);
   void on_head(const wire::Goodbye& goodbye, TimePoint now, Actions& out);
+  void on_head(const wire::Measure& measure, TimePoint now, Actions& out);
+  void on_head(const wire::Probe& probe, TimePoint, Actions& out) { answer(*head_, probe, out); }
+  void on_head(const wire::ProbeReply& reply, TimePoint now, Actions& out) {
+    on_reply(*head_, reply, now, out);
+  }
   template <class NotForWorkers>
   void on_head(const NotForWorkers& message, TimePoint, Actions& out) {
     break_rules(*head_, message, out);
@@ -101,7 +116,15 @@ class WorkerSession {
 
   void refuse(const DeviceKey& peer, const wire::Address& address, Error error, TimePoint now, Actions& out);
   void break_rules(const DeviceKey& from, const wire::ControlMessage& message, Actions& out);
+  void on_member(const DeviceKey& from, const wire::ControlMessage& message, TimePoint now, Actions& out);
+  void answer(const DeviceKey& from, const wire::Probe& probe, Actions& out) const;
+  void on_reply(const DeviceKey& from, const wire::ProbeReply& reply, TimePoint now, Actions& out);
   [[nodiscard]] Result<std::uint16_t> accept(const wire::Prepare& plan) const;  // the own index in it
+  [[nodiscard]] Result<> accept(const wire::Measure& measure) const;
+  void leave_out(const DeviceKey& peer, TimePoint now, Actions& out);
+  void check_report(TimePoint now, Actions& out);
+  void end_measuring(Actions& out);
+  void drop_unneeded(const std::vector<wire::Member>& members, Actions& out);
   void check_ready(Epoch& epoch, Actions& out);
   void lose(const DeviceKey& peer, const Error& error, Actions& out);
   void fail_epochs_with(const DeviceKey& member, const Error& error, Actions& out);
@@ -111,6 +134,7 @@ class WorkerSession {
   void narrow(TimePoint now, Actions& out);
   void allow_now(Actions& out) const;
   [[nodiscard]] bool is_member(const DeviceKey& key) const;     // of an epoch held
+  [[nodiscard]] bool is_measured(const DeviceKey& key) const;   // a member of the Measure
   [[nodiscard]] bool has_receiver(const DeviceKey& key) const;  // this device sends frames to it
   [[nodiscard]] bool has_sender(const DeviceKey& key) const;    // it may send frames to this device now
   [[nodiscard]] std::string who(const DeviceKey& key) const;
@@ -122,6 +146,7 @@ class WorkerSession {
   wire::Address head_address_;
   std::uint32_t last_epoch_ = 0;  // of this head; epochs only grow
   std::map<std::uint32_t, Epoch> epochs_;
+  std::optional<Measuring> measuring_;          // not beside an epoch
   std::map<DeviceKey, wire::Refuse> refusing_;  // links that exist only to say no
   LinkSet links_;
   Liveness liveness_;

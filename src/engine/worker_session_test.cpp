@@ -71,6 +71,14 @@ class Worker : public ::testing::Test {
     receive(0, wire::Activate{epoch});
     ASSERT_EQ(all<ActivateEpoch>(actions).size(), 1u);
   }
+  // Answers, each after 1 ms, what `peer` is asked now and next.
+  void answer_probes(int peer) {
+    for (auto probes = sent<wire::Probe>(actions); !probes.empty() && probes[0].first == test_key(peer);
+         probes = sent<wire::Probe>(actions)) {
+      now += 1ms;
+      receive(peer, wire::ProbeReply{probes[0].second.id});
+    }
+  }
   // Ticks for `time`, the peers in `alive` speak all the while; collects all actions.
   void pass(Milliseconds time, const std::vector<int>& alive, Progress progress = {}) {
     actions.clear();
@@ -226,6 +234,163 @@ TEST_F(Worker, PreparesLoadsLinksAndIsReadyThen) {
   receive(0, wire::Cancel{1, 3, 5});
   ASSERT_EQ(all<CancelBatches>(actions).size(), 1u);
   EXPECT_EQ(all<CancelBatches>(actions)[0].last_batch, 5u);
+}
+
+wire::Measure measure(std::uint32_t id, std::uint32_t time_ms, int n_devices) {
+  return {.id = id, .time_ms = time_ms, .members = test_plan(1, n_devices, {0}).members};
+}
+
+TEST_F(Worker, ConnectsToAllThatAreMeasured) {
+  join();
+  receive(0, measure(1, 0, 4));
+  EXPECT_THAT(all<Allow>(actions)[0].keys,
+              UnorderedElementsAre(test_key(0), test_key(2), test_key(3), test_key(9)));
+  const auto connects = all<Connect>(actions);
+  ASSERT_EQ(connects.size(), 2u);
+  EXPECT_EQ(connects[0].peer, test_key(2));
+  EXPECT_EQ(connects[0].address, test_address(2));
+  EXPECT_EQ(connects[1].peer, test_key(3));
+  up(2);
+  EXPECT_THAT(actions, IsEmpty());
+  gone(3, ErrorCode::kUnauthorized);  // it has not got its Measure yet
+  EXPECT_THAT(actions, IsEmpty());
+  pass(300ms, {0});
+  ASSERT_EQ(all<Connect>(actions).size(), 1u);
+  up(3);
+  const auto reports = sent<wire::LinkReport>(actions);
+  ASSERT_EQ(reports.size(), 1u);
+  EXPECT_EQ(reports[0], (std::pair{test_key(0), wire::LinkReport{1, {}}}));
+}
+
+TEST_F(Worker, ReportsWhenAnotherCannotBeReached) {
+  join();
+  receive(0, measure(1, 0, 4));
+  up(2);
+  pass(1900ms, {0});
+  EXPECT_THAT(sent<wire::LinkReport>(actions), IsEmpty());
+  pass(200ms, {0});
+  EXPECT_EQ(sent<wire::LinkReport>(actions).size(), 1u);
+  // Without 3.
+  receive(0, measure(2, 3000, 4));
+  answer_probes(0);
+  answer_probes(2);
+  const auto reports = sent<wire::LinkReport>(actions);
+  ASSERT_EQ(reports.size(), 1u);
+  EXPECT_EQ(reports[0].second, (wire::LinkReport{2, {{0, 500'000, 0}, {2, 500'000, 0}}}));  // half of 1 ms
+  gone(3);
+  pass(5s, {0, 2});
+  EXPECT_THAT(sent<wire::LinkReport>(actions), IsEmpty());
+  EXPECT_EQ(session.state(), WorkerSession::State::kJoined);
+}
+
+TEST_F(Worker, ReportsWhatItHasWhenItsTimeIsOver) {
+  join();
+  receive(0, measure(1, 0, 3));
+  up(2);
+  receive(0, measure(2, 1000, 3));
+  EXPECT_THAT(all<Connect>(actions), IsEmpty());
+  EXPECT_THAT(all<Disconnect>(actions), IsEmpty());  // the links are there
+  answer_probes(0);
+  ASSERT_EQ(sent<wire::Probe>(actions).size(), 1u);
+  const auto late = sent<wire::Probe>(actions)[0].second.id;
+  pass(1100ms, {0, 2});
+  const auto reports = sent<wire::LinkReport>(actions);
+  ASSERT_EQ(reports.size(), 1u);
+  EXPECT_EQ(reports[0].second, (wire::LinkReport{2, {{0, 500'000, 0}}}));
+  receive(2, wire::ProbeReply{late});
+  EXPECT_THAT(actions, IsEmpty());
+}
+
+TEST_F(Worker, AnswersProbesOfMembersOnly) {
+  const auto answers = [&](int from) {
+    receive(from, wire::Probe{77, 5});
+    const auto replies = sent<wire::ProbeReply>(actions);
+    EXPECT_EQ(all<Send>(actions).size(), replies.size());
+    return replies.size() == 1 && replies[0] == std::pair{test_key(from), wire::ProbeReply{77}};
+  };
+  EXPECT_FALSE(answers(0));  // not joined
+  join();
+  EXPECT_TRUE(answers(0));
+  EXPECT_FALSE(answers(2));
+  receive(0, measure(1, 0, 3));
+  EXPECT_FALSE(answers(2));  // there is no link to answer on
+  up(2);
+  EXPECT_TRUE(answers(2));
+  EXPECT_FALSE(answers(3));
+  EXPECT_FALSE(answers(9));  // another head
+  activate(1);
+  EXPECT_TRUE(answers(2));  // a member of the plan
+  receive(0, wire::Goodbye{"done"});
+  EXPECT_FALSE(answers(2));
+}
+
+TEST_F(Worker, AMeasureIsReplacedByTheNext) {
+  join();
+  receive(0, measure(1, 0, 4));
+  up(2);
+  up(3);
+  auto fewer = measure(2, 0, 3);
+  receive(0, fewer);
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(2), test_key(9)));
+  ASSERT_EQ(all<Disconnect>(actions).size(), 1u);
+  EXPECT_EQ(all<Disconnect>(actions)[0].peer, test_key(3));
+  EXPECT_EQ(sent<wire::LinkReport>(actions).size(), 1u);  // connected to all already
+}
+
+TEST_F(Worker, APlanKeepsTheLinksThatItNeeds) {
+  join();
+  receive(0, measure(1, 0, 4));
+  up(2);
+  up(3);
+  prepare(1);  // sends to worker2 only
+  EXPECT_THAT(all<Connect>(actions), IsEmpty());
+  ASSERT_EQ(all<Disconnect>(actions).size(), 1u);
+  EXPECT_EQ(all<Disconnect>(actions)[0].peer, test_key(3));
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(2), test_key(9)));
+  actions = session.on_loaded(1, LoadReport{}, now);
+  EXPECT_EQ(sent<wire::Ready>(actions).size(), 1u);
+}
+
+TEST_F(Worker, ALostMemberIsLeftOutAndALostHeadEndsTheMeasuring) {
+  join();
+  receive(0, measure(1, 0, 3));
+  up(2);
+  receive(0, measure(2, 5000, 3));
+  const Actions asked = actions;
+  gone(2);
+  EXPECT_THAT(actions, IsEmpty());
+  actions = asked;
+  answer_probes(0);
+  EXPECT_EQ(sent<wire::LinkReport>(actions).at(0).second, (wire::LinkReport{2, {{0, 500'000, 0}}}));
+  EXPECT_EQ(session.state(), WorkerSession::State::kJoined);
+  receive(0, wire::Goodbye{"done"});
+  EXPECT_EQ(session.state(), WorkerSession::State::kIdle);
+  pass(1500ms, {});
+  ASSERT_EQ(all<Allow>(actions).size(), 1u);
+  EXPECT_THAT(all<Allow>(actions)[0].keys, UnorderedElementsAre(test_key(0), test_key(9)));
+  EXPECT_THAT(all<Send>(actions), IsEmpty());
+}
+
+TEST_F(Worker, MeasuresThatCannotBeAreViolations) {
+  auto other_head = measure(1, 0, 3), without_us = measure(1, 0, 3);
+  std::swap(other_head.members[0], other_head.members[2]);
+  without_us.members[1] = {test_name(3), test_key(3), test_address(3)};
+  for (const auto& [message, text] : {std::pair{other_head, "the first member of a Measure is not the head"},
+                                      std::pair{without_us, "worker1 is no member of a Measure"}}) {
+    join();
+    receive(0, message);
+    EXPECT_EQ(session.state(), WorkerSession::State::kIdle);
+    EXPECT_THAT(log_of(actions), HasSubstr(text));
+  }
+  join();
+  receive(0, measure(3, 0, 3));
+  receive(0, measure(3, 0, 3));
+  EXPECT_THAT(log_of(actions), HasSubstr("a Measure has the id 3, but 3 was here before"));
+  join();
+  activate(1);
+  receive(0, measure(4, 0, 3));
+  EXPECT_THAT(log_of(actions), HasSubstr("links are to be measured beside epoch 1"));
+  EXPECT_EQ(all<FreeEpoch>(actions).size(), 1u);
 }
 
 TEST_F(Worker, GivesUpOnALinkAfterItsDeadline) {
@@ -425,7 +590,7 @@ TEST_F(Worker, SaysAloudWhatFailedElsewhere) {
 TEST_F(Worker, LeavesAHeadThatBreaksTheRules) {
   const std::vector<wire::ControlMessage> forbidden{
       wire::Activate{1}, wire::Activate{7}, wire::Retire{7, ""}, wire::Cancel{7, 1, 1},
-      wire::Ready{},     wire::Welcome{},   wire::Failed{7}};
+      wire::Ready{},     wire::Welcome{},   wire::Failed{7},     wire::LinkReport{}};
   for (const auto& message : forbidden) {
     join();
     prepare(1);

@@ -78,6 +78,36 @@ std::array<std::uint8_t, N> get_array(Reader& from, std::string_view field) {
   return value;
 }
 
+void put_members(Writer& to, const std::vector<Member>& members) {
+  to.count<std::uint16_t>(members.size());
+  for (const Member& member : members) {
+    put_text(to, member.name);
+    to.raw(member.key.bytes);
+    put_address(to, member.address);
+  }
+}
+
+void get_members(Reader& from, std::vector<Member>& members) {
+  const auto n = from.number<std::uint16_t>("member count", 1, static_cast<std::uint16_t>(kMaxMembers));
+  std::set<std::string> names;
+  std::set<DeviceKey> keys;
+  for (std::size_t i = 0; i < n && !from.failed(); ++i) {
+    const std::string whose = std::format("member {} ", i);
+    Member member;
+    member.name = get_checked(from, whose + "name", kMaxNameBytes, check_device_name);
+    member.key.bytes = get_array<32>(from, whose + "key");
+    member.address = get_address(from, whose);
+    if (from.failed()) return;
+    if (member.key == DeviceKey{}) from.refuse(whose + "key", "is all zero");
+    if (!names.insert(member.name).second)
+      from.refuse(whose + "name", std::format("'{}' is there twice", member.name));
+    if (!keys.insert(member.key).second)
+      from.refuse(whose + "key",
+                  std::format("{} is there twice: two devices with one identity", member.key.short_hex()));
+    members.push_back(std::move(member));
+  }
+}
+
 void put_error_code(Writer& to, ErrorCode code) {
   const auto* found = std::ranges::find(kErrorNumbers, code, &std::pair<ErrorCode, std::uint8_t>::first);
   HEARTH_CHECK(found != std::end(kErrorNumbers), "an error code without a number on the wire");
@@ -170,38 +200,12 @@ void put(Writer& to, const Prepare& m) {
   to.number<std::uint8_t>(static_cast<std::uint8_t>(m.hidden));
   to.number<std::uint8_t>(static_cast<std::uint8_t>((m.repack ? kPrepareRepack : 0) |
                                                     (m.flash_attention ? kPrepareFlashAttention : 0)));
-  to.count<std::uint16_t>(m.members.size());
-  for (const Member& member : m.members) {
-    put_text(to, member.name);
-    to.raw(member.key.bytes);
-    put_address(to, member.address);
-  }
+  put_members(to, m.members);
   to.count<std::uint16_t>(m.steps.size());
   for (const StepSpec& step : m.steps) {
     to.number<std::uint16_t>(step.device);
     to.number<std::uint32_t>(step.layer_begin);
     to.number<std::uint32_t>(step.layer_end);
-  }
-}
-
-void get_members(Reader& from, std::vector<Member>& members) {
-  const auto n = from.number<std::uint16_t>("member count", 1, static_cast<std::uint16_t>(kMaxMembers));
-  std::set<std::string> names;
-  std::set<DeviceKey> keys;
-  for (std::size_t i = 0; i < n && !from.failed(); ++i) {
-    const std::string whose = std::format("member {} ", i);
-    Member member;
-    member.name = get_checked(from, whose + "name", kMaxNameBytes, check_device_name);
-    member.key.bytes = get_array<32>(from, whose + "key");
-    member.address = get_address(from, whose);
-    if (from.failed()) return;
-    if (member.key == DeviceKey{}) from.refuse(whose + "key", "is all zero");
-    if (!names.insert(member.name).second)
-      from.refuse(whose + "name", std::format("'{}' is there twice", member.name));
-    if (!keys.insert(member.key).second)
-      from.refuse(whose + "key",
-                  std::format("{} is there twice: two devices with one identity", member.key.short_hex()));
-    members.push_back(std::move(member));
   }
 }
 
@@ -321,6 +325,68 @@ void get(Reader& from, Goodbye& m) {
   m.reason = get_text(from, "reason", kMaxTextBytes);
 }
 
+void put(Writer& to, const Measure& m) {
+  to.number<std::uint32_t>(m.id);
+  to.number<std::uint32_t>(m.time_ms);
+  put_members(to, m.members);
+}
+
+void get(Reader& from, Measure& m) {
+  m.id = from.number<std::uint32_t>("id", 1);
+  m.time_ms = from.number<std::uint32_t>("time", 0, kMaxMeasureMs);
+  get_members(from, m.members);
+}
+
+void put(Writer& to, const LinkReport& m) {
+  to.number<std::uint32_t>(m.id);
+  to.count<std::uint16_t>(m.links.size());
+  for (const MeasuredLink& link : m.links) {
+    to.number<std::uint16_t>(link.member);
+    to.number<std::uint64_t>(link.latency_ns);
+    to.number<std::uint64_t>(link.bytes_per_s);
+  }
+}
+
+void get(Reader& from, LinkReport& m) {
+  m.id = from.number<std::uint32_t>("id", 1);
+  const auto n = from.number<std::uint16_t>("link count", 0, static_cast<std::uint16_t>(kMaxMembers));
+  std::uint32_t least_member = 0;
+  for (std::size_t i = 0; i < n && !from.failed(); ++i) {
+    const std::string whose = std::format("link {} ", i);
+    MeasuredLink link;
+    link.member =
+        from.number<std::uint16_t>(whose + "member", 0, static_cast<std::uint16_t>(kMaxMembers - 1));
+    link.latency_ns = from.number<std::uint64_t>(whose + "latency", 0, kMaxLatencyNs);
+    link.bytes_per_s = from.number<std::uint64_t>(whose + "rate", 0, kMaxBytesPerS);
+    if (link.member < least_member)
+      from.refuse(whose + "member", std::format("is {}, must be more than {} of the link before", link.member,
+                                                least_member - 1));
+    least_member = link.member + 1u;
+    m.links.push_back(link);
+  }
+}
+
+void put(Writer& to, const Probe& m) {
+  to.number<std::uint64_t>(m.id);
+  to.number<std::uint32_t>(m.n_padding);
+  std::fill_n(to.grow(m.n_padding), m.n_padding, std::uint8_t{0});
+}
+
+void get(Reader& from, Probe& m) {
+  m.id = from.number<std::uint64_t>("id");
+  m.n_padding = from.number<std::uint32_t>("padding length", 0, kMaxProbePadding);
+  const auto padding = from.raw("padding", m.n_padding);
+  if (std::ranges::any_of(padding, [](std::uint8_t byte) { return byte != 0; }))
+    from.refuse("padding", "is not zero");
+}
+
+void put(Writer& to, const ProbeReply& m) {
+  to.number<std::uint64_t>(m.id);
+}
+void get(Reader& from, ProbeReply& m) {
+  m.id = from.number<std::uint64_t>("id");
+}
+
 // --- Types
 // ----------------------------------------------------------------------------------------------------------
 
@@ -348,6 +414,14 @@ template <>
 constexpr MessageType kTypeOf<Refuse> = MessageType::kRefuse;
 template <>
 constexpr MessageType kTypeOf<Goodbye> = MessageType::kGoodbye;
+template <>
+constexpr MessageType kTypeOf<Measure> = MessageType::kMeasure;
+template <>
+constexpr MessageType kTypeOf<LinkReport> = MessageType::kLinkReport;
+template <>
+constexpr MessageType kTypeOf<Probe> = MessageType::kProbe;
+template <>
+constexpr MessageType kTypeOf<ProbeReply> = MessageType::kProbeReply;
 
 template <class T>
 concept OfAnEpoch = requires(T message) { message.epoch; };
@@ -406,6 +480,14 @@ Result<ControlMessage> read_any(const Message& message) {
       return read_message<Refuse>(message);
     case MessageType::kGoodbye:
       return read_message<Goodbye>(message);
+    case MessageType::kMeasure:
+      return read_message<Measure>(message);
+    case MessageType::kLinkReport:
+      return read_message<LinkReport>(message);
+    case MessageType::kProbe:
+      return read_message<Probe>(message);
+    case MessageType::kProbeReply:
+      return read_message<ProbeReply>(message);
     case MessageType::kBatch:
       break;
   }

@@ -150,6 +150,7 @@ TEST(CodecDeathTest, IllegalMessagesDoNotLeave) {
   EXPECT_DEATH((void)encode(Hello{.name = "", .address = {"a", 1, 1}}), "name");
   EXPECT_DEATH((void)encode(Hello{.name = "a", .address = {"tcp://a", 1, 1}}), "host");
   EXPECT_DEATH((void)encode(Prepare{.epoch = 1}), "n_layer");
+  EXPECT_DEATH((void)encode(Probe{1, 65497}), "65537 bytes is larger");
 }
 
 // --- Versions
@@ -207,7 +208,7 @@ TEST(CodecHostile, Headers) {
   expect_refused(Bytes(http.begin(), http.end()), "not a hearth device");
   expect_refused(patched(retire, {{4, {0, 0}}}), "version 0", ErrorCode::kVersionMismatch);
   expect_refused(patched(retire, {{6, {0}}}), "unknown message type 0");
-  expect_refused(patched(retire, {{6, {12}}}), "unknown message type 12");
+  expect_refused(patched(retire, {{6, {17}}}), "unknown message type 17");
   expect_refused(patched(retire, {{6, {255}}}), "unknown message type 255");
   expect_refused(patched(retire, {{6, {16}}}), "a batch frame arrived on the control lane");
   expect_refused(patched(retire, {{7, {1}}}), "Retire: flags are 0x01, must be 0");
@@ -366,6 +367,52 @@ TEST(CodecHostile, OtherMessages) {
   expect_refused(patched(failed, {{28, {15}}}), "Failed: error code 15 is unknown");
   const Bytes refuse = encode(Refuse{ErrorCode::kIo, ""});
   expect_refused(patched(refuse, {{28, {255}}}), "Refuse: error code 255 is unknown");
+}
+
+TEST(CodecHostile, Measure) {
+  // id 28, time 32, members 36, member 0 at 38: name length, "a" 40, key 41, host length 73, "h" 75, ports 76
+  // and 78; member 1 at 80: "b" 82, key 83
+  const Bytes measure = encode(Measure{
+      .id = 7, .time_ms = 9, .members = {{"a", key_of(1), {"h", 1, 1}}, {"b", key_of(2), {"h", 1, 1}}}});
+  ASSERT_EQ(measure.size(), 122u);
+  expect_refused(patched(measure, {{8, {1}}}), "Measure: epoch is 1, must be 0");
+  expect_refused(patched(measure, {{28, {0}}}), "Measure: id is 0");
+  expect_refused(patched(measure, {{32, {0x11, 0x27}}}), "Measure: time is 10001, allowed are 0 to 10000");
+  expect_refused(patched(measure, {{36, {0, 0}}}), "Measure: member count is 0, allowed are 1 to 64");
+  expect_refused(patched(measure, {{36, {65, 0}}}), "Measure: member count is 65");
+  expect_refused(patched(measure, {{36, {3, 0}}}), "Measure: member 2 name length is cut off");
+  expect_refused(patched(measure, {{82, {'a'}}}), "Measure: member 1 name 'a' is there twice");
+  expect_refused(patched(measure, {{83, Bytes(32, 1)}}), "Measure: member 1 key 01010101 is there twice");
+  expect_refused(patched(measure, {{76, {0, 0}}}), "Measure: member 0 control port is 0");
+}
+
+TEST(CodecHostile, LinkReport) {
+  // id 28, links 32, link 0 at 34: member, latency 36, rate 44; link 1 at 52
+  const Bytes report = encode(LinkReport{7, {{1, 5, 6}, {2, 7, 8}}});
+  ASSERT_EQ(report.size(), 70u);
+  expect_refused(patched(report, {{28, {0}}}), "LinkReport: id is 0");
+  expect_refused(patched(report, {{32, {65, 0}}}), "LinkReport: link count is 65, allowed are 0 to 64");
+  expect_refused(patched(report, {{32, {3, 0}}}), "LinkReport: link 2 member is cut off");
+  expect_refused(patched(report, {{32, {1, 0}}}), "LinkReport: 18 bytes too many at the end");
+  expect_refused(patched(report, {{34, {64, 0}}}), "LinkReport: link 0 member is 64, allowed are 0 to 63");
+  expect_refused(patched(report, {{52, {1, 0}}}), "LinkReport: link 1 member is 1, must be more than 1");
+  expect_refused(patched(report, {{52, {0, 0}}}), "LinkReport: link 1 member is 0, must be more than 1");
+  expect_refused(patched(report, {{36, {1, 0xe4, 0x0b, 0x54, 2}}}),
+                 "LinkReport: link 0 latency is 10000000001, allowed are 0 to 10000000000");
+  expect_refused(patched(report, {{44, Bytes(8, 0xff)}}), "LinkReport: link 0 rate is 18446744073709551615");
+}
+
+TEST(CodecHostile, Probe) {
+  // id 28, padding length 36, padding 40
+  const Bytes probe = encode(Probe{7, 3});
+  ASSERT_EQ(probe.size(), 43u);
+  expect_refused(patched(probe, {{36, {4}}}), "Probe: padding is cut off: 4 bytes needed, 3 left");
+  expect_refused(patched(probe, {{36, {2}}}), "Probe: 1 bytes too many at the end");
+  expect_refused(patched(probe, {{36, {0xff, 0xff, 0xff, 0xff}}}), "Probe: padding length is 4294967295");
+  expect_refused(patched(probe, {{42, {1}}}), "Probe: padding is not zero");
+  const Probe largest{1, 65496};  // 65,536 bytes in all
+  EXPECT_EQ(encode(largest).size(), kMaxControlBytes);
+  expect_accepted(encode(largest), largest);
 }
 
 TEST(CodecHostile, RandomBytesNeverCrash) {

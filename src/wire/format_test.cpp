@@ -68,6 +68,11 @@ std::map<std::string, ControlMessage> control_values() {
       {"failed", Failed{3, ErrorCode::kNumeric, "NaN in layer 7"}},
       {"refuse", Refuse{ErrorCode::kModelMismatch, "another model"}},
       {"goodbye", Goodbye{"bye"}},
+      {"measure",
+       Measure{2, 3000, {{"desk", key_of(0xaa), desk}, {"pi", key_of(0xbb), {"fe80::2%eth0", 7000, 7001}}}}},
+      {"link-report", LinkReport{2, {{0, 2'100'000, 38'750'000}, {2, 90'000, 0}}}},
+      {"probe", Probe{8589934592, 6}},
+      {"probe-reply", ProbeReply{8589934592}},
   };
 }
 

@@ -64,6 +64,14 @@ std::string_view name(MessageType type) {
       return "Refuse";
     case MessageType::kGoodbye:
       return "Goodbye";
+    case MessageType::kMeasure:
+      return "Measure";
+    case MessageType::kLinkReport:
+      return "LinkReport";
+    case MessageType::kProbe:
+      return "Probe";
+    case MessageType::kProbeReply:
+      return "ProbeReply";
     case MessageType::kBatch:
       return "batch frame";
   }

@@ -26,6 +26,10 @@ enum class MessageType : std::uint8_t {
   kFailed = 9,
   kRefuse = 10,
   kGoodbye = 11,
+  kMeasure = 12,
+  kLinkReport = 13,
+  kProbe = 14,
+  kProbeReply = 15,
   kBatch = 16,
 };
 

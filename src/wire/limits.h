@@ -16,6 +16,12 @@ inline constexpr std::size_t kHeaderBytes = 28;
 // bytes.
 inline constexpr std::size_t kMaxControlBytes = 64 * 1024;
 
+// Zeros in a Probe: what is left of a control message.
+inline constexpr std::uint32_t kMaxProbePadding = kMaxControlBytes - kHeaderBytes - 12;
+// Ten seconds: no Measure may take longer, and no link that is slower is one.
+inline constexpr std::uint32_t kMaxMeasureMs = 10'000;
+inline constexpr std::uint64_t kMaxLatencyNs = std::uint64_t{kMaxMeasureMs} * 1'000'000;
+
 // Bytes of UTF-8. A name is shown in columns and log lines.
 inline constexpr std::size_t kMaxNameBytes = 64;
 inline constexpr std::size_t kMaxVersionBytes = 64;

@@ -145,8 +145,41 @@ struct Goodbye {
   friend bool operator==(const Goodbye&, const Goodbye&) = default;
 };
 
+// head -> worker: connect to these members and allow exactly them, for links to be measured before there is a
+// plan. members[0] is the head. Replaces an earlier one. Answered by one LinkReport.
+struct Measure {
+  std::uint32_t id = 0;       // > 0, grows with every Measure of a head
+  std::uint32_t time_ms = 0;  // > 0: measure the links to all members, for so long at most; 0: only connect
+  std::vector<Member> members{};
+  friend bool operator==(const Measure&, const Measure&) = default;
+};
+// From the sender of the report.
+struct MeasuredLink {
+  std::uint16_t member = 0;       // index into Measure::members, ascending
+  std::uint64_t latency_ns = 0;   // of a small message, one way: half its round trip; at most kMaxLatencyNs
+  std::uint64_t bytes_per_s = 0;  // of a large one; 0: too fast to tell
+  friend bool operator==(const MeasuredLink&, const MeasuredLink&) = default;
+};
+// worker -> head: what was asked for by the Measure with this id. A member that could not be reached in time
+// is left out.
+struct LinkReport {
+  std::uint32_t id = 0;
+  std::vector<MeasuredLink> links{};
+  friend bool operator==(const LinkReport&, const LinkReport&) = default;
+};
+// Any member -> member: to be answered at once.
+struct Probe {
+  std::uint64_t id = 0;
+  std::uint32_t n_padding = 0;  // bytes of zeros behind it, at most kMaxProbePadding
+  friend bool operator==(const Probe&, const Probe&) = default;
+};
+struct ProbeReply {
+  std::uint64_t id = 0;
+  friend bool operator==(const ProbeReply&, const ProbeReply&) = default;
+};
+
 using ControlMessage = std::variant<Hello, Welcome, Prepare, Ready, Activate, Retire, Cancel, Heartbeat,
-                                    Failed, Refuse, Goodbye>;
+                                    Failed, Refuse, Goodbye, Measure, LinkReport, Probe, ProbeReply>;
 
 // The only message of the data lane: a batch on its way, addressed to plan step `step`
 // (step == number of steps: the head's output stage).

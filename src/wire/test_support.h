@@ -91,6 +91,17 @@ inline std::uint32_t any_epoch() {
   return any<std::uint32_t>(1, 0xffffffff);
 }
 
+inline std::vector<Member> any_members() {
+  std::vector<Member> members;
+  const auto n_members = any<std::uint16_t>(1, 9);
+  for (std::uint16_t i = 0; i < n_members; ++i) {
+    Member member{.name = any_name() + std::to_string(i), .key = {any_bytes<32>()}, .address = any_address()};
+    member.key.bytes[0] = static_cast<std::uint8_t>(i + 1);
+    members.push_back(std::move(member));
+  }
+  return members;
+}
+
 inline Prepare any_plan() {
   Prepare plan{.epoch = any_epoch(),
                .model = any_bytes<32>(),
@@ -101,12 +112,7 @@ inline Prepare any_plan() {
                .hidden = any<int>(0, 1) != 0 ? HiddenEncoding::kF32 : HiddenEncoding::kF16Scaled,
                .repack = any<int>(0, 1) != 0,
                .flash_attention = any<int>(0, 1) != 0};
-  const auto n_members = any<std::uint16_t>(1, 9);
-  for (std::uint16_t i = 0; i < n_members; ++i) {
-    Member member{.name = any_name() + std::to_string(i), .key = {any_bytes<32>()}, .address = any_address()};
-    member.key.bytes[0] = static_cast<std::uint8_t>(i + 1);
-    plan.members.push_back(std::move(member));
-  }
+  plan.members = any_members();
   for (std::uint32_t layer = 0; layer < plan.n_layer;) {
     const auto end = any<std::uint32_t>(layer + 1, plan.n_layer);
     plan.steps.push_back({any<std::uint16_t>(0, plan.members.size() - 1), layer, end});
@@ -173,8 +179,22 @@ inline ControlMessage any_control_message(std::size_t kind) {
       return Failed{any_epoch(), any_code(), any_text(200)};
     case 9:
       return Refuse{any_code(), any_text(200)};
-    default:
+    case 10:
       return Goodbye{any_text(200)};
+    case 11:
+      return Measure{any<std::uint32_t>(1, 0xffffffff), any<std::uint32_t>(0, kMaxMeasureMs), any_members()};
+    case 12: {
+      LinkReport report{.id = any<std::uint32_t>(1, 0xffffffff)};
+      for (std::uint16_t i = 0; i < kMaxMembers; ++i)
+        if (any<int>(0, 3) == 0)
+          report.links.push_back(
+              {i, any<std::uint64_t>(0, kMaxLatencyNs), any<std::uint64_t>(0, kMaxBytesPerS)});
+      return report;
+    }
+    case 13:
+      return Probe{any<std::uint64_t>(0, 1ull << 60), any<std::uint32_t>(0, 40)};
+    default:
+      return ProbeReply{any<std::uint64_t>(0, 1ull << 60)};
   }
 }
 
