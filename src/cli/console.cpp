@@ -170,8 +170,8 @@ void RingFlags::add(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   add_number_or_auto(app, "--ubatch-size", n_ubatch, 8192,
-                     "most tokens computed at once (also -ub); auto: 512, or at most 128 where that saves "
-                     "streaming or weights are streamed");
+                     "most tokens computed at once (also -ub); auto: 512, fewer where their buffers would "
+                     "make devices stream more");
   app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache (also -ctk, -ctv)")
       ->check(CLI::IsMember({"f16", "f32"}))
       ->capture_default_str();
@@ -182,16 +182,25 @@ void RingFlags::add(CLI::App& app) {
   app.add_flag("--no-repack", no_repack, "keep weights as in the file: less memory, slower");
   app.add_flag("--no-flash-attn", no_flash_attention, "plain attention");
   app.add_option("--worker", workers,
-                 "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker, in ring order");
+                 "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker");
   app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker");
   app.add_option("--listen", listen,
                  "HOST[:PORT] where workers reach this device (default: the address that routes to them)");
   app.add_option("--layer-window", windows,
-                 "layers per device and round, e.g. 8,8,4: this device, then the workers (default: by "
-                 "memory; also -lw)");
+                 "layers per device and round, e.g. 8,8,4: this device, then the workers (default: the "
+                 "best, see hearth plan; also -lw)");
   add_number_or_auto(app, "-k,--rounds", rounds, 128,
-                     "times a token passes each device; auto: 1, where weights are streamed the best for the "
-                     "measured disks, with --layer-window as many as the windows need");
+                     "times a token passes each device; auto: the best, with --layer-window as many as the "
+                     "windows need");
+  app.add_option("--exclude", excluded, "name of a device that gets no layers; may be repeated");
+  app.add_option("--users", users, "texts generated at the same time that the plan is for")
+      ->check(CLI::Range(1, 512))
+      ->capture_default_str();
+  app.add_option("--plan-prompt", prompt_tokens, "tokens of the prompt that --max-ttft is for")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-ttft", max_ttft_s, "seconds to the first token, at most; costs speed afterwards")
+      ->check(CLI::PositiveNumber);
   app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
 }
 
@@ -219,6 +228,9 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
     options.control_port = own.port;
   }
   options.rounds = rounds;
+  options.excluded = excluded;
+  options.traffic = {.users = users, .prompt_tokens = prompt_tokens};
+  if (max_ttft_s > 0) options.max_ttft_s = max_ttft_s;
   if (!windows.empty()) {
     HEARTH_TRY(options.windows, parse_windows(windows));
   }

@@ -87,6 +87,10 @@ struct RingFlags {
   std::string listen;        // HOST[:PORT]
   std::string windows;       // "8,8,4"
   std::uint32_t rounds = 0;  // 0: the best
+  std::vector<std::string> excluded;
+  std::uint32_t users = 1;
+  std::uint32_t prompt_tokens = 512;  // of the prompt that max_ttft_s is for
+  double max_ttft_s = 0;              // 0: any
   bool verbose = false;
   void add(CLI::App& app);
   // Fills a head's options; kInvalidArgument names the flag.

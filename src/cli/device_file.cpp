@@ -332,4 +332,22 @@ nlohmann::ordered_json to_json(const plan::DeviceProfile& device) {
   return made;
 }
 
+nlohmann::ordered_json devices_json(const plan::RingProfile& ring) {
+  nlohmann::ordered_json made = {{"devices", nlohmann::ordered_json::array()}};
+  for (const plan::DeviceProfile& device : ring.devices) made["devices"].push_back(to_json(device));
+  if (ring.links.empty()) return made;
+  made["links"] = nlohmann::ordered_json::array();
+  for (std::size_t from = 0; from < ring.devices.size(); ++from) {
+    for (std::size_t to = 0; to < ring.devices.size(); ++to) {
+      if (from == to) continue;
+      const plan::LinkProfile& link = ring.links[from][to];
+      made["links"].push_back({{"from", ring.devices[from].name},
+                               {"to", ring.devices[to].name},
+                               {"latency", link.latency_s},
+                               {"rate", link.bytes_per_s}});
+    }
+  }
+  return made;
+}
+
 }  // namespace hearth::cli

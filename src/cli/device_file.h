@@ -38,5 +38,7 @@ struct DeviceFile {
 
 // One device as such a file has it.
 [[nodiscard]] nlohmann::ordered_json to_json(const plan::DeviceProfile& device);
+// A file of a ring's devices and links.
+[[nodiscard]] nlohmann::ordered_json devices_json(const plan::RingProfile& ring);
 
 }  // namespace hearth::cli

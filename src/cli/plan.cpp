@@ -2,12 +2,13 @@
 #include <cstdio>
 #include <format>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "base/os_file.h"
+#include "base/os_process.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/device_file.h"
@@ -20,29 +21,21 @@ namespace hearth::cli {
 namespace {
 
 struct Flags {
-  std::string model;
+  ModelFlags model;
+  RingFlags ring;
   std::string what_if;
-  std::uint32_t n_ctx = 4096;
-  std::uint32_t n_ubatch = 0;
-  std::string kv_type = "f16";
-  std::string windows;
-  std::uint32_t rounds = 0;
-  std::vector<std::string> exclude;
-  std::vector<std::string> memory;      // NAME=SIZE
+  std::vector<std::string> memory;      // SIZE of this device; with --what-if NAME=SIZE
   std::vector<std::string> gpu_memory;  // NAME=SIZE
   bool gpus = false;
-  std::uint32_t users = 1;
-  std::uint32_t prompt_tokens = 512;
-  double max_ttft_s = 0;  // 0: any
+  std::string save;
   bool json = false;
 };
 
 Result<std::size_t> device_named(const DeviceFile& file, std::string_view flag, std::string_view name) {
   const auto at = std::ranges::find(file.devices, name, &plan::DeviceProfile::name);
-  if (at != file.devices.end()) return static_cast<std::size_t>(at - file.devices.begin());
-  std::string names;
-  for (const plan::DeviceProfile& device : file.devices) names += (names.empty() ? "" : ", ") + device.name;
-  return fail(ErrorCode::kInvalidArgument, "{} names '{}'; the devices are {}", flag, name, names);
+  if (at == file.devices.end())
+    return fail(ErrorCode::kInvalidArgument, "{} names '{}', which is no device of the file", flag, name);
+  return static_cast<std::size_t>(at - file.devices.begin());
 }
 
 // "NAME=SIZE" of each.
@@ -77,18 +70,16 @@ Result<DeviceFile> devices_of(const Flags& flags) {
 }
 
 Result<plan::PlanRequest> request_of(const Flags& flags, const DeviceFile& file) {
-  plan::PlanRequest request = {.traffic = {.users = flags.users, .prompt_tokens = flags.prompt_tokens},
-                               .rounds = flags.rounds};
-  if (!flags.windows.empty()) {
-    HEARTH_TRY(request.windows, parse_windows(flags.windows));
+  plan::PlanRequest request = {
+      .traffic = {.users = flags.ring.users, .prompt_tokens = flags.ring.prompt_tokens},
+      .rounds = flags.ring.rounds,
+      .gpus = flags.gpus};
+  if (!flags.ring.windows.empty()) {
+    HEARTH_TRY(request.windows, parse_windows(flags.ring.windows));
   }
-  if (!flags.exclude.empty()) request.excluded.resize(file.devices.size(), false);
-  for (const std::string& name : flags.exclude) {
-    HEARTH_TRY(const std::size_t m, device_named(file, "--exclude", name));
-    request.excluded[m] = true;
-  }
-  request.gpus = flags.gpus;
-  if (flags.max_ttft_s > 0) request.max_ttft_s = flags.max_ttft_s;
+  HEARTH_TRY(request.excluded,
+             plan::named({.model = {}, .devices = file.devices, .links = {}}, flags.ring.excluded));
+  if (flags.ring.max_ttft_s > 0) request.max_ttft_s = flags.ring.max_ttft_s;
   return request;
 }
 
@@ -167,78 +158,113 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
   return kOk;
 }
 
-int run(const Flags& flags) {
-  const auto file = devices_of(flags);
-  if (!file) return report(file.error());
-  const auto request = request_of(flags, *file);
-  if (!request) return report(request.error());
-  const node::ModelRequest of_model = {
-      .n_ctx = flags.n_ctx,
-      .kv_type = flags.kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
-      .n_ubatch = flags.n_ubatch,
-      .n_devices = file->devices.size()};
-  if (flags.model.empty()) {
-    if (file->models.empty())
-      return report({ErrorCode::kInvalidArgument,
-                     std::format("{} describes no models: name a model file with -m", flags.what_if)});
-    return print_table(flags, *file, *request, of_model);
-  }
-  const auto model = model::ModelFile::open(flags.model);
-  if (!model) return report(model.error());
-  const plan::RingProfile ring = {
-      .model = node::model_profile(*model, of_model), .devices = file->devices, .links = file->links};
-  const auto made = plan::propose(ring, *request);
-  if (!made) return report(made.error());
-  const auto alternatives = plan::alternatives(ring, *request, *made);
-  const PlanReport whole = {ring, *request, *made, alternatives};
+int print_plan(const Flags& flags, const plan::RingProfile& ring, const plan::PlanRequest& request,
+               const plan::Proposal& proposal) {
+  const auto alternatives = plan::alternatives(ring, request, proposal);
+  const PlanReport whole = {ring, request, proposal, alternatives};
   (void)put(flags.json ? to_json(whole).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
                        : describe(whole));
   return kOk;
 }
 
+int plan_for_file(const Flags& flags) {
+  const auto file = devices_of(flags);
+  if (!file) return report(file.error());
+  const auto request = request_of(flags, *file);
+  if (!request) return report(request.error());
+  const node::ModelRequest of_model = {
+      .n_ctx = flags.ring.n_ctx,
+      .kv_type = flags.ring.kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
+      .flash_attention = !flags.ring.no_flash_attention,
+      .n_ubatch = std::min(flags.ring.n_ubatch, flags.ring.n_ctx),
+      .n_devices = file->devices.size()};
+  if (flags.model.model.empty()) {
+    if (file->models.empty())
+      return report({ErrorCode::kInvalidArgument,
+                     std::format("{} describes no models: name a model file with -m", flags.what_if)});
+    return print_table(flags, *file, *request, of_model);
+  }
+  const auto model = model::ModelFile::open(flags.model.model);
+  if (!model) return report(model.error());
+  const plan::RingProfile ring = {
+      .model = node::model_profile(*model, of_model), .devices = file->devices, .links = file->links};
+  const auto made = plan::propose(ring, *request);
+  if (!made) return report(made.error());
+  return print_plan(flags, ring, *request, *made);
+}
+
+// This device and its workers, which are measured and not loaded.
+int plan_for_ring(Flags flags) {
+  if (flags.model.model.empty())
+    return report(
+        {ErrorCode::kInvalidArgument, "name a model file with -m, or a file of devices with --what-if"});
+  if (flags.memory.size() > 1 || !flags.gpu_memory.empty())
+    return report(
+        {ErrorCode::kInvalidArgument,
+         "without --what-if --memory is this device's, once, and each worker has its own; --gpu-mem is for "
+         "--what-if"});
+  if (!flags.memory.empty()) flags.model.memory = flags.memory.front();
+  auto options = flags.ring.head_options(flags.model);
+  if (!options) return report(options.error());
+  auto key = flags.ring.key();
+  if (!key) return report(key.error());
+  count_interrupts();
+  bool planned = false;
+  int exit = kOk;
+  options->planned = [&](const plan::RingProfile& ring, const plan::PlanRequest& request,
+                         const plan::Proposal& proposal) -> Result<> {
+    planned = true;
+    exit = print_plan(flags, ring, request, proposal);
+    if (!flags.save.empty()) {
+      const std::string text =
+          devices_json(ring).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+      if (const auto saved = replace_file(flags.save, std::vector<std::uint8_t>(text.begin(), text.end()));
+          !saved)
+        exit = report(saved.error());
+    }
+    return fail(ErrorCode::kCancelled, "a plan was asked for, not a ring");
+  };
+  const auto started = node::HeadNode::start(*options, std::move(*key));
+  if (!planned && !started) return report(started.error());
+  return exit;
+}
+
+int run(const Flags& flags) {
+  return flags.what_if.empty() ? plan_for_ring(flags) : plan_for_file(flags);
+}
+
 }  // namespace
 
 void add_plan(CLI::App& app, int& exit) {
-  auto* verb = app.add_subcommand("plan", "which device would run which layers, how fast, and why");
+  auto* verb = app.add_subcommand("plan", "which device runs which layers, how fast, and why");
   const auto flags = std::make_shared<Flags>();
-  verb->add_option("-m,--model", flags->model,
-                   "GGUF model file; without one, the models that the file describes")
+  flags->model.add(*verb);
+  verb->get_option("--model")->required(false);
+  flags->ring.add(*verb);
+  verb->remove_option(verb->get_option("--memory"));
+  verb->add_option("--memory", flags->memory,
+                   "what this device lends; with --what-if NAME=SIZE, and may be repeated");
+  verb->add_option("--what-if", flags->what_if,
+                   "plan for the devices of a file instead (docs/reference/devices.md)")
       ->check(CLI::ExistingFile);
-  verb->add_option("--what-if", flags->what_if, "file of devices, as docs/reference/devices.md describes it")
-      ->required()
-      ->check(CLI::ExistingFile);
-  verb->add_option("-c,--ctx-size", flags->n_ctx, "tokens of context")
-      ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str();
-  verb->add_option("--ubatch-size", flags->n_ubatch,
-                   "-ub: tokens computed at once, at most (default: the plan chooses)")
-      ->check(CLI::Range(1, 1 << 16));
-  verb->add_option("--cache-type-k", flags->kv_type, "-ctk: of the KV cache")
-      ->check(CLI::IsMember({"f16", "f32"}))
-      ->capture_default_str();
-  verb->add_option("--layer-window", flags->windows,
-                   "-lw: layers of each device in a round, e.g. 8,8,4 (default: the best)");
-  verb->add_option("--rounds", flags->rounds, "times a token passes each device (default: the best)")
-      ->check(CLI::Range(1, 4096));
-  verb->add_option("--exclude", flags->exclude, "device that gets no layers; may be repeated");
-  verb->add_option("--memory", flags->memory, "NAME=SIZE: what a device lends; may be repeated");
   verb->add_option("--gpu-mem", flags->gpu_memory,
-                   "NAME=SIZE: what may be used of a GPU's memory; may be repeated");
-  verb->add_flag("--gpus", flags->gpus,
-                 "plan layers on GPUs too (hearth does not compute on GPUs yet: this is what it would do)");
-  verb->add_option("--users", flags->users, "texts generated at the same time")
-      ->check(CLI::Range(1, 512))
-      ->capture_default_str();
-  verb->add_option("--prompt-tokens", flags->prompt_tokens,
-                   "of the prompt that the time to the first token is for")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  verb->add_option("--max-ttft", flags->max_ttft_s, "seconds to the first token, at most")
-      ->check(CLI::PositiveNumber);
+                   "NAME=SIZE: with --what-if, what may be used of a GPU's memory; may be repeated");
+  verb->add_flag(
+          "--gpus", flags->gpus,
+          "with --what-if, plan layers on GPUs too (hearth does not compute on GPUs yet: this is what it "
+          "would do)")
+      ->needs("--what-if");
+  verb->add_option("--save", flags->save, "write the measured devices and links to a file for --what-if")
+      ->excludes("--what-if");
   verb->add_flag("--json", flags->json, "as JSON, with all numbers; bytes and seconds");
   verb->footer(
-      "Example: hearth plan -m model.gguf --what-if examples/two-laptops.json\n"
-      "         hearth plan --what-if examples/paper-cluster.json --gpus");
+      "Without --what-if this device and its --worker devices are measured, and nothing is loaded. Without "
+      "-m the\n"
+      "models that the file describes are planned, one line each.\n"
+      "Examples:\n"
+      "  hearth plan -m model.gguf --key head.key --worker KEY@192.168.1.7:7700\n"
+      "  hearth plan -m model.gguf --what-if examples/two-laptops.json\n"
+      "  hearth plan --what-if examples/paper-cluster.json --gpus");
   verb->callback([flags, &exit] { exit = run(*flags); });
 }
 

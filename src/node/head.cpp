@@ -16,7 +16,6 @@
 #include "node/model_profile.h"
 #include "node/own_profile.h"
 #include "node/weights.h"
-#include "plan/planner.h"
 #include "wire/limits.h"
 #include "wire/text.h"
 
@@ -159,15 +158,20 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
     profile.devices.push_back({.name = worker.name, .memory_bytes = worker.memory_bytes, .cpu = {}});
     use(profile.devices.back(), worker.speed);
   }
-  if (!workers.empty() && options.windows.empty())
+  if ((!workers.empty() && options.windows.empty()) || options.planned)
     use(profile.devices[0], speed_of(own_profile(model, *backend,
                                                  {.memory_bytes = own_memory,
                                                   .cache_dir = options.weights.cache_dir,
                                                   .log = options.log,
                                                   .cancelled = options.interrupted})
                                          .rates));
-  const plan::PlanRequest request = {.traffic = {}, .rounds = options.rounds, .windows = options.windows};
+  plan::PlanRequest request = {.traffic = options.traffic,
+                               .rounds = options.rounds,
+                               .windows = options.windows,
+                               .max_ttft_s = options.max_ttft_s};
+  HEARTH_TRY(request.excluded, plan::named(profile, options.excluded));
   HEARTH_TRY(plan::Proposal made, plan::propose(profile, request));
+  if (options.planned) HEARTH_TRY_VOID(options.planned(profile, request, made));
   ring.plan = std::move(made.plan);
   ring.rounds = made.rounds;
   ring.predicted_s = made.any_assumed() ? 0 : made.prediction.period_s;

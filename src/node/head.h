@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,7 +21,7 @@
 #include "model/tokenizer.h"
 #include "net/keys.h"
 #include "node/generator.h"
-#include "plan/plan.h"
+#include "plan/planner.h"
 #include "residency/open_weights.h"
 
 namespace hearth::node {
@@ -46,12 +47,17 @@ struct HeadNodeOptions {
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   // A split by hand: layers per round of the head and of each worker; empty: by memory and disks.
   std::vector<std::uint32_t> windows;
-  std::uint32_t rounds = 0;  // times a token passes each device; 0: the best by memory, disks and computing
+  std::uint32_t rounds = 0;           // times a token passes each device; 0: the best
+  std::vector<std::string> excluded;  // names of devices that get no layers
+  plan::Traffic traffic;              // that the plan is for
+  double max_ttft_s = std::numeric_limits<double>::infinity();  // time to the first token of traffic's prompt
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
   // Asked once the model file is open (both outlive it as long as the head does), before anything is loaded
   // or anybody is joined; an error ends the start. May be empty.
   std::function<Result<>(const model::ModelFile&, const model::Tokenizer&)> opened;
+  // Told the plan before it is loaded, and what it was made from; an error ends the start. May be empty.
+  std::function<Result<>(const plan::RingProfile&, const plan::PlanRequest&, const plan::Proposal&)> planned;
   residency::LoadProgress load_progress;  // on the engine thread
   std::function<bool()> interrupted;      // asked while waiting: true ends the wait with kCancelled
 };

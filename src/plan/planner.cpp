@@ -462,6 +462,23 @@ Assumptions with_assumptions(RingProfile ring) {
   return made;
 }
 
+Result<std::vector<bool>> named(const RingProfile& ring, const std::vector<std::string>& names) {
+  std::vector<bool> found;
+  if (names.empty()) return found;
+  found.resize(ring.devices.size(), false);
+  for (const std::string& name : names) {
+    const auto at = std::ranges::find(ring.devices, name, &DeviceProfile::name);
+    if (at == ring.devices.end()) {
+      std::string all;
+      for (const DeviceProfile& device : ring.devices) all += (all.empty() ? "" : ", ") + device.name;
+      return fail(ErrorCode::kInvalidArgument, "there is no device '{}' to exclude; the devices are {}", name,
+                  all);
+    }
+    found[static_cast<std::size_t>(at - ring.devices.begin())] = true;
+  }
+  return found;
+}
+
 Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request) {
   HEARTH_CHECK(!ring.model.layer_bytes.empty() && !ring.model.batches.empty() && !ring.devices.empty() &&
                (request.excluded.empty() || request.excluded.size() == ring.devices.size()));

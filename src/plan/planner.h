@@ -42,6 +42,9 @@ struct Proposal {
   [[nodiscard]] bool any_assumed() const;  // of those that the plan uses
 };
 
+// For PlanRequest::excluded: which devices these are. kInvalidArgument: there is none of that name.
+[[nodiscard]] Result<std::vector<bool>> named(const RingProfile& ring, const std::vector<std::string>& names);
+
 // kInvalidArgument: windows that do not fit the ring. kOutOfMemory: no plan fits, with what each device lends
 // and needs, and what would make it fit. kUnsupported: no plan keeps max_ttft_s; says the least there is.
 [[nodiscard]] Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request);
