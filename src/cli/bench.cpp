@@ -60,6 +60,13 @@ void print_token(const node::ExecutorCounters& counters, std::uint32_t run, mode
   std::fflush(stdout);
 }
 
+// By device.
+std::vector<std::uint32_t> layers_of(const plan::Plan& plan) {
+  std::vector<std::uint32_t> layers;
+  for (std::uint16_t m = 0; m < plan.devices.size(); ++m) layers.push_back(plan.layers_of(m));
+  return layers;
+}
+
 int run(const Flags& flags) {
   auto options = flags.ring.head_options(flags.model);
   if (!options) return report(options.error());
@@ -70,6 +77,7 @@ int run(const Flags& flags) {
          std::format(
              "{} prompt tokens and {} generated ones do not fit a context of {}; ask for a larger one (-c)",
              flags.n_prompt, flags.n_generate, flags.ring.n_ctx)});
+  options->traffic.prompt_tokens = flags.n_prompt;
   auto key = flags.ring.key();
   if (!key) return report(key.error());
   count_interrupts();
@@ -113,7 +121,9 @@ int run(const Flags& flags) {
         {"threads", flags.model.threads()},
         {"devices", h.ring().plan.devices.size()},
         {"rounds", h.ring().rounds},
+        {"layers", layers_of(h.ring().plan)},
         {"predicted_tpot_s", h.ring().predicted_s},
+        {"predicted_ttft_s", h.ring().predicted_ttft_s},
         {"ttft_s", ttft},
         {"tpot_s", tpot},
         {"ttft_s_all", prefill},

@@ -1,6 +1,7 @@
 #include "node/head.h"
 
 #include <algorithm>
+#include <cmath>
 #include <format>
 #include <mutex>
 #include <random>
@@ -174,7 +175,10 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
   if (options.planned) HEARTH_TRY_VOID(options.planned(profile, request, made));
   ring.plan = std::move(made.plan);
   ring.rounds = made.rounds;
-  ring.predicted_s = made.any_assumed() ? 0 : made.prediction.period_s;
+  if (!made.any_assumed()) {
+    ring.predicted_s = made.prediction.period_s;
+    if (std::isfinite(made.prediction.ttft_s)) ring.predicted_ttft_s = made.prediction.ttft_s;
+  }
   engine::EpochOptions epoch = options.epoch;
   epoch.n_ubatch = made.n_ubatch;
   return epoch;

@@ -66,8 +66,9 @@ struct HeadNodeOptions {
 struct RingReport {
   plan::Plan plan;
   std::uint32_t rounds = 1;
-  double predicted_s = 0;  // per token; 0: not predicted, because everything fits, windows are by hand, or
-                           // rates are not known
+  // Seconds of a token, and to the first one of options.traffic; 0: not predicted, because windows are by hand
+  // or a device was not measured.
+  double predicted_s = 0, predicted_ttft_s = 0;
   std::vector<engine::LoadReport> devices;
   std::vector<std::string> addresses;
   // [from][to] in the order of the head and HeadNodeOptions::workers; empty where windows are by hand or
