@@ -66,8 +66,8 @@ struct HeadNodeOptions {
 struct RingReport {
   plan::Plan plan;
   std::uint32_t rounds = 1;
-  // Seconds of a token, and to the first one of options.traffic; 0: not predicted, because windows are by hand
-  // or a device was not measured.
+  // Seconds of a token, and to the first one of options.traffic; 0: not predicted, because windows are by
+  // hand or a device was not measured.
   double predicted_s = 0, predicted_ttft_s = 0;
   std::vector<engine::LoadReport> devices;
   std::vector<std::string> addresses;

@@ -4,9 +4,7 @@
 #include <format>
 #include <iterator>
 #include <limits>
-#include <map>
 #include <numeric>
-#include <optional>
 
 #include "base/units.h"
 
@@ -33,90 +31,6 @@ Result<> check_request(std::size_t n_layer, std::size_t n_devices, std::uint32_t
                 kMaxDevices);
   if (rounds == 0) return fail(ErrorCode::kInvalidArgument, "rounds is 0, expected 1 or more");
   return {};
-}
-
-std::uint64_t saturating_add(std::uint64_t a, std::uint64_t b) {
-  return a > std::numeric_limits<std::uint64_t>::max() - b ? std::numeric_limits<std::uint64_t>::max()
-                                                           : a + b;
-}
-
-std::uint64_t free_bytes(const DeviceMemory& device) {
-  return device.bytes > device.reserved ? device.bytes - device.reserved : 0;
-}
-
-// How many layers each device gets: in proportion to `free`, none above its cap, sum = n_layer. nullopt when
-// the caps do not admit that.
-std::optional<std::vector<std::uint32_t>> share_out(std::uint32_t n_layer,
-                                                    std::span<const std::uint64_t> free,
-                                                    std::span<const std::uint32_t> caps) {
-  if (std::accumulate(caps.begin(), caps.end(), std::uint64_t{0}) < n_layer) return std::nullopt;
-  double total = 0;
-  for (std::size_t i = 0; i < free.size(); ++i)
-    if (caps[i] > 0) total += static_cast<double>(free[i]);
-
-  std::vector<double> ideal(free.size(), 0);
-  std::vector<std::uint32_t> count(free.size(), 0);
-  std::uint32_t left = n_layer;
-  for (std::size_t i = 0; i < free.size(); ++i) {
-    if (caps[i] == 0) continue;
-    ideal[i] = n_layer * (static_cast<double>(free[i]) / total);
-    count[i] = std::min({static_cast<std::uint32_t>(ideal[i]), caps[i], left});
-    left -= count[i];
-  }
-  // What rounding down has left over goes where the most is missing, the first of equals.
-  for (; left > 0; --left) {
-    std::optional<std::size_t> neediest;
-    for (std::size_t i = 0; i < free.size(); ++i)
-      if (count[i] < caps[i] && (!neediest || ideal[i] - count[i] > ideal[*neediest] - count[*neediest]))
-        neediest = i;
-    ++count[*neediest];
-  }
-  return count;
-}
-
-// The first device whose layers need more than it has free.
-std::optional<std::size_t> overfull(std::span<const Step> steps, std::span<const std::uint64_t> layer_bytes,
-                                    std::span<const std::uint64_t> free) {
-  std::vector<std::uint64_t> used(free.size(), 0);
-  for (const Step& step : steps) {
-    for (std::uint32_t il = step.layers.begin; il < step.layers.end; ++il)
-      used[step.device] = saturating_add(used[step.device], layer_bytes[il]);
-    if (used[step.device] > free[step.device]) return step.device;
-  }
-  return std::nullopt;
-}
-
-// One round, every device taking as many layers as it can hold: fits whenever any single round fits.
-std::optional<std::vector<std::uint32_t>> fill_in_order(std::span<const std::uint64_t> layer_bytes,
-                                                        std::span<const std::uint64_t> free) {
-  std::vector<std::uint32_t> counts(free.size(), 0);
-  std::size_t il = 0;
-  for (std::size_t m = 0; m < free.size(); ++m)
-    for (std::uint64_t left = free[m]; il < layer_bytes.size() && layer_bytes[il] <= left; ++il, ++counts[m])
-      left -= layer_bytes[il];
-  if (il < layer_bytes.size()) return std::nullopt;
-  return counts;
-}
-
-// Steps that fit, nullopt when none were found. Layers differ in size (quantization mixes), so a share that
-// fits by number may not by bytes: then that device's cap drops by one until all fit.
-std::optional<std::vector<Step>> fit(std::span<const std::uint64_t> layer_bytes,
-                                     std::span<const std::uint64_t> free, std::uint32_t rounds) {
-  const auto n_layer = static_cast<std::uint32_t>(layer_bytes.size());
-  const std::uint64_t smallest = std::max<std::uint64_t>(1, *std::ranges::min_element(layer_bytes));
-  std::vector<std::uint32_t> caps(free.size());
-  for (std::size_t m = 0; m < free.size(); ++m)
-    caps[m] = static_cast<std::uint32_t>(std::min<std::uint64_t>(n_layer, free[m] / smallest));
-  while (const auto counts = share_out(n_layer, free, caps)) {
-    std::vector<Step> steps = lay_out(*counts, rounds);
-    const auto full = overfull(steps, layer_bytes, free);
-    if (!full) return steps;
-    caps[*full] = (*counts)[*full] - 1;
-  }
-  if (rounds > 1) return std::nullopt;
-  const auto counts = fill_in_order(layer_bytes, free);
-  if (!counts) return std::nullopt;
-  return lay_out(*counts, 1);
 }
 
 }  // namespace
@@ -173,25 +87,6 @@ Visits visits_of(std::span<const std::uint16_t> device_of_step) {
     for (std::size_t i = device_of_step.size(); i-- > 0 && device_of_step[i] == 0;) visits.of_step[i] = 0;
   }
   return visits;
-}
-
-std::vector<Step> lay_out(std::span<const std::uint32_t> counts, std::uint32_t rounds) {
-  std::vector<Step> steps;
-  std::uint32_t next = 0;
-  for (std::uint64_t round = 0; round < rounds; ++round) {
-    for (std::size_t m = 0; m < counts.size(); ++m) {
-      const auto size =
-          static_cast<std::uint32_t>(counts[m] * (round + 1) / rounds - counts[m] * round / rounds);
-      if (size == 0) continue;
-      // No hop from a device to itself when all others sit out.
-      if (!steps.empty() && steps.back().device == m)
-        steps.back().layers.end += size;
-      else
-        steps.push_back({static_cast<std::uint16_t>(m), {next, next + size}});
-      next += size;
-    }
-  }
-  return steps;
 }
 
 Result<> validate(const Plan& plan) {
@@ -258,88 +153,6 @@ Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string
                   "the {} layers of the model are used up before {} gets any of its window of {}; narrow the "
                   "windows before it, or give it 0",
                   n_layer, devices[m], windows[m]);
-  HEARTH_TRY_VOID(validate(plan));
-  return plan;
-}
-
-Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
-                             std::span<const DeviceMemory> devices, std::uint32_t rounds) {
-  HEARTH_TRY_VOID(check_request(layer_bytes.size(), devices.size(), rounds));
-  const auto n_layer = static_cast<std::uint32_t>(layer_bytes.size());
-  rounds = std::min(rounds, n_layer);  // a round without layers is none
-  if (devices[0].reserved > devices[0].bytes)
-    return fail(ErrorCode::kOutOfMemory,
-                "{}, the head, needs {} for embedding, output head and buffers but may use {}; give it more "
-                "memory or start "
-                "on another device",
-                devices[0].name, format_bytes(devices[0].reserved), format_bytes(devices[0].bytes));
-
-  Plan plan{.n_layer = n_layer, .devices = {}, .steps = {}};
-  std::vector<std::uint64_t> free;
-  for (const DeviceMemory& device : devices) {
-    plan.devices.push_back(device.name);
-    free.push_back(free_bytes(device));
-  }
-  auto steps = fit(layer_bytes, free, rounds);
-  if (!steps) {
-    std::uint64_t needed = 0;
-    for (const std::uint64_t bytes : layer_bytes) needed = saturating_add(needed, bytes);
-    std::string each;
-    for (std::size_t m = 0; m < devices.size(); ++m)
-      std::format_to(std::back_inserter(each), "{}{} has {}", m == 0 ? "" : ", ", devices[m].name,
-                     format_bytes(free[m]));
-    const bool fits_in_one = rounds > 1 && fit(layer_bytes, free, 1);
-    return fail(ErrorCode::kOutOfMemory, "{} layers of {} in all do not fit{}: {} free for layers; {}",
-                n_layer, format_bytes(needed), rounds > 1 ? std::format(" in {} rounds", rounds) : "", each,
-                fits_in_one ? "one round would fit"
-                            : "add a device, free memory, or take a smaller model, quantization or context");
-  }
-  plan.steps = std::move(*steps);
-  HEARTH_TRY_VOID(validate(plan));
-  return plan;
-}
-
-Result<Plan> split_to_stream(const StreamSplit& split, std::span<const DeviceMemory> devices,
-                             std::span<const std::uint64_t> disk_bytes_per_s) {
-  HEARTH_TRY_VOID(check_request(split.layer_bytes.size(), devices.size(), split.rounds));
-  HEARTH_CHECK(disk_bytes_per_s.size() == devices.size());
-  const auto n_layer = static_cast<std::uint32_t>(split.layer_bytes.size());
-  double weights = 0;
-  for (const std::uint64_t bytes : split.layer_bytes) weights += static_cast<double>(bytes);
-  const double layer = weights / n_layer + static_cast<double>(split.kv_bytes);
-  // Each next layer goes where the disk then has the least to do, or memory has most room left.
-  std::vector<std::uint32_t> counts(devices.size(), 0);
-  const auto load = [&](std::size_t m) {
-    const double bytes = (m == 0 ? static_cast<double>(split.output_bytes) : 0) + layer * (counts[m] + 1);
-    return (bytes - static_cast<double>(free_bytes(devices[m]))) / static_cast<double>(disk_bytes_per_s[m]);
-  };
-  const auto has_room = [&](std::size_t m) {
-    return static_cast<double>(free_bytes(devices[m])) >
-           static_cast<double>(split.kv_bytes) * (counts[m] + 1);
-  };
-  for (std::uint32_t il = 0; il < n_layer; ++il) {
-    std::optional<std::size_t> least;
-    for (std::size_t m = 0; m < devices.size(); ++m)
-      if (has_room(m) && (!least || load(m) < load(*least))) least = m;
-    if (!least) {
-      std::string each;
-      for (const DeviceMemory& device : devices)
-        std::format_to(std::back_inserter(each), "{}{} lends {} and needs {} for buffers",
-                       each.empty() ? "" : ", ", device.name, format_bytes(device.bytes),
-                       format_bytes(device.reserved));
-      return fail(
-          ErrorCode::kOutOfMemory,
-          "{}{}: {}; lend more memory (--memory), ask for a smaller context (-c) or smaller batches "
-          "(-ub)",
-          il == 0 ? "no device has memory left for weights"
-                  : std::format("there is memory for the KV cache of {} of {} layers", il, n_layer),
-          split.kv_bytes == 0 ? "" : std::format(", which takes {} a layer", format_bytes(split.kv_bytes)),
-          each);
-    }
-    ++counts[*least];
-  }
-  Plan plan{.n_layer = n_layer, .devices = {}, .steps = lay_out(counts, std::min(split.rounds, n_layer))};
-  for (const DeviceMemory& device : devices) plan.devices.push_back(device.name);
   HEARTH_TRY_VOID(validate(plan));
   return plan;
 }

@@ -46,9 +46,6 @@ struct Visits {
 };
 [[nodiscard]] Visits visits_of(std::span<const std::uint16_t> device_of_step);
 
-// counts[m] layers on device m, in `rounds` rounds, windows as even as whole layers allow; no step is empty.
-[[nodiscard]] std::vector<Step> lay_out(std::span<const std::uint32_t> counts, std::uint32_t rounds);
-
 // kInvalidArgument names the step that leaves a gap, overlaps, is empty or names no device.
 [[nodiscard]] Result<> validate(const Plan& plan);
 
@@ -57,35 +54,5 @@ struct Visits {
 // round's windows may be cut short. A device with window 0 gets no step.
 [[nodiscard]] Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string> devices,
                                             std::span<const std::uint32_t> windows, std::uint32_t rounds);
-
-struct DeviceMemory {
-  std::string name;
-  std::uint64_t bytes = 0;  // that may be used
-  std::uint64_t reserved =
-      0;  // taken before any layer: on the head embedding, output head; buffers everywhere
-};
-
-// Layers in proportion to what each device has left after `reserved`, in `rounds` rounds; every layer costs
-// `layer_bytes[il]` (weights and KV). No device gets more bytes than it has left; one that has nothing left
-// gets no step. With layers of one size a split is found whenever one exists. Each device gets within one
-// layer of its share, unless that would not fit, spread over the rounds as evenly as whole layers allow.
-// kOutOfMemory when the layers do not fit, with the numbers per device.
-[[nodiscard]] Result<Plan> split_by_memory(std::span<const std::uint64_t> layer_bytes,
-                                           std::span<const DeviceMemory> devices, std::uint32_t rounds);
-
-struct StreamSplit {
-  std::span<const std::uint64_t> layer_bytes;  // of weights
-  std::uint64_t kv_bytes = 0;                  // of each layer; has to be in memory
-  std::uint64_t output_bytes = 0;              // of weights, the head's in any case
-  std::uint32_t rounds = 1;
-};
-
-// Where layers do not fit, and what is beyond a device's memory is read from its disk for every token: layers
-// so that the disk that takes longest for that has as little to read as whole layers of the mean size allow,
-// spread over the rounds as evenly. disk_bytes_per_s[m] > 0 is of device m. A device has no more layers than
-// its memory has room for their KV and something more. kOutOfMemory: that is not enough, with the numbers per
-// device.
-[[nodiscard]] Result<Plan> split_to_stream(const StreamSplit& split, std::span<const DeviceMemory> devices,
-                                           std::span<const std::uint64_t> disk_bytes_per_s);
 
 }  // namespace hearth::plan

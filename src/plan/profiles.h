@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "plan/rounds.h"
+#include "plan/slots.h"
 
 namespace hearth::plan {
 

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/units.h"
-#include "plan/rounds.h"
+#include "plan/slots.h"
 
 namespace hearth::residency {
 namespace {
