@@ -77,6 +77,15 @@ void Control<Session>::take(ControlInput& input) {
             if constexpr (std::is_same_v<Session, engine::HeadSession>)
               carry_out(session_.cancel(cancel.epoch, cancel.first_batch, cancel.last_batch));
           },
+          [&](MeasureLinks&) {
+            if constexpr (std::is_same_v<Session, engine::HeadSession>) {
+              auto actions = session_.measure_links(now);
+              if (actions)
+                carry_out(*actions);
+              else
+                observer_.failed(actions.error());
+            }
+          },
           [&](UsePlan& use) {
             if constexpr (std::is_same_v<Session, engine::HeadSession>) {
               auto actions = session_.prepare(use.plan, use.options, now);
@@ -156,6 +165,10 @@ void Control<Session>::act(const engine::Action& action) {
                  [&](const engine::AllWelcome&) {
                    if constexpr (std::is_same_v<Session, engine::HeadSession>)
                      observer_.all_welcome(session_.workers());
+                 },
+                 [&](const engine::LinksMeasured&) {
+                   if constexpr (std::is_same_v<Session, engine::HeadSession>)
+                     observer_.links_measured(session_.links());
                  },
                  [&](const engine::EpochFailed& failed) {
                    engine_.send(RingFailed{failed.error});

@@ -45,6 +45,7 @@ struct AnnounceCancel {
   std::uint32_t epoch;
   std::uint64_t first_batch, last_batch;
 };
+struct MeasureLinks {};
 struct UsePlan {
   plan::Plan plan;
   engine::EpochOptions options;
@@ -52,11 +53,13 @@ struct UsePlan {
 struct Shutdown {
   std::string reason;
 };
-using ControlInput = std::variant<SendFrame, EpochLoaded, EpochBroken, AnnounceCancel, UsePlan, Shutdown>;
+using ControlInput =
+    std::variant<SendFrame, EpochLoaded, EpochBroken, AnnounceCancel, MeasureLinks, UsePlan, Shutdown>;
 
 // What the owner of a head wants to know; called on the control thread.
 struct ControlObserver {
   std::function<void(const std::vector<engine::WorkerInfo>&)> all_welcome;
+  std::function<void(const engine::LinkMatrix&)> links_measured;
   std::function<void(std::uint32_t epoch, const std::vector<std::optional<engine::LoadReport>>&)> active;
   std::function<void(const Error&)> failed;  // of an epoch or the whole session
   std::function<void(engine::LogLevel, const std::string&)> log;

@@ -29,13 +29,16 @@ constexpr std::chrono::milliseconds kPollInterrupts{50};
 struct Met {
   std::vector<engine::WorkerInfo> workers;
 };
+struct Measured {
+  engine::LinkMatrix links;
+};
 struct Active {
   std::vector<std::optional<engine::LoadReport>> reports;
 };
 struct Broken {
   Error error;
 };
-using Progress = std::variant<Met, Active, Broken>;
+using Progress = std::variant<Met, Measured, Active, Broken>;
 
 // The address this machine shows to all workers alike, or "" (every interface) when it differs.
 Result<std::string> bind_address(const std::vector<WorkerAddress>& workers,
@@ -46,6 +49,21 @@ Result<std::string> bind_address(const std::vector<WorkerAddress>& workers,
   }
   const bool same = std::ranges::adjacent_find(towards, std::not_equal_to<>()) == towards.end();
   return same ? towards.front() : std::string();
+}
+
+// What is not known is assumed; nothing when nothing is known.
+std::vector<std::vector<plan::LinkProfile>> links_of(const engine::LinkMatrix& measured) {
+  std::vector<std::vector<plan::LinkProfile>> links;
+  bool any = false;
+  for (const auto& from : measured) {
+    std::vector<plan::LinkProfile>& row = links.emplace_back();
+    for (const std::optional<plan::LinkProfile>& to : from) {
+      row.push_back(to.value_or(plan::kAssumedLink));
+      any = any || to.has_value();
+    }
+  }
+  if (!any) links.clear();
+  return links;
 }
 
 }  // namespace
@@ -66,7 +84,7 @@ struct HeadNode::Impl {
   // Decides what the ring does; the devices are known.
   Result<engine::EpochOptions> make_plan(const HeadNodeOptions& options,
                                          const std::vector<engine::WorkerInfo>& workers,
-                                         std::uint64_t own_memory);
+                                         const engine::LinkMatrix& links, std::uint64_t own_memory);
 
   model::ModelFile model;
   model::Tokenizer tokenizer;
@@ -121,6 +139,7 @@ Result<Progress> HeadNode::Impl::wait(const std::function<bool()>& interrupted) 
 
 Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& options,
                                                        const std::vector<engine::WorkerInfo>& workers,
+                                                       const engine::LinkMatrix& links,
                                                        std::uint64_t own_memory) {
   plan::RingProfile profile = {
       .model = model_profile(model, {.n_ctx = options.epoch.n_ctx,
@@ -130,7 +149,7 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                      .n_ubatch = options.epoch.n_ubatch,
                                      .n_devices = workers.size() + 1}),
       .devices = {{.name = options.name, .memory_bytes = own_memory, .cpu = {}}},
-      .links = {}};
+      .links = links_of(links)};
   const auto use = [](plan::DeviceProfile& device, const engine::DeviceSpeed& speed) {
     device.cpu = speed.cpu;
     device.disk_bytes_per_s = speed.disk_bytes_per_s;
@@ -222,6 +241,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
       ControlObserver{
           .all_welcome =
               [&node](const std::vector<engine::WorkerInfo>& workers) { node.progress.send(Met{workers}); },
+          .links_measured = [&node](const engine::LinkMatrix& links) { node.progress.send(Measured{links}); },
           .active =
               [&node](std::uint32_t, const std::vector<std::optional<engine::LoadReport>>& reports) {
                 node.progress.send(Active{reports});
@@ -235,7 +255,12 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
           .log = options.log});
   HEARTH_TRY(Progress met, node.wait(options.interrupted));
   const auto& workers = std::get<Met>(met).workers;
-  HEARTH_TRY(const engine::EpochOptions chosen, node.make_plan(options, workers, memory));
+  if (!workers.empty() && options.windows.empty()) {
+    node.control->post(MeasureLinks{});
+    HEARTH_TRY(Progress measured, node.wait(options.interrupted));
+    node.ring.links = std::move(std::get<Measured>(measured).links);
+  }
+  HEARTH_TRY(const engine::EpochOptions chosen, node.make_plan(options, workers, node.ring.links, memory));
   node.generator = std::make_unique<Generator>(
       node.tokenizer, *node.executor,
       Generator::Options{.n_ctx = chosen.n_ctx, .n_ubatch = chosen.n_ubatch, .n_seq_max = options.n_seq_max},

@@ -64,6 +64,9 @@ struct RingReport {
                            // rates are not known
   std::vector<engine::LoadReport> devices;
   std::vector<std::string> addresses;
+  // [from][to] in the order of the head and HeadNodeOptions::workers; empty where windows are by hand or
+  // there are no workers.
+  engine::LinkMatrix links;
 };
 
 class HeadNode {

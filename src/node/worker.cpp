@@ -112,7 +112,9 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
       open_weights_with(options.weights));
   node.control = std::make_unique<Control<engine::WorkerSession>>(
       std::move(session), std::move(hub), node.inputs, node.recalls, node.executor->counters(),
-      node.in_flight, ControlObserver{.all_welcome = {}, .active = {}, .failed = {}, .log = options.log});
+      node.in_flight,
+      ControlObserver{
+          .all_welcome = {}, .links_measured = {}, .active = {}, .failed = {}, .log = options.log});
   node.engine = std::thread([&node, memory] {
     run_engine(
         node.inputs, node.recalls, *node.executor, nullptr,

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -208,6 +209,44 @@ TEST_F(NodeRing, AWorkerThatLeavesEndsTheTextAndTheOthersServeTheNextHead) {
   const Answer after = ask(*head, question, 4);
   EXPECT_EQ(after.tokens, before.tokens);
   EXPECT_EQ(after.rows, before.rows);
+}
+
+TEST_F(NodeRing, MeasuresEveryLinkBeforeItPlans) {
+  workers_.pop_back();
+  const auto question = prompt(20, 4);
+  for (int time = 0; time < 2; ++time) {  // the second head comes to workers that measured for another one
+    auto measuring = options({}, 0);
+    std::mutex mutex;
+    std::string lines;
+    measuring.log = [&](engine::LogLevel, const std::string& line) {
+      const std::lock_guard lock(mutex);
+      lines += line + "\n";
+    };
+    const auto head = HeadNode::start(measuring, head_key_.clone());
+    ASSERT_TRUE(head) << head.error().message;
+    const engine::LinkMatrix& links = (*head)->ring().links;
+    ASSERT_EQ(links.size(), 3U);
+    const std::lock_guard lock(mutex);
+    for (std::size_t from = 0; from < 3; ++from) {
+      ASSERT_EQ(links[from].size(), 3U);
+      for (std::size_t to = 0; to < 3; ++to) {
+        ASSERT_EQ(links[from][to].has_value(), from != to) << from << " -> " << to << "\n" << lines;
+        if (from == to) continue;
+        EXPECT_GT(links[from][to]->latency_s, 0);
+        EXPECT_GE(links[from][to]->bytes_per_s, 0);
+      }
+    }
+    for (const std::string_view pair :
+         {"head -> w1: ", "head -> w2: ", "w1 -> head: ", "w1 -> w2: ", "w2 -> head: ", "w2 -> w1: "})
+      EXPECT_TRUE(lines.contains(pair)) << pair << " in\n" << lines;
+    if (time == 0) std::printf("%s", lines.c_str());
+    EXPECT_EQ(ask(**head, question, 4).tokens.size(), 4U);
+  }
+}
+
+TEST_F(NodeRing, MeasuresNoLinksForWindowsByHand) {
+  const auto head = start_head({2, 2, 2, 2}, 1);
+  EXPECT_TRUE(head->ring().links.empty());
 }
 
 TEST_F(NodeRing, AWorkerWithoutTheMemoryRefusesThePlanAndSaysWhy) {
