@@ -4,6 +4,7 @@
 #include <format>
 #include <iterator>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "base/units.h"
