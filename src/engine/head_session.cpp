@@ -208,7 +208,8 @@ void HeadSession::on(Worker& from, const wire::LinkReport& report, TimePoint now
 }
 
 void HeadSession::on(Worker& from, const wire::Probe& probe, TimePoint, Actions& out) {
-  if (from.meeting == Meeting::kMet) out.push_back(Send{from.info.key, wire::ProbeReply{probe.id}});
+  if (from.meeting == Meeting::kMet && answers_.may_answer(from.info.key))
+    out.push_back(Send{from.info.key, wire::ProbeReply{probe.id}});
 }
 
 void HeadSession::on(Worker& from, const wire::ProbeReply& reply, TimePoint now, Actions& out) {
@@ -345,6 +346,7 @@ Actions HeadSession::tick(const Progress& own, std::uint32_t batches_in_flight, 
   for (const Liveness::Silent& report : liveness_.tick(now)) silent.push_back(report.error.message);
   if (!silent.empty()) fail_session(Error{ErrorCode::kTimeout, join(silent)}, out);
 
+  answers_.tick();
   if (is_running() && links_wanted_) {
     survey_->tick(now, out);
     check_links(out);

@@ -166,7 +166,8 @@ class HeadSession {
   State state_ = State::kContacting;
   std::vector<Worker> workers_;
   std::map<std::uint32_t, Epoch> epochs_;
-  std::uint32_t last_epoch_ = 0;      // 0: none yet
+  std::uint32_t last_epoch_ = 0;  // 0: none yet
+  ProbeAnswers answers_;
   std::optional<LinkSurvey> survey_;  // the last one
   bool links_wanted_ = false;         // LinksMeasured is owed
   LinkSet links_;

@@ -396,6 +396,22 @@ TEST_F(Head, AnswersProbesOfItsWorkers) {
   EXPECT_THAT(actions, IsEmpty());
 }
 
+TEST_F(Head, AnswersAFloodOfProbesInPart) {
+  meet_all();
+  const auto answers = [&](int worker, int n_probes) {
+    std::size_t n = 0;
+    for (int i = 0; i < n_probes; ++i) {
+      receive(worker, wire::Probe{5, 0});
+      n += sent<wire::ProbeReply>(actions).size();
+    }
+    return n;
+  };
+  EXPECT_EQ(answers(2, 1000), 64u);
+  EXPECT_EQ(answers(1, 9), 9u);
+  pass(100ms, {1, 2});
+  EXPECT_EQ(answers(2, 1000), 64u);
+}
+
 TEST_F(Head, ActivatesWhenEverybodyIsReady) {
   meet_all();
   actions = session.prepare(plan(), {.n_ctx = 77}, now).value();

@@ -69,4 +69,17 @@ class LinkProber {
   std::map<DeviceKey, plan::LinkProfile> links_;
 };
 
+// Answers to the probes of others. A peer that asks on and on without reading what it is told must not fill
+// this device's memory; one that measures needs kSmallProbes + kLargeProbes + 1 answers and is done.
+class ProbeAnswers {
+ public:
+  // Whether this peer gets one more before the next tick.
+  [[nodiscard]] bool may_answer(const DeviceKey& peer) { return ++given_[peer] <= kMost; }
+  void tick() { given_.clear(); }
+
+ private:
+  static constexpr std::uint32_t kMost = 64;
+  std::map<DeviceKey, std::uint32_t> given_;
+};
+
 }  // namespace hearth::engine

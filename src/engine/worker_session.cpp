@@ -273,8 +273,8 @@ Result<> WorkerSession::accept(const wire::Measure& measure) const {
   return {};
 }
 
-void WorkerSession::answer(const DeviceKey& from, const wire::Probe& probe, Actions& out) const {
-  if (links_.is_up(from)) out.push_back(Send{from, wire::ProbeReply{probe.id}});
+void WorkerSession::answer(const DeviceKey& from, const wire::Probe& probe, Actions& out) {
+  if (links_.is_up(from) && answers_.may_answer(from)) out.push_back(Send{from, wire::ProbeReply{probe.id}});
 }
 
 void WorkerSession::on_reply(const DeviceKey& from, const wire::ProbeReply& reply, TimePoint now,
@@ -411,6 +411,7 @@ Actions WorkerSession::tick(const Progress& progress, TimePoint now) {
   Actions out;
   links_.tick(now, out);
   narrow(now, out);
+  answers_.tick();
   if (measuring_ && measuring_->prober) measuring_->prober->tick(now, out);
   check_report(now, out);
   for (const Liveness::Silent& silent : liveness_.tick(now)) {

@@ -117,7 +117,7 @@ class WorkerSession {
   void refuse(const DeviceKey& peer, const wire::Address& address, Error error, TimePoint now, Actions& out);
   void break_rules(const DeviceKey& from, const wire::ControlMessage& message, Actions& out);
   void on_member(const DeviceKey& from, const wire::ControlMessage& message, TimePoint now, Actions& out);
-  void answer(const DeviceKey& from, const wire::Probe& probe, Actions& out) const;
+  void answer(const DeviceKey& from, const wire::Probe& probe, Actions& out);
   void on_reply(const DeviceKey& from, const wire::ProbeReply& reply, TimePoint now, Actions& out);
   [[nodiscard]] Result<std::uint16_t> accept(const wire::Prepare& plan) const;  // the own index in it
   [[nodiscard]] Result<> accept(const wire::Measure& measure) const;
@@ -146,6 +146,7 @@ class WorkerSession {
   wire::Address head_address_;
   std::uint32_t last_epoch_ = 0;  // of this head; epochs only grow
   std::map<std::uint32_t, Epoch> epochs_;
+  ProbeAnswers answers_;
   std::optional<Measuring> measuring_;          // not beside an epoch
   std::map<DeviceKey, wire::Refuse> refusing_;  // links that exist only to say no
   LinkSet links_;

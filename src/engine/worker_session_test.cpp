@@ -316,6 +316,9 @@ TEST_F(Worker, AnswersProbesOfMembersOnly) {
   EXPECT_FALSE(answers(2));  // there is no link to answer on
   up(2);
   EXPECT_TRUE(answers(2));
+  for (int i = 1; i < 64; ++i) EXPECT_TRUE(answers(2));
+  EXPECT_FALSE(answers(2));  // more than anybody needs
+  pass(100ms, {0, 2});
   EXPECT_FALSE(answers(3));
   EXPECT_FALSE(answers(9));  // another head
   activate(1);
