@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <format>
 #include <memory>
@@ -15,6 +16,8 @@
 #include "cli/plan_report.h"
 #include "cli/verbs.h"
 #include "node/model_profile.h"
+#include "plan/exact_solver.h"
+#include "plan/milp_solver.h"
 #include "plan/planner.h"
 
 namespace hearth::cli {
@@ -28,6 +31,7 @@ struct Flags {
   std::vector<std::string> gpu_memory;  // NAME=SIZE
   bool gpus = false;
   std::string save;
+  bool confirm = false;
   bool json = false;
 };
 
@@ -158,12 +162,32 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
   return kOk;
 }
 
+// Both solvers on what the plan was made from.
+std::string confirmed(const plan::Proposal& proposal) {
+  if (!proposal.terms) return "windows are by hand: there is nothing to confirm\n";
+  const auto exact = plan::solve_exactly(*proposal.terms, proposal.rounds);
+  const auto start = std::chrono::steady_clock::now();
+  const auto milp = plan::solve_milp(*proposal.terms, proposal.rounds);
+  const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::string text = std::format("for mean layers, {} round{}: dynamic program {}", proposal.rounds,
+                                 proposal.rounds == 1 ? "" : "s",
+                                 exact ? std::format("{:.6f} s", exact->period_s) : "infeasible");
+  if (!milp) return text + std::format("; HiGHS: {}\n", milp.error().message);
+  return text + std::format("; HiGHS {}, gap {:.4f} %{}, in {:.2f} s\n",
+                            milp->solution ? std::format("{:.6f} s", milp->solution->period_s) : "infeasible",
+                            milp->gap * 100, milp->proven ? "" : " (not proven)", took);
+}
+
 int print_plan(const Flags& flags, const plan::RingProfile& ring, const plan::PlanRequest& request,
                const plan::Proposal& proposal) {
   const auto alternatives = plan::alternatives(ring, request, proposal);
   const PlanReport whole = {ring, request, proposal, alternatives};
   (void)put(flags.json ? to_json(whole).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
                        : describe(whole));
+  if (flags.confirm) {
+    std::fflush(stdout);  // the solver's library may end the process
+    std::fprintf(stderr, "%s", confirmed(proposal).c_str());
+  }
   return kOk;
 }
 
@@ -256,6 +280,8 @@ void add_plan(CLI::App& app, int& exit) {
       ->needs("--what-if");
   verb->add_option("--save", flags->save, "write the measured devices and links to a file for --what-if")
       ->excludes("--what-if");
+  verb->add_flag("--confirm", flags->confirm,
+                 "solve it with HiGHS too (up to 10 s) and show both optima and the gap");
   verb->add_flag("--json", flags->json, "as JSON, with all numbers; bytes and seconds");
   verb->footer(
       "Without --what-if this device and its --worker devices are measured, and nothing is loaded. Without "

@@ -227,11 +227,13 @@ class Search {
     auto prediction = predict(ring_, request_.traffic, batch_, plan, shape.gpu_layers);
     if (!prediction || (best_ && !better(*prediction, best_->prediction, worth_it))) return false;
     shape_ = shape;
+    const bool prediction_streams = prediction->streams();
     best_ = Proposal{.plan = std::move(plan),
                      .rounds = shape.rounds,
                      .n_ubatch = batch_.n_tokens,
                      .gpu_layers = shape.gpu_layers,
                      .prediction = *std::move(prediction),
+                     .terms = terms(shape.rounds, prediction_streams, 0),
                      .solver_s = solver_s,
                      .assumed = {}};
     return true;

@@ -19,6 +19,7 @@
 #include "plan/plan.h"
 #include "plan/prediction.h"
 #include "plan/profiles.h"
+#include "plan/ring_terms.h"
 
 namespace hearth::plan {
 
