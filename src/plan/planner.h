@@ -38,6 +38,7 @@ struct Proposal {
   std::uint32_t n_ubatch = 0;             // tokens of a batch, at most
   std::vector<std::uint32_t> gpu_layers;  // by device
   Prediction prediction;
+  std::optional<RingTerms> terms;  // that the solver saw; none: windows by hand
   double solver_s = 0;  // the exact optimum for mean layers and evenly spaced visits; 0: windows by hand
   std::vector<bool> assumed;               // by device: a rate of it was not measured
   [[nodiscard]] bool any_assumed() const;  // of those that the plan uses
