@@ -15,9 +15,11 @@ import time
 CONTROLLERS = ("memory", "blkio", "cpu", "cpuacct")
 TOP = "hearth-home"
 
-# A short period: with the kernel's 100 ms a device of half a core would compute at full speed and then stand still for
-# longer than a token takes.
+# Short periods: with the kernel's 100 ms a device of half a core would compute at full speed and then stand still for longer
+# than a token takes. And what a period has is used at full speed whenever a device starts to compute: parts of a core have
+# the least quota there is, 1 ms, and a period that makes it that part.
 CPU_PERIOD_US = 10_000
+LEAST_QUOTA_US = 1_000
 
 # blkio counts bytes only where a throttle is set: this one never binds.
 UNLIMITED_BYTES_PER_S = 1 << 40
@@ -132,8 +134,9 @@ class Groups:
                f"{self._disk} {UNLIMITED_BYTES_PER_S if bytes_per_s is None else bytes_per_s}")
 
     def limit_cores(self, cores):
-        _write(self._file("cpu", "cpu.cfs_period_us"), CPU_PERIOD_US)
-        _write(self._file("cpu", "cpu.cfs_quota_us"), -1 if cores is None else max(1000, int(cores * CPU_PERIOD_US)))
+        period = CPU_PERIOD_US if cores is None or cores >= 1 else int(LEAST_QUOTA_US / cores)
+        _write(self._file("cpu", "cpu.cfs_period_us"), period)
+        _write(self._file("cpu", "cpu.cfs_quota_us"), -1 if cores is None else max(LEAST_QUOTA_US, int(cores * period)))
 
     def forget_cache(self):
         """Gives back every page that can be, and starts the peak anew."""

@@ -1,6 +1,7 @@
 """Home and Device: see the package."""
 
 import atexit
+import glob
 import os
 import sys
 
@@ -61,6 +62,9 @@ class Device:
             self.groups.limit_memory(n_bytes)
 
     def limit_disk(self, bytes_per_s):
+        """What hearth measured of the disk before is forgotten: it is another one now."""
+        for measured in glob.glob(os.path.join(self.folder, "cache", "hearth", "packs", "profiles", "disk-*")):
+            os.remove(measured)
         self.disk_limit = bytes_per_s
         if self.groups is not None:
             self.groups.limit_disk(bytes_per_s)

@@ -15,6 +15,8 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "residency/division.h"
+#include "wire/limits.h"
+#include "wire/text.h"
 
 namespace hearth::cli {
 namespace {
@@ -22,8 +24,11 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kMostDevices = 64, kMostModels = 64;
+constexpr std::size_t kMostNameBytes = 64;
 constexpr std::uintmax_t kMostBytes = 4 << 20;
 constexpr double kDefaultBits = 4.5;  // Q4_K
+// Of bytes; rates are at least a byte a second and at most as many.
+constexpr double kMostAmount = 1e16;
 
 // An object of the file, with where it stands; each member is taken once, and nothing may be left.
 class Object {
@@ -58,9 +63,9 @@ class Object {
       if (!parsed) return fail(ErrorCode::kInvalidFile, "{}: {}", where, parsed.error().message);
       return parsed;
     }
-    if (!value.is_number() || !(value.get<double>() >= 0) || !(value.get<double>() <= 1e18))
-      return fail(ErrorCode::kInvalidFile, "{}: expected a number, or text with a unit, got {}", where,
-                  shown(value));
+    if (!value.is_number() || !(value.get<double>() >= 0) || !(value.get<double>() <= kMostAmount))
+      return fail(ErrorCode::kInvalidFile, "{}: expected a number up to {}, or text with a unit, got {}",
+                  where, kMostAmount, shown(value));
     return value.get<double>();
   }
   Result<std::uint32_t> whole(std::string_view key, std::uint32_t least, std::uint32_t most) {
@@ -109,11 +114,27 @@ Result<double> bytes_of(std::string_view text) {
   return static_cast<double>(bytes);
 }
 
+Result<double> rate_of(const json& value, const std::string& where) {
+  HEARTH_TRY(const double rate, Object::as_quantity(value, where, parse_rate));
+  if (rate < 1 || rate > kMostAmount)
+    return fail(ErrorCode::kInvalidFile, "{}: expected a rate from 1 to {} bytes a second, got {}", where,
+                kMostAmount, Object::shown(value));
+  return rate;
+}
+
+// Names come to terminals.
+Result<std::string> name_of(Object& object) {
+  HEARTH_TRY(std::string name, object.text("name"));
+  if (!wire::printable_utf8(name) || name.size() > kMostNameBytes)
+    return fail(ErrorCode::kInvalidFile, "{}: expected at most {} bytes of printable text",
+                object.where("name"), kMostNameBytes);
+  return name;
+}
+
 Result<plan::ComputeProfile> compute_of(const json& value, const std::string& where) {
   plan::ComputeProfile made;
   if (!value.is_array()) {
-    HEARTH_TRY(const double rate, Object::as_quantity(value, where, parse_rate));
-    if (rate <= 0) return fail(ErrorCode::kInvalidFile, "{}: expected a rate above 0", where);
+    HEARTH_TRY(const double rate, rate_of(value, where));
     made.passes.push_back({.n_tokens = 1, .bytes_per_s = rate});
     return made;
   }
@@ -121,11 +142,12 @@ Result<plan::ComputeProfile> compute_of(const json& value, const std::string& wh
     HEARTH_TRY(Object pass, Object::of(each, std::format("{}[{}]", where, made.passes.size())));
     plan::PassRate rate;
     HEARTH_TRY(rate.n_tokens, pass.whole("tokens", 1, 1 << 20));
-    HEARTH_TRY(rate.bytes_per_s, pass.quantity("rate", parse_rate));
+    HEARTH_TRY(const json* bytes_per_s, pass.need("rate"));
+    HEARTH_TRY(rate.bytes_per_s, rate_of(*bytes_per_s, pass.where("rate")));
     HEARTH_TRY(rate.spread, pass.number("spread", 0, 10, 0));
     HEARTH_TRY_VOID(pass.end());
-    if (rate.bytes_per_s <= 0 || (!made.passes.empty() && rate.n_tokens <= made.passes.back().n_tokens))
-      return fail(ErrorCode::kInvalidFile, "{}: expected rates above 0, by ascending tokens", pass.where());
+    if (!made.passes.empty() && rate.n_tokens <= made.passes.back().n_tokens)
+      return fail(ErrorCode::kInvalidFile, "{}: expected passes by ascending tokens", pass.where());
     made.passes.push_back(rate);
   }
   if (made.passes.empty()) return fail(ErrorCode::kInvalidFile, "{}: expected at least one pass", where);
@@ -135,21 +157,19 @@ Result<plan::ComputeProfile> compute_of(const json& value, const std::string& wh
 Result<plan::DeviceProfile> device_of(const json& value, const std::string& where) {
   HEARTH_TRY(Object object, Object::of(value, where));
   plan::DeviceProfile device;
-  HEARTH_TRY(device.name, object.text("name"));
-  if (!is_valid_utf8(device.name) || device.name.size() > 64)
-    return fail(ErrorCode::kInvalidFile, "{}: expected a name of at most 64 bytes", object.where("name"));
+  HEARTH_TRY(device.name, name_of(object));
   HEARTH_TRY(const double memory, object.quantity("memory", bytes_of));
   device.memory_bytes = static_cast<std::uint64_t>(memory);
   HEARTH_TRY(const json* cpu, object.need("cpu"));
   HEARTH_TRY(device.cpu, compute_of(*cpu, object.where("cpu")));
-  if (object.find("disk") != nullptr) {
-    HEARTH_TRY(device.disk_bytes_per_s, object.quantity("disk", parse_rate));
+  if (const json* disk = object.find("disk"); disk != nullptr) {
+    HEARTH_TRY(device.disk_bytes_per_s, rate_of(*disk, object.where("disk")));
   }
   HEARTH_TRY(device.disk_spread, object.number("disk_spread", 0, 10, 0));
   if (const json* gpu_value = object.find("gpu"); gpu_value != nullptr) {
     HEARTH_TRY(Object gpu, Object::of(*gpu_value, object.where("gpu")));
     plan::GpuProfile made;
-    HEARTH_TRY(made.name, gpu.text("name"));
+    HEARTH_TRY(made.name, name_of(gpu));
     if (const json* unified = gpu.find("unified"); unified != nullptr) {
       if (!unified->is_boolean())
         return fail(ErrorCode::kInvalidFile, "{}: expected true or false", gpu.where("unified"));
@@ -160,7 +180,8 @@ Result<plan::DeviceProfile> device_of(const json& value, const std::string& wher
     if (!made.unified) {
       HEARTH_TRY(const double vram, gpu.quantity("memory", bytes_of));
       made.memory_bytes = static_cast<std::uint64_t>(vram);
-      HEARTH_TRY(made.upload_bytes_per_s, gpu.quantity("upload", parse_rate));
+      HEARTH_TRY(const json* upload, gpu.need("upload"));
+      HEARTH_TRY(made.upload_bytes_per_s, rate_of(*upload, gpu.where("upload")));
     }
     HEARTH_TRY_VOID(gpu.end());
     device.gpu = std::move(made);
@@ -172,7 +193,8 @@ Result<plan::DeviceProfile> device_of(const json& value, const std::string& wher
 Result<plan::LinkProfile> link_of(Object& object) {
   plan::LinkProfile link;
   HEARTH_TRY(link.latency_s, object.quantity("latency", parse_seconds));
-  HEARTH_TRY(link.bytes_per_s, object.quantity("rate", parse_rate));
+  HEARTH_TRY(const json* rate, object.need("rate"));
+  HEARTH_TRY(link.bytes_per_s, rate_of(*rate, object.where("rate")));
   return link;
 }
 
@@ -210,13 +232,13 @@ Result<DescribedModel> model_of(const json& value, const std::string& where) {
   HEARTH_TRY(Object object, Object::of(value, where));
   DescribedModel made;
   model::HyperParams& p = made.params;
-  HEARTH_TRY(p.name, object.text("name"));
-  HEARTH_TRY(p.n_layer, object.whole("layers", 1, 4096));
-  HEARTH_TRY(p.n_embd, object.whole("width", 1, 1 << 20));
-  HEARTH_TRY(p.n_ff, object.whole("feed_forward", 1, 1 << 22));
-  HEARTH_TRY(p.n_head, object.whole("heads", 1, 65536));
-  HEARTH_TRY(p.n_head_kv, object.whole("kv_heads", 1, 65536));
-  HEARTH_TRY(p.head_dim_k, object.whole("head_width", 1, 65536));
+  HEARTH_TRY(p.name, name_of(object));
+  HEARTH_TRY(p.n_layer, object.whole("layers", 1, wire::kMaxLayers));
+  HEARTH_TRY(p.n_embd, object.whole("width", 1, 1 << 18));
+  HEARTH_TRY(p.n_ff, object.whole("feed_forward", 1, 1 << 20));
+  HEARTH_TRY(p.n_head, object.whole("heads", 1, 4096));
+  HEARTH_TRY(p.n_head_kv, object.whole("kv_heads", 1, 4096));
+  HEARTH_TRY(p.head_dim_k, object.whole("head_width", 1, 4096));
   HEARTH_TRY(p.n_vocab, object.whole("vocabulary", 1, 1 << 24));
   p.head_dim_v = p.head_dim_k;
   HEARTH_TRY(const double bits, object.number("bits_per_weight", 0.5, 32, kDefaultBits));

@@ -165,12 +165,12 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
 // Both solvers on what the plan was made from.
 std::string confirmed(const plan::Proposal& proposal) {
   if (!proposal.terms) return "windows are by hand: there is nothing to confirm\n";
-  const auto exact = plan::solve_exactly(*proposal.terms, proposal.rounds);
+  const auto exact = plan::solve_exactly(*proposal.terms, proposal.solver_rounds, proposal.limits);
   const auto start = std::chrono::steady_clock::now();
-  const auto milp = plan::solve_milp(*proposal.terms, proposal.rounds);
+  const auto milp = plan::solve_milp(*proposal.terms, proposal.solver_rounds, proposal.limits);
   const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::string text = std::format("for mean layers, {} round{}: dynamic program {}", proposal.rounds,
-                                 proposal.rounds == 1 ? "" : "s",
+  std::string text = std::format("for mean layers, {} round{}: dynamic program {}", proposal.solver_rounds,
+                                 proposal.solver_rounds == 1 ? "" : "s",
                                  exact ? std::format("{:.6f} s", exact->period_s) : "infeasible");
   if (!milp) return text + std::format("; HiGHS: {}\n", milp.error().message);
   return text + std::format("; HiGHS {}, gap {:.4f} %{}, in {:.2f} s\n",
@@ -191,6 +191,11 @@ int print_plan(const Flags& flags, const plan::RingProfile& ring, const plan::Pl
   return kOk;
 }
 
+int print_plan_for(const Flags& flags, const plan::RingProfile& ring, const plan::PlanRequest& request) {
+  const auto made = plan::propose(ring, request);
+  return made ? print_plan(flags, ring, request, *made) : report(made.error());
+}
+
 int plan_for_file(const Flags& flags) {
   const auto file = devices_of(flags);
   if (!file) return report(file.error());
@@ -206,15 +211,21 @@ int plan_for_file(const Flags& flags) {
     if (file->models.empty())
       return report({ErrorCode::kInvalidArgument,
                      std::format("{} describes no models: name a model file with -m", flags.what_if)});
-    return print_table(flags, *file, *request, of_model);
+    if (file->models.size() > 1 && flags.confirm)
+      return report({ErrorCode::kInvalidArgument, "--confirm is for one model: name it with -m"});
+    if (file->models.size() > 1) return print_table(flags, *file, *request, of_model);
+    const DescribedModel& model = file->models.front();
+    return print_plan_for(flags,
+                          {.model = node::model_profile(model.params, model.sizes, of_model),
+                           .devices = file->devices,
+                           .links = file->links},
+                          *request);
   }
   const auto model = model::ModelFile::open(flags.model.model);
   if (!model) return report(model.error());
-  const plan::RingProfile ring = {
-      .model = node::model_profile(*model, of_model), .devices = file->devices, .links = file->links};
-  const auto made = plan::propose(ring, *request);
-  if (!made) return report(made.error());
-  return print_plan(flags, ring, *request, *made);
+  return print_plan_for(
+      flags, {.model = node::model_profile(*model, of_model), .devices = file->devices, .links = file->links},
+      *request);
 }
 
 // This device and its workers, which are measured and not loaded.

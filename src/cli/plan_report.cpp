@@ -54,12 +54,17 @@ std::string limit_text(const PlanReport& report) {
   return "";
 }
 
-// What holds one device up.
-const char* of_device(const plan::DeviceUse& use, double period_s) {
-  if (use.n_visits == 0) return "left out";
-  if (use.disk_s > 0.97 * period_s) return "disk";
-  if (use.waiting_s > use.computing_s && use.waiting_s > use.hops_s) return "disk";
-  return use.hops_s > use.computing_s ? "link" : "computing";
+constexpr const char* kLimits[] = {"computing", "disk", "link"};
+
+const char* of_device(const plan::DeviceUse& use) {
+  return use.n_visits == 0 ? "left out" : kLimits[static_cast<int>(use.limit)];
+}
+
+// What it takes of what it lends.
+std::string memory_text(const plan::DeviceProfile& device, const plan::DeviceUse& use) {
+  const std::uint64_t all = use.buffer_bytes + use.kv_bytes + use.weight_bytes - use.gpu_weight_bytes;
+  return std::format("{} of {}", format_bytes(std::min(all, device.memory_bytes)),
+                     format_bytes(device.memory_bytes));
 }
 
 std::vector<std::pair<double, std::string>> what_would_help(const PlanReport& report) {
@@ -98,7 +103,7 @@ std::string describe(const PlanReport& report) {
                  predicted.devices.size(), predicted.devices.size() == 1 ? "" : "s", made.rounds,
                  made.rounds == 1 ? "" : "s", seconds_text(predicted.period_s), users / predicted.period_s,
                  users > 1 ? std::format(" for {} users", users) : "",
-                 predicted.ttft_s > 0
+                 std::isfinite(predicted.ttft_s)
                      ? std::format("; first token of a prompt of {} after {}",
                                    report.request.traffic.prompt_tokens, seconds_text(predicted.ttft_s))
                      : "");
@@ -106,16 +111,15 @@ std::string describe(const PlanReport& report) {
   std::size_t width = 8;
   for (const plan::DeviceProfile& device : report.ring.devices) width = std::max(width, device.name.size());
   std::format_to(line, "{:<{}}  {:>6} {:>4}  {:>17}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {}\n", "device",
-                 width, "layers", "GPU", "weights in memory", "streamed", "computes", "disk", "waits",
-                 "passes on", "limit");
+                 width, "layers", "GPU", "memory", "streamed", "computes", "disk", "waits", "passes on",
+                 "limit");
   for (std::uint16_t m = 0; m < predicted.devices.size(); ++m) {
     const plan::DeviceUse& use = predicted.devices[m];
-    const std::uint64_t kept = use.weight_bytes - std::min(use.weight_bytes, use.streamed_bytes);
     std::format_to(line, "{:<{}}  {:>6} {:>4}  {:>17}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {}{}\n",
                    report.ring.devices[m].name, width, use.n_layers, use.n_gpu_layers,
-                   use.n_visits == 0 ? "" : format_bytes(kept + use.slot_bytes),
+                   use.n_visits == 0 ? "" : memory_text(report.ring.devices[m], use),
                    format_bytes(use.streamed_bytes), seconds_text(use.computing_s), seconds_text(use.disk_s),
-                   seconds_text(use.waiting_s), seconds_text(use.hops_s), of_device(use, predicted.period_s),
+                   seconds_text(use.waiting_s), seconds_text(use.hops_s), of_device(use),
                    m < made.assumed.size() && made.assumed[m] ? ", assumed rates" : "");
   }
   text += '\n';
@@ -123,6 +127,8 @@ std::string describe(const PlanReport& report) {
     if (predicted.devices[m].n_layers > 0)
       std::format_to(line, "{:<{}}  layers {}\n", report.ring.devices[m].name, width,
                      ranges_of(made.plan, m));
+  if (!report.request.windows.empty())
+    return text + "the windows are yours; without --layer-window the best are found\n";
   for (std::size_t m = 0; m < report.alternatives.size(); ++m) {
     const plan::Alternatives& other = report.alternatives[m];
     const std::string& name = report.ring.devices[m].name;
@@ -150,7 +156,6 @@ std::string describe(const PlanReport& report) {
 nlohmann::ordered_json to_json(const PlanReport& report) {
   const plan::Proposal& made = report.proposal;
   const plan::Prediction& predicted = made.prediction;
-  static constexpr const char* kLimits[] = {"computing", "disk", "link"};
   nlohmann::ordered_json j = {
       {"model", report.ring.model.name},
       {"n_layer", made.plan.n_layer},
@@ -158,11 +163,14 @@ nlohmann::ordered_json to_json(const PlanReport& report) {
       {"batch_tokens", made.n_ubatch},
       {"users", report.request.traffic.users},
       {"tpot_s", predicted.period_s},
-      {"ttft_s",
-       predicted.ttft_s > 0 ? nlohmann::ordered_json(predicted.ttft_s) : nlohmann::ordered_json(nullptr)},
+      {"ttft_s", std::isfinite(predicted.ttft_s) ? nlohmann::ordered_json(predicted.ttft_s)
+                                                 : nlohmann::ordered_json(nullptr)},
       {"prompt_tokens", report.request.traffic.prompt_tokens},
       {"solver_s", made.solver_s},
-      {"limit", {{"kind", kLimits[static_cast<int>(predicted.limit)]}, {"device", predicted.limited_by}}},
+      {"limit",
+       {{"kind", kLimits[static_cast<int>(predicted.limit)]},
+        {"device", predicted.limit == plan::Limit::kLink ? nlohmann::ordered_json(nullptr)
+                                                         : nlohmann::ordered_json(predicted.limited_by)}}},
       {"assumed_rates", made.any_assumed()}};
   auto& steps = j["steps"] = nlohmann::ordered_json::array();
   for (const plan::Step& step : made.plan.steps)
@@ -174,7 +182,7 @@ nlohmann::ordered_json to_json(const PlanReport& report) {
                                      {"layers", use.n_layers},
                                      {"gpu_layers", use.n_gpu_layers},
                                      {"visits", use.n_visits},
-                                     {"limit", of_device(use, predicted.period_s)},
+                                     {"limit", of_device(use)},
                                      {"memory_bytes", report.ring.devices[m].memory_bytes},
                                      {"weight_bytes", use.weight_bytes},
                                      {"gpu_weight_bytes", use.gpu_weight_bytes},

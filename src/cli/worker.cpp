@@ -47,6 +47,7 @@ int run(const Flags& flags) {
   auto key = net::KeyPair::load(flags.key_file);
   if (!key) return report(key.error());
   count_interrupts();
+  options.interrupted = [] { return interrupts() > 0; };
   const auto worker = node::WorkerNode::start(options, std::move(*key));
   if (!worker) return report(worker.error());
   const std::string host =

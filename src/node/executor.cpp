@@ -191,7 +191,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                            : "ask for a smaller context (-c)"));
   const bool in_ring = plan.members.size() > 1;
   const std::uint64_t one_frame = wire::hidden_bytes(plan.hidden, plan.n_ubatch, model_.params().n_embd);
-  const std::uint64_t frames = in_ring ? kLeastFrames * one_frame : 0;
+  const bool passes_frames = in_ring && (n_layers > 0 || is_head);
+  const std::uint64_t frames = passes_frames ? kLeastFrames * one_frame : 0;
   HEARTH_TRY_VOID(take(left, frames, std::format("passing on {} tokens at once", plan.n_ubatch),
                        "ask for smaller batches (-ub)"));
   engine::LoadReport report = {
@@ -268,7 +269,6 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
       report.max_group = static_cast<std::uint32_t>(group_tokens / plan.n_ubatch);
     }
   }
-  const bool passes_frames = in_ring && (n_layers > 0 || is_head);
   const std::uint64_t mapped = report.weight_bytes - epoch->weights->anonymous_bytes();  // still in `left`
   report.max_batches = passes_frames
                            ? epoch->max_batches(one_frame, group_bytes(), left - std::min(left, mapped))

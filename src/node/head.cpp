@@ -51,19 +51,20 @@ Result<std::string> bind_address(const std::vector<WorkerAddress>& workers,
   return same ? towards.front() : std::string();
 }
 
-// What is not known is assumed; nothing when nothing is known.
-std::vector<std::vector<plan::LinkProfile>> links_of(const engine::LinkMatrix& measured) {
-  std::vector<std::vector<plan::LinkProfile>> links;
+// What is not known is assumed; nothing when nothing was measured.
+void use_links(plan::RingProfile& ring, const engine::LinkMatrix& measured) {
   bool any = false;
-  for (const auto& from : measured) {
-    std::vector<plan::LinkProfile>& row = links.emplace_back();
-    for (const std::optional<plan::LinkProfile>& to : from) {
-      row.push_back(to.value_or(plan::kAssumedLink));
-      any = any || to.has_value();
+  for (std::size_t from = 0; from < measured.size(); ++from) {
+    std::vector<plan::LinkProfile>& row = ring.links.emplace_back();
+    for (std::size_t to = 0; to < measured.size(); ++to) {
+      const std::optional<plan::LinkProfile>& link = measured[from][to];
+      row.push_back(link.value_or(plan::kAssumedLink));
+      any = any || link.has_value();
+      if (from != to && !link) ring.links_known = false;
     }
   }
-  if (!any) links.clear();
-  return links;
+  if (!any) ring.links.clear();
+  if (ring.links.empty() && ring.devices.size() > 1) ring.links_known = false;
 }
 
 }  // namespace
@@ -149,7 +150,7 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                      .n_ubatch = options.epoch.n_ubatch,
                                      .n_devices = workers.size() + 1}),
       .devices = {{.name = options.name, .memory_bytes = own_memory, .cpu = {}}},
-      .links = links_of(links)};
+      .links = {}};
   const auto use = [](plan::DeviceProfile& device, const engine::DeviceSpeed& speed) {
     device.cpu = speed.cpu;
     device.disk_bytes_per_s = speed.disk_bytes_per_s;
@@ -159,6 +160,7 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
     profile.devices.push_back({.name = worker.name, .memory_bytes = worker.memory_bytes, .cpu = {}});
     use(profile.devices.back(), worker.speed);
   }
+  use_links(profile, links);
   if ((!workers.empty() && options.windows.empty()) || options.planned)
     use(profile.devices[0], speed_of(own_profile(model, *backend,
                                                  {.memory_bytes = own_memory,

@@ -86,8 +86,10 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
                                                          {.memory_bytes = memory,
                                                           .cache_dir = options.weights.cache_dir,
                                                           .log = options.log,
-                                                          .cancelled = {}})
+                                                          .cancelled = options.interrupted})
                                                  .rates);
+  if (options.interrupted && options.interrupted())
+    return fail(ErrorCode::kCancelled, "interrupted while the device was measured");
   HEARTH_TRY(auto hub, net::make_zmq_hub({.keys = std::move(key),
                                           .bind_host = options.host,
                                           .control_port = options.control_port,

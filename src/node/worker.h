@@ -31,6 +31,7 @@ struct WorkerNodeOptions {
   residency::WeightOptions weights;
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
+  std::function<bool()> interrupted;  // asked while the device is measured: true ends the start, kCancelled
 };
 
 class WorkerNode {

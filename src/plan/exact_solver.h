@@ -43,13 +43,4 @@ struct Limits {
 [[nodiscard]] std::optional<Solution> solve_exactly_for_any(const RingTerms& terms, std::uint32_t most_rounds,
                                                             const Limits& limits = {});
 
-// All shares of a device with `layers` layers that no other one beats in both chain and transfer, by
-// ascending transfer.
-struct Choice {
-  DeviceShare share;
-  double chain_s = 0, transfer_s = 0;
-};
-[[nodiscard]] std::vector<Choice> choices(const RingTerms& terms, std::size_t device, std::uint32_t layers,
-                                          std::uint32_t rounds, const Limits& limits = {});
-
 }  // namespace hearth::plan

@@ -195,6 +195,7 @@ Device add_device(Program& program, const RingTerms& terms, std::size_t index, s
   const auto& [cpu, gpu, in_ring, every_round, reads, uploads, stage, transfer] = device;
 
   program.at_most(every_round, in_ring);
+  program.at_least(device.layers(), static_cast<double>(rounds) * every_round);
   if (index > 0) program.at_most(device.layers(), most * in_ring);
   if (!limits.least_layers.empty()) program.at_least(device.layers(), limits.least_layers[index]);
   if (!limits.most_layers.empty()) program.at_most(device.layers(), limits.most_layers[index]);
@@ -257,6 +258,8 @@ Result<Solution> checked(const RingTerms& terms, std::uint32_t rounds, const Lim
       return fail(ErrorCode::kNumeric, "HiGHS's share of device {} has {} layers, not what its limits allow",
                   m, shares[m].layers());
   }
+  if (!take_turns(shares))
+    return fail(ErrorCode::kNumeric, "HiGHS's plan visits one device alone in every round");
   if (layers != terms.n_layer)
     return fail(ErrorCode::kNumeric, "HiGHS's plan has {} layers of {}", layers, terms.n_layer);
   const double period = period_s(terms, shares, rounds);
@@ -284,6 +287,10 @@ Result<MilpResult> solve(const RingTerms& terms, std::uint32_t rounds, const Lim
       break;
     }
   }
+  // A device that is visited in every round is so beside another one.
+  Sum in_every_round;
+  for (const Device& device : devices) in_every_round = in_every_round + device.every_round;
+  for (const Device& device : devices) program.at_least(in_every_round, 2 * device.every_round);
   program.at_least(period, chain);
   program.equal(layers, terms.n_layer);
   // A head that does not hop has all layers.

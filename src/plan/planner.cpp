@@ -4,6 +4,7 @@
 #include <cmath>
 #include <format>
 #include <iterator>
+#include <limits>
 #include <numeric>
 #include <span>
 
@@ -25,8 +26,13 @@ constexpr double kLargerBatches = 1.02;
 // other programs.
 constexpr double kStreamingCosts = 1.03;
 constexpr std::uint32_t kMostUnits = 32;
+// What --rounds takes; and after so many numbers of rounds in a row that the solver finds no better, no
+// further one is tried: beyond the best number each costs a hop of every device.
+constexpr std::uint32_t kMostRounds = 128, kEnoughRounds = 8, kMostBalancedRounds = 16;
 // Plans that the search for better neighbours plays through, at most.
 constexpr std::uint32_t kMostMoves = 400;
+// Rings of more devices are not tried without each of them.
+constexpr std::size_t kMostTriedWithout = 8;
 // Weights of seconds of the prompt against seconds of a token, for a limit on the time to the first token.
 constexpr double kPromptWeights[] = {0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1};
 
@@ -121,6 +127,20 @@ Plan lay_out(const RingProfile& ring, const Shape& shape) {
   return plan;
 }
 
+// Whether `a` is better than `b`: keeping the limit on the first token comes first.
+bool better(const PlanRequest& request, const Prediction& a, const Prediction& b, double worth_it) {
+  const bool keeps_a = a.ttft_s <= request.max_ttft_s, keeps_b = b.ttft_s <= request.max_ttft_s;
+  if (keeps_a != keeps_b) return keeps_a;
+  if (!keeps_a) return a.ttft_s < worth_it * b.ttft_s;
+  return cost_s(a) < worth_it * cost_s(b);
+}
+
+std::uint32_t rounds_of(const Prediction& made) {
+  std::uint32_t most = 1;
+  for (const DeviceUse& use : made.devices) most = std::max(most, use.n_visits);
+  return most;
+}
+
 // One search: for one batch size.
 class Search {
  public:
@@ -146,8 +166,9 @@ class Search {
       if (!best_) return best_;  // nothing fits
       // Hops as they are in that order.
       if (ring_.devices.size() > 2 && use_hops_of(*best_)) solve_and_play(weight);
-      if (keeps(best_->prediction)) break;
+      if (best_->prediction.ttft_s <= request_.max_ttft_s) break;
     }
+    if (best_->prediction.streams()) play_balanced();
     move_layers();
     return std::move(best_);
   }
@@ -162,36 +183,31 @@ class Search {
   static bool streams(const Solution& of) {
     return std::ranges::any_of(of.shares, [](const DeviceShare& share) { return share.streamed > 0; });
   }
-  [[nodiscard]] bool keeps(const Prediction& of) const { return of.ttft_s <= request_.max_ttft_s; }
-  // Whether `a` is the better plan: keeping the limit comes first, then the time of a token.
-  [[nodiscard]] bool better(const Prediction& a, const Prediction& b, double worth_it) const {
-    if (keeps(a) != keeps(b)) return keeps(a);
-    if (!keeps(a)) return a.ttft_s < worth_it * b.ttft_s;
-    return cost_s(a) < worth_it * cost_s(b);
-  }
-
   void solve_and_play(double prompt_weight) {
     std::vector<Solution> solutions;
     const std::uint32_t n_layer = ring_.model.n_layer();
     const std::uint32_t least_rounds = std::clamp(request_.rounds, 1U, n_layer);
     const std::uint32_t most_rounds =
-        request_.rounds > 0 || ring_.devices.size() == 1 ? least_rounds : n_layer;
-    for (std::uint32_t rounds = least_rounds; rounds <= most_rounds; ++rounds) {
+        request_.rounds > 0 || ring_.devices.size() == 1 ? least_rounds : std::min(n_layer, kMostRounds);
+    double least = std::numeric_limits<double>::infinity();
+    std::uint32_t in_vain = 0;  // numbers of rounds in a row that were no better
+    for (std::uint32_t rounds = least_rounds; rounds <= most_rounds && in_vain < kEnoughRounds; ++rounds) {
       const auto solve = [&](bool streams) {
         return solve_exactly(terms(rounds, streams, prompt_weight), rounds, limits_);
       };
       auto found = solve(false);
-      if (!found) continue;
+      if (!found) break;  // more rounds take more memory
+      ++in_vain;
       if (streams(*found)) {
         if (auto with_groups = solve(true)) found = std::move(with_groups);
       } else if (rounds > least_rounds) {
         continue;  // more rounds bring nothing but hops
       }
       found->period_s = period_s(terms(rounds, streams(*found), 0), found->shares, rounds);
+      if (found->period_s < least) in_vain = 0;
+      least = std::min(least, found->period_s);
       solutions.push_back(*std::move(found));
     }
-    if (solutions.empty()) return;
-    const double least = std::ranges::min(solutions, {}, &Solution::period_s).period_s;
     for (const Solution& solution : solutions) {
       if (solution.period_s > kMayTurnOutBest * least) continue;
       Shape shape = {
@@ -204,6 +220,42 @@ class Search {
       shape.order = order_of(shape);
       consider(shape, kWorthIt, solution.period_s);
     }
+  }
+
+  // What the solver takes for infeasible, a device whose slots do not hold what a visit streams, only waits a
+  // little: layers so that the disk that takes longest has as little to read as it can, in several rounds.
+  void play_balanced() {
+    const std::size_t n = ring_.devices.size();
+    const std::uint32_t n_layer = ring_.model.n_layer();
+    if (n == 1 || request_.rounds > 0) return;
+    const RingTerms terms = this->terms(2, true, 0);
+    Shape shape = {.order = {},
+                   .layers = std::vector<std::uint32_t>(n, 0),
+                   .gpu_layers = std::vector<std::uint32_t>(n, 0),
+                   .every_round = std::vector<bool>(n, true),
+                   .rounds = 2};
+    const double layer = static_cast<double>(terms.layer_bytes), kv = static_cast<double>(terms.kv_bytes);
+    const auto reading_s = [&](std::size_t m, std::uint32_t layers) {
+      const double output = m == 0 ? terms.output_units * layer / terms.units : 0;
+      return (output + (layer + kv) * layers - static_cast<double>(terms.devices[m].ram_bytes)) / layer *
+             terms.devices[m].disk_s;
+    };
+    for (std::uint32_t il = 0; il < n_layer; ++il) {
+      std::optional<std::size_t> least;
+      for (std::size_t m = 0; m < n; ++m) {
+        const std::uint32_t with = shape.layers[m] + 1;
+        if (kv * with > static_cast<double>(terms.devices[m].ram_bytes)) continue;
+        if (!limits_.most_layers.empty() && with > limits_.most_layers[m]) continue;
+        if (!least || reading_s(m, with) < reading_s(*least, shape.layers[*least] + 1)) least = m;
+      }
+      if (!least) return;
+      ++shape.layers[*least];
+    }
+    for (std::size_t m = 0; m < n && !limits_.least_layers.empty(); ++m)
+      if (shape.layers[m] < limits_.least_layers[m]) return;
+    shape.order = order_of(shape);
+    for (; shape.rounds <= std::min(n_layer, kMostBalancedRounds); ++shape.rounds)
+      consider(shape, kWorthIt, best_ ? best_->solver_s : 0);
   }
 
   // The head and all that have layers, so that hops cost the least.
@@ -225,15 +277,17 @@ class Search {
   bool consider(const Shape& shape, double worth_it, double solver_s) {
     Plan plan = lay_out(ring_, shape);
     auto prediction = predict(ring_, request_.traffic, batch_, plan, shape.gpu_layers);
-    if (!prediction || (best_ && !better(*prediction, best_->prediction, worth_it))) return false;
+    if (!prediction || (best_ && !better(request_, *prediction, best_->prediction, worth_it))) return false;
     shape_ = shape;
     const bool prediction_streams = prediction->streams();
     best_ = Proposal{.plan = std::move(plan),
-                     .rounds = shape.rounds,
+                     .rounds = rounds_of(*prediction),
                      .n_ubatch = batch_.n_tokens,
                      .gpu_layers = shape.gpu_layers,
                      .prediction = *std::move(prediction),
                      .terms = terms(shape.rounds, prediction_streams, 0),
+                     .solver_rounds = shape.rounds,
+                     .limits = limits_,
                      .solver_s = solver_s,
                      .assumed = {}};
     return true;
@@ -252,7 +306,8 @@ class Search {
     return differs;
   }
 
-  // Layers of one size and evenly spaced visits are not what happens. The ring keeps its members.
+  // Layers of one size and evenly spaced visits are not what happens: plans that differ in one thing are
+  // tried as long as one is better. The ring keeps its members.
   void move_layers() {
     std::uint32_t tried = 0;
     const auto attempt = [&](const auto& change) {
@@ -263,6 +318,16 @@ class Search {
     };
     for (bool moved = true; moved && tried < kMostMoves;) {
       moved = false;
+      // Windows of other layers, which may fit better.
+      for (std::size_t i = 0; i + 1 < shape_.order.size() && shape_.order.size() > 2; ++i)
+        moved |= attempt([&](Shape& shape) { std::swap(shape.order[i], shape.order[i + 1]); });
+      if (request_.rounds == 0 && shape_.order.size() > 1) {
+        moved |= attempt([](Shape& shape) { ++shape.rounds; });
+        if (shape_.rounds > 1) moved |= attempt([](Shape& shape) { --shape.rounds; });
+        for (const std::size_t m : shape_.order)
+          if (shape_.rounds > 1 && shape_.layers[m] > 1)
+            moved |= attempt([&](Shape& shape) { shape.every_round[m] = !shape.every_round[m]; });
+      }
       for (std::size_t from = 0; from < ring_.devices.size(); ++from) {
         if (shape_.gpu_layers[from] > 0) moved |= attempt([&](Shape& shape) { --shape.gpu_layers[from]; });
         if (shape_.layers[from] <= std::max(1U, shape_.gpu_layers[from])) continue;
@@ -306,8 +371,9 @@ Lack lack_of(const RingProfile& ring, const PlanRequest& request) {
   const std::uint64_t slots = kLeastParts * ring.model.parts.largest_bytes;
   Lack lack;
   for (std::size_t m = 0; m < ring.devices.size(); ++m) {
-    const std::uint64_t needs =
-        (m == 0 ? batch.head_bytes : batch.worker_bytes) + ring.model.window_bytes * (m == 0 ? 2 : 1) + slots;
+    const std::uint64_t rounds = std::clamp(request.rounds, 1U, ring.model.n_layer());
+    const std::uint64_t needs = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
+                                ring.model.window_bytes * (rounds + (m == 0 ? 1 : 0)) + slots;
     const std::uint64_t lends = ring.devices[m].memory_bytes;
     if (m == 0 && needs > lends) lack.head_bytes = needs - lends;
     const bool excluded = !request.excluded.empty() && request.excluded[m];
@@ -322,6 +388,9 @@ Lack lack_of(const RingProfile& ring, const PlanRequest& request) {
 }
 
 std::unexpected<Error> does_not_fit(const RingProfile& ring, const PlanRequest& request) {
+  if (std::ranges::count(request.excluded, true) == static_cast<std::ptrdiff_t>(ring.devices.size()))
+    return fail(ErrorCode::kInvalidArgument,
+                "every device is excluded: nobody is left for the layers (--exclude)");
   const BatchNeeds& batch = ring.model.batches.back();
   const Lack lack = lack_of(ring, request);
   std::string what;
@@ -367,6 +436,11 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
     return fail(ErrorCode::kInvalidArgument,
                 "--layer-window names {} devices, the ring has {}: the head first, then the workers in order",
                 request.windows.size(), ring.devices.size());
+  for (std::size_t m = 0; m < request.excluded.size(); ++m)
+    if (request.excluded[m] && request.windows[m] > 0)
+      return fail(ErrorCode::kInvalidArgument,
+                  "{} is excluded (--exclude) and has a window of {} (--layer-window)", ring.devices[m].name,
+                  request.windows[m]);
   const std::uint64_t per_round = std::max<std::uint64_t>(
       1, std::reduce(request.windows.begin(), request.windows.end(), std::uint64_t{0}));
   Proposal made;
@@ -378,47 +452,81 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
   HEARTH_TRY(made.plan, split_by_windows(ring.model.n_layer(), names, request.windows, made.rounds));
   std::optional<Prediction> best;
   for (const BatchNeeds& batch : ring.model.batches) {
+    if (batch.n_tokens < request.traffic.users) continue;
     auto prediction = predict(ring, request.traffic, batch, made.plan);
     if (!prediction || (best && kLargerBatches * cost_s(*prediction) > cost_s(*best))) continue;
     best = std::move(prediction);
     made.n_ubatch = batch.n_tokens;
   }
   if (!best) return share_does_not_fit(ring, made.plan);
+  if (best->ttft_s > request.max_ttft_s)
+    return fail(ErrorCode::kUnsupported,
+                "with these windows (--layer-window) the first token of a prompt of {} tokens takes {:.2f} "
+                "s, allowed are "
+                "{:.2f} s (--max-ttft)",
+                request.traffic.prompt_tokens, best->ttft_s, request.max_ttft_s);
   made.prediction = *std::move(best);
   return made;
 }
 
+// The best for one batch size. The solver's optimum may not be that of real layers: whether the ring is
+// better without one of its devices is tried as long as it is.
+std::optional<Proposal> best_for(const RingProfile& ring, PlanRequest request, const BatchNeeds& batch,
+                                 const std::vector<std::uint32_t>& least_layers) {
+  auto best = Search(ring, request, batch, least_layers).run();
+  if (!best || ring.devices.size() > kMostTriedWithout) return best;
+  request.excluded.resize(ring.devices.size(), false);
+  for (bool found = true; found;) {
+    found = false;
+    for (std::size_t m = 1; m < ring.devices.size() && !found; ++m) {
+      if (best->prediction.devices[m].n_layers == 0 || (!least_layers.empty() && least_layers[m] > 0))
+        continue;
+      request.excluded[m] = true;
+      auto without = Search(ring, request, batch, least_layers).run();
+      found = without && better(request, without->prediction, best->prediction, kWorthIt);
+      if (found)
+        best = std::move(without);
+      else
+        request.excluded[m] = false;
+    }
+  }
+  return best;
+}
+
 Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
                         const std::vector<std::uint32_t>& least_layers, std::span<const BatchNeeds> batches) {
-  const auto keeps = [&](const Proposal& plan) { return plan.prediction.ttft_s <= request.max_ttft_s; };
   std::vector<Proposal> found;
+  bool any_large_enough = false;
   for (const BatchNeeds& batch : batches) {
-    auto made = Search(ring, request, batch, least_layers).run();
+    if (batch.n_tokens < request.traffic.users) continue;  // a token of each user is one pass
+    any_large_enough = true;
+    auto made = best_for(ring, request, batch, least_layers);
     if (!made) continue;
     found.push_back(*std::move(made));
     // Smaller batches only save memory, at most the reading of it.
-    if (keeps(found.back()) && !found.back().prediction.streams()) break;
+    if (found.back().prediction.ttft_s <= request.max_ttft_s && !found.back().prediction.streams()) break;
   }
+  if (!any_large_enough)
+    return fail(ErrorCode::kInvalidArgument,
+                "a token of each of {} users is more than a batch of {} tokens: ask for larger batches (-ub) "
+                "or fewer "
+                "users (--users)",
+                request.traffic.users, batches.front().n_tokens);
   if (found.empty()) return does_not_fit(ring, request);
   Proposal* best = &found.front();
-  for (Proposal& other : found) {
-    const bool better = keeps(other) != keeps(*best) ? keeps(other)
-                        : keeps(other) ? kLargerBatches * cost_s(other.prediction) < cost_s(best->prediction)
-                                       : other.prediction.ttft_s < best->prediction.ttft_s;
-    if (better) best = &other;
-  }
-  if (!keeps(*best) && std::isinf(best->prediction.ttft_s))
+  for (Proposal& other : found)
+    if (better(request, other.prediction, best->prediction, 1 / kLargerBatches)) best = &other;
+  if (best->prediction.ttft_s <= request.max_ttft_s) return std::move(*best);
+  if (std::isinf(best->prediction.ttft_s))
     return fail(
         ErrorCode::kUnsupported,
         "the time to the first token is not known: a device was measured with few tokens only; measure it, "
         "or do not limit that (--max-ttft)");
-  if (!keeps(*best))
-    return fail(ErrorCode::kUnsupported,
-                "no plan gives the first token of a prompt of {} tokens within {:.2f} s; the least is {:.2f} "
-                "s: allow more "
-                "(--max-ttft), or add a device",
-                request.traffic.prompt_tokens, request.max_ttft_s, best->prediction.ttft_s);
-  return *std::move(best);
+  return fail(ErrorCode::kUnsupported,
+              "no plan was found that gives the first token of a prompt of {} tokens within {:.2f} s; the "
+              "least found is "
+              "{:.2f} s: allow more (--max-ttft), or add a device",
+              request.traffic.prompt_tokens, request.max_ttft_s, best->prediction.ttft_s);
 }
 
 // A plan under other conditions, of which only the time counts: with the batches that were chosen.
@@ -436,7 +544,9 @@ std::optional<double> period_of(const RingProfile& ring, const PlanRequest& requ
 bool Proposal::any_assumed() const {
   for (std::size_t m = 0; m < assumed.size(); ++m)
     if (assumed[m] && prediction.devices[m].n_visits > 0) return true;
-  return false;
+  const auto in_ring =
+      std::ranges::count_if(prediction.devices, [](const DeviceUse& use) { return use.n_visits > 0; });
+  return links_assumed && in_ring > 1;
 }
 
 Assumptions with_assumptions(RingProfile ring) {
@@ -487,17 +597,21 @@ Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request) {
   Assumptions complete = with_assumptions(ring);
   auto made = request.windows.empty() ? search(complete.ring, request, {}, ring.model.batches)
                                       : by_hand(complete.ring, request);
-  if (made) made->assumed = std::move(complete.assumed);
+  if (made) {
+    made->assumed = std::move(complete.assumed);
+    made->links_assumed = !ring.links_known;
+  }
   return made;
 }
 
 std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanRequest& request,
                                        const Proposal& proposal) {
   const Assumptions complete = with_assumptions(ring);
-  PlanRequest free = request;
-  free.windows.clear();
   const std::size_t n = ring.devices.size();
   std::vector<Alternatives> all(n);
+  if (!request.windows.empty()) return all;
+  const PlanRequest& free = request;
+  const auto chosen = std::ranges::find(ring.model.batches, proposal.n_ubatch, &BatchNeeds::n_tokens);
   for (std::size_t m = 0; m < n; ++m) {
     Alternatives& other = all[m];
     const DeviceUse& use = proposal.prediction.devices[m];
@@ -516,7 +630,11 @@ std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanReques
     const auto changed = [&](auto change) {
       RingProfile faster = complete.ring;
       change(faster);
-      return period_of(faster, free, proposal);
+      std::optional<double> period = period_of(faster, free, proposal);
+      // The same plan may be better there than what is found.
+      if (const auto same = predict(faster, free.traffic, *chosen, proposal.plan, proposal.gpu_layers))
+        period = std::min(period.value_or(same->period_s), same->period_s);
+      return period;
     };
     if (proposal.prediction.streams())
       other.with_more_memory_s = changed([&](RingProfile& r) { r.devices[m].memory_bytes += kMoreMemory; });

@@ -16,10 +16,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "plan/exact_solver.h"
 #include "plan/plan.h"
 #include "plan/prediction.h"
 #include "plan/profiles.h"
-#include "plan/ring_terms.h"
 
 namespace hearth::plan {
 
@@ -38,9 +38,13 @@ struct Proposal {
   std::uint32_t n_ubatch = 0;             // tokens of a batch, at most
   std::vector<std::uint32_t> gpu_layers;  // by device
   Prediction prediction;
-  std::optional<RingTerms> terms;  // that the solver saw; none: windows by hand
+  // What the solver saw; none: windows by hand.
+  std::optional<RingTerms> terms;
+  std::uint32_t solver_rounds = 1;
+  Limits limits;
   double solver_s = 0;  // the exact optimum for mean layers and evenly spaced visits; 0: windows by hand
-  std::vector<bool> assumed;               // by device: a rate of it was not measured
+  std::vector<bool> assumed;  // by device: a rate of it was not measured
+  bool links_assumed = false;
   [[nodiscard]] bool any_assumed() const;  // of those that the plan uses
 };
 

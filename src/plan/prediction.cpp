@@ -15,18 +15,22 @@ namespace {
 constexpr double kBusy = 0.97;
 // A pass of more tokens than so many times the most measured is unknown.
 constexpr std::uint32_t kFarBeyond = 8;
+// More parts of one stop are taken together: a simulation has to end.
+constexpr std::uint64_t kMostParts = 4096;
 
 // Of one visit, or one step of it: bytes of weights.
 struct Weights {
   double cpu = 0, gpu = 0, output = 0;
+  double uploaded = 0;  // of those on a GPU of its own: brought there anew for every token
   Weights& operator+=(const Weights& other) {
     cpu += other.cpu;
     gpu += other.gpu;
     output += other.output;
+    uploaded += other.uploaded;
     return *this;
   }
   // What is in the device's memory, or streamed through it.
-  [[nodiscard]] double in_memory(bool own_gpu) const { return cpu + output + (own_gpu ? 0 : gpu); }
+  [[nodiscard]] double in_memory(bool own_gpu) const { return cpu + output + (own_gpu ? uploaded : gpu); }
 };
 
 // One stop of a token.
@@ -81,6 +85,7 @@ struct Share {
   DeviceUse use;
   std::vector<std::uint64_t> visit_bytes;  // in memory or streamed
   double most_streamed = 0;                // of a visit
+  double uploaded = 0;                     // of the weights on its GPU
   double upload_s = 0;                     // for a token, of layers that its GPU's memory does not hold
   std::uint64_t group_tokens = 0;          // of a prompt that are computed with one reading of the weights
 };
@@ -93,25 +98,21 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   DeviceUse& use = share.use;
   use.n_layers = plan.layers_of(m);
   use.n_gpu_layers = n_gpu_layers;
+  const bool own_gpu = has_own_gpu(device);
   Weights all;
-  std::vector<double> visits;
   for (const Stop& stop : stops) {
     if (stop.device != m) continue;
     all += stop.weights;
-    visits.resize(std::max<std::size_t>(visits.size(), stop.visit + 1), 0);
-    visits[stop.visit] += stop.weights.in_memory(has_own_gpu(device));
+    use.n_visits = std::max(use.n_visits, stop.visit + 1);
   }
-  use.n_visits = static_cast<std::uint32_t>(visits.size());
-  if (visits.empty()) return share;
-  for (const double bytes : visits) share.visit_bytes.push_back(static_cast<std::uint64_t>(bytes));
+  if (use.n_visits == 0) return share;
   use.weight_bytes = static_cast<std::uint64_t>(all.cpu + all.gpu + all.output);
   use.kv_bytes = model.kv_bytes * use.n_layers;
   use.buffer_bytes = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
                      model.window_bytes * (plan.steps_of(m).size() + (m == 0 ? 1 : 0));
 
   std::uint64_t kv_in_memory = use.kv_bytes;
-  auto in_memory = static_cast<std::uint64_t>(all.in_memory(has_own_gpu(device)));
-  if (has_own_gpu(device) && n_gpu_layers > 0) {
+  if (own_gpu && n_gpu_layers > 0) {
     const std::uint64_t kv = model.kv_bytes * n_gpu_layers;
     const std::uint64_t taken = kv + batch.worker_bytes;
     if (taken > device.gpu->memory_bytes) return std::nullopt;
@@ -120,13 +121,25 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
     kv_in_memory -= kv;
     use.gpu_weight_bytes = std::min(wanted, room);
     if (wanted > room) {
-      if (room < kLeastParts * model.parts.largest_bytes || device.gpu->upload_bytes_per_s <= 0)
-        return std::nullopt;
-      const std::uint64_t uploaded = wanted - room + kLeastParts * model.parts.largest_bytes;
-      share.upload_s = static_cast<double>(uploaded) / device.gpu->upload_bytes_per_s;
-      in_memory += uploaded;
-      share.visit_bytes.back() += uploaded;
+      const std::uint64_t slots = kLeastParts * model.parts.largest_bytes;
+      if (room < slots || device.gpu->upload_bytes_per_s <= 0) return std::nullopt;
+      const auto uploaded = static_cast<double>(std::min(wanted, wanted - room + slots));
+      share.upload_s = uploaded / device.gpu->upload_bytes_per_s;
+      share.uploaded = uploaded / all.gpu;
+      all.uploaded = uploaded;
     }
+  }
+  std::vector<double> visits(use.n_visits, 0);
+  for (const Stop& stop : stops) {
+    if (stop.device != m) continue;
+    Weights weights = stop.weights;
+    weights.uploaded = share.uploaded * weights.gpu;
+    visits[stop.visit] += weights.in_memory(own_gpu);
+  }
+  std::uint64_t in_memory = 0;
+  for (const double bytes : visits) {
+    share.visit_bytes.push_back(static_cast<std::uint64_t>(bytes));
+    in_memory += share.visit_bytes.back();
   }
   const std::uint64_t besides = use.buffer_bytes + kv_in_memory;
   if (besides > device.memory_bytes) return std::nullopt;
@@ -145,30 +158,56 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   return share;
 }
 
-// A stop's parts, as the simulator takes them.
-std::vector<SimUnit> units_of(const RingProfile& ring, const Stop& stop, const Share& share,
-                              std::uint32_t users) {
-  const DeviceProfile& device = ring.devices[stop.device];
-  std::vector<SimUnit> units;
-  Weights in_memory = stop.weights;
-  if (has_own_gpu(device) && stop.weights.gpu > 0) {
-    const double computing = computing_s(device, {.gpu = stop.weights.gpu}, users, users);
-    units.push_back({.compute_s = std::max(computing, share.upload_s / share.use.n_visits), .disk_s = 0});
-    in_memory.gpu = 0;
+// The parts of a device's stops, as the simulator takes them.
+class Parts {
+ public:
+  Parts(const RingProfile& ring, const Share& share, std::uint16_t device, std::uint32_t users)
+      : model_(ring.model), device_(ring.devices[device]), share_(share), users_(users) {}
+
+  // Of its stops in their order.
+  std::vector<SimUnit> of(const Stop& stop) {
+    std::vector<SimUnit> units;
+    const bool own_gpu = has_own_gpu(device_);
+    Weights weights = stop.weights;
+    if (own_gpu && weights.gpu > 0) {
+      const double computing = computing_s(device_, {.gpu = weights.gpu}, users_, users_);
+      const double uploading = share_.uploaded * weights.gpu / std::max(device_.gpu->upload_bytes_per_s, 1.0);
+      units.push_back({.compute_s = std::max(computing, uploading), .disk_s = 0});
+      weights.uploaded = share_.uploaded * weights.gpu;
+      weights.gpu = 0;
+    }
+    const double bytes = weights.in_memory(own_gpu);
+    if (bytes <= 0) return units;
+    const auto n = std::clamp<std::uint64_t>(
+        static_cast<std::uint64_t>(std::llround(bytes / static_cast<double>(model_.parts.mean_bytes))), 1,
+        kMostParts);
+    const SimUnit unit = {.compute_s = computing_s(device_, weights, users_, users_) / static_cast<double>(n),
+                          .disk_s = 0};
+    if (share_.use.streamed_bytes == 0) return with(std::move(units), spread_evenly(n, 0, unit));
+    // What is left of a part goes to the next stop, so that all together stream what the device streams.
+    const auto of_visit = static_cast<double>(share_.visit_bytes[stop.visit]);
+    const double streamed = bytes * std::min(share_.most_streamed, of_visit) / of_visit;
+    const double unit_bytes = bytes / static_cast<double>(n);
+    const double owed = owed_ + streamed;
+    const auto n_streamed =
+        static_cast<std::uint64_t>(std::clamp(std::round(owed / unit_bytes), 0.0, static_cast<double>(n)));
+    owed_ = owed - static_cast<double>(n_streamed) * unit_bytes;
+    const double disk_s = unit_bytes / device_.disk_bytes_per_s;
+    return with(std::move(units),
+                spread_evenly(n, n_streamed, {.compute_s = unit.compute_s, .disk_s = disk_s}));
   }
-  const double bytes = in_memory.in_memory(false);
-  if (bytes <= 0) return units;
-  const auto n = std::max<std::uint64_t>(
-      1, static_cast<std::uint64_t>(std::llround(bytes / static_cast<double>(ring.model.parts.mean_bytes))));
-  const auto of_visit = static_cast<double>(share.visit_bytes[stop.visit]);
-  const double streamed = std::min(share.most_streamed, of_visit) / of_visit;  // of this visit
-  const double unit_bytes = bytes / static_cast<double>(n);
-  const SimUnit unit = {.compute_s = computing_s(device, in_memory, users, users) / static_cast<double>(n),
-                        .disk_s = share.use.streamed_bytes > 0 ? unit_bytes / device.disk_bytes_per_s : 0};
-  const auto n_streamed = static_cast<std::uint64_t>(std::llround(streamed * static_cast<double>(n)));
-  for (const SimUnit& each : spread_evenly(n, n_streamed, unit)) units.push_back(each);
-  return units;
-}
+
+ private:
+  static std::vector<SimUnit> with(std::vector<SimUnit> units, const std::vector<SimUnit>& more) {
+    units.insert(units.end(), more.begin(), more.end());
+    return units;
+  }
+  const ModelProfile& model_;
+  const DeviceProfile& device_;
+  const Share& share_;
+  std::uint32_t users_;
+  double owed_ = 0;  // bytes that should have been streamed and were not
+};
 
 // Batches of a prompt follow one another through the ring where all stays in memory. Where a device streams,
 // those that wait are computed together, so that weights are read once for all of them; the others wait.
@@ -213,28 +252,29 @@ double ttft_s(const RingProfile& ring, const Traffic& traffic, const BatchNeeds&
   return sum + hops + (batches - 1) * std::max(longest, longest_hop);
 }
 
+Limit limit_of(double computing_s, double waiting_s, double hops_s) {
+  if (waiting_s > computing_s && waiting_s > hops_s) return Limit::kDisk;
+  return hops_s > computing_s ? Limit::kLink : Limit::kComputing;
+}
+
 void judge(Prediction& made) {
   double computing = 0, waiting = 0, hops = 0;
-  std::size_t most_computing = 0, most_waiting = 0;
-  for (std::size_t m = 0; m < made.devices.size(); ++m) {
-    const DeviceUse& use = made.devices[m];
-    if (use.disk_s >= kBusy * made.period_s) {
-      made.limit = Limit::kDisk;
-      made.limited_by = m;
-      return;
-    }
+  for (DeviceUse& use : made.devices) {
+    use.limit = use.disk_s >= kBusy * made.period_s ? Limit::kDisk
+                                                    : limit_of(use.computing_s, use.waiting_s, use.hops_s);
     computing += use.computing_s;
     waiting += use.waiting_s;
     hops += use.hops_s;
-    if (use.computing_s > made.devices[most_computing].computing_s) most_computing = m;
-    if (use.waiting_s > made.devices[most_waiting].waiting_s) most_waiting = m;
   }
-  if (waiting > computing && waiting > hops) {
+  const auto most = [&](double DeviceUse::* of) {
+    return static_cast<std::size_t>(std::ranges::max_element(made.devices, {}, of) - made.devices.begin());
+  };
+  made.limit = limit_of(computing, waiting, hops);
+  made.limited_by = most(made.limit == Limit::kDisk ? &DeviceUse::waiting_s : &DeviceUse::computing_s);
+  if (const std::size_t busiest = most(&DeviceUse::disk_s);
+      made.devices[busiest].disk_s >= kBusy * made.period_s) {
     made.limit = Limit::kDisk;
-    made.limited_by = most_waiting;
-  } else {
-    made.limit = hops > computing ? Limit::kLink : Limit::kComputing;
-    made.limited_by = most_computing;
+    made.limited_by = busiest;
   }
 }
 
@@ -260,12 +300,14 @@ std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffi
          .read_ahead = ReadAhead::kSlots});
     shares.push_back(std::move(*share));
   }
+  std::vector<Parts> parts;
+  for (std::uint16_t m = 0; m < shares.size(); ++m) parts.emplace_back(ring, shares[m], m, traffic.users);
   std::vector<SimVisit> visits;
   for (std::size_t i = 0; i < stops.size(); ++i) {
     const std::uint16_t from = stops[i].device, to = stops[(i + 1) % stops.size()].device;
     visits.push_back({.device = from,
                       .hop_s = from == to ? 0 : ring.hop_s(from, to, traffic.users),
-                      .units = units_of(ring, stops[i], shares[from], traffic.users)});
+                      .units = parts[from].of(stops[i])});
   }
   const SimResult played = simulate(visits, devices);
 
@@ -280,6 +322,8 @@ std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffi
     made.devices.push_back(use);
   }
   for (const SimVisit& visit : visits) made.devices[visit.device].hops_s += visit.hop_s;
+  // Whole parts may be a little less than what is streamed.
+  for (const DeviceUse& use : made.devices) made.period_s = std::max(made.period_s, use.disk_s);
   judge(made);
   return made;
 }

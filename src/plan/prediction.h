@@ -22,6 +22,9 @@ struct Traffic {
   std::uint32_t prompt_tokens = 512;  // of the prompt that the time to the first token is said for
 };
 
+// What most of the time is spent on.
+enum class Limit : std::uint8_t { kComputing, kDisk, kLink };
+
 // One device in a plan. Seconds are of one token (of one of each user).
 struct DeviceUse {
   std::uint32_t n_layers = 0, n_gpu_layers = 0;
@@ -37,9 +40,8 @@ struct DeviceUse {
   double waiting_s = 0;  // for its disk
   double disk_s = 0;     // that its disk works
   double hops_s = 0;     // passing on
+  Limit limit = Limit::kComputing;
 };
-
-enum class Limit : std::uint8_t { kComputing, kDisk, kLink };
 
 struct Prediction {
   double period_s = 0;  // of a token (of one of each user)
@@ -47,7 +49,7 @@ struct Prediction {
   // tokens.
   double ttft_s = 0;
   std::vector<DeviceUse> devices;  // as in the profile
-  // What most of the period is spent on, and by which device.
+  // Of the whole ring, and the device that it is most of all; of links there is none.
   Limit limit = Limit::kComputing;
   std::size_t limited_by = 0;
   [[nodiscard]] bool streams() const;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
 
 #include "plan/test_profiles.h"
 
@@ -176,6 +177,36 @@ TEST(Prediction, AStreamingDeviceReadsOnceForAGroup) {
   ring.model.batches[0].group = {.least_tokens = 1024, .most_tokens = 2048, .token_bytes = 1000};
   const Prediction together = predicted(ring, plan, {.users = 1, .prompt_tokens = 2048});
   EXPECT_NEAR(together.ttft_s, 0.42, 0.01);
+}
+
+// No plan is faster than its slowest disk, whatever the sizes of windows and parts.
+RC_GTEST_PROP(PredictionProperty, NeverFasterThanADisk, ()) {
+  const auto n_devices = *rc::gen::inRange<std::size_t>(1, 4);
+  std::vector<DeviceProfile> devices;
+  for (std::size_t m = 0; m < n_devices; ++m) {
+    devices.push_back(test_device("d" + std::to_string(m), *rc::gen::inRange<std::uint64_t>(40, 600) * kMB));
+    devices.back().disk_bytes_per_s = *rc::gen::inRange(50, 3000) * 1e6;
+  }
+  RingProfile ring = test_ring(*rc::gen::inRange(1U, 24U), std::move(devices));
+  ring.model.parts.mean_bytes = *rc::gen::inRange<std::uint64_t>(1, 6) * kMB;
+  std::vector<Step> steps;
+  for (std::uint32_t next = 0; next < ring.model.n_layer();) {
+    const auto size = std::min(*rc::gen::inRange(1U, 6U), ring.model.n_layer() - next);
+    steps.push_back(
+        {*rc::gen::inRange<std::uint16_t>(0, static_cast<std::uint16_t>(n_devices)), {next, next + size}});
+    next += size;
+  }
+  const auto made = predict(ring, {}, ring.model.batches[0], plan_of(ring, steps));
+  if (!made) return;
+  double computing = 0;
+  for (const DeviceUse& use : made->devices) {
+    RC_ASSERT(made->period_s >= use.disk_s);
+    computing += use.computing_s;
+    // What is streamed is what its memory lacks, and slots at most.
+    if (use.streamed_bytes > 0)
+      RC_ASSERT(use.streamed_bytes >= use.weight_bytes - std::min(use.weight_bytes, use.weight_memory_bytes));
+  }
+  RC_ASSERT(made->period_s >= computing * 0.999999);
 }
 
 }  // namespace

@@ -98,6 +98,7 @@ struct RingProfile {
   ModelProfile model;
   std::vector<DeviceProfile> devices;           // [0] is the head
   std::vector<std::vector<LinkProfile>> links;  // [from][to]; empty: none was measured
+  bool links_known = true;                      // false: some are assumed
   [[nodiscard]] LinkProfile link(std::size_t from, std::size_t to) const {
     return links.empty() ? kAssumedLink : links[from][to];
   }

@@ -65,8 +65,13 @@ double period_s(const RingTerms& terms, std::span<const DeviceShare> shares, std
   return std::max(chain, transfer);
 }
 
+bool take_turns(std::span<const DeviceShare> shares) {
+  return std::ranges::count_if(shares, &DeviceShare::every_round) != 1;
+}
+
 bool fits(const RingTerms& terms, std::size_t device, const DeviceShare& share, std::uint32_t rounds) {
   const DeviceTerms& own = terms.devices[device];
+  if (share.every_round && share.layers() < rounds) return false;
   if (!slots_suffice(share.streamed, share.slots, share, rounds) ||
       !slots_suffice(share.uploaded, share.gpu_slots, share, rounds))
     return false;

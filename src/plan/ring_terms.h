@@ -73,8 +73,13 @@ struct DeviceShare {
 [[nodiscard]] double period_s(const RingTerms& terms, std::span<const DeviceShare> shares,
                               std::uint32_t rounds);
 
+// Whether visits are as they are counted: a device that is visited in every round has another one between its
+// visits only if that is, too. So none is, or two at least.
+[[nodiscard]] bool take_turns(std::span<const DeviceShare> shares);
+
 // Whether memory holds it: pins, slots, at least two of which there are where anything streams; where a
-// device is visited in every round, what one visit streams and one unit more.
+// device is visited in every round, what one visit streams and one unit more, and it has a layer for each
+// visit.
 [[nodiscard]] bool fits(const RingTerms& terms, std::size_t device, const DeviceShare& share,
                         std::uint32_t rounds);
 

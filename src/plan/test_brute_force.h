@@ -41,7 +41,8 @@ inline std::vector<DeviceShare> all_shares(const RingTerms& terms, std::size_t d
   return found;
 }
 
-// Those that no other one beats in all that counts: only the sum of chains and the longest transfer do.
+// Those that no other one of their kind of visit beats in all that counts: only the sum of chains and the
+// longest transfer do.
 inline std::vector<DeviceShare> useful_shares(const RingTerms& terms, std::size_t device,
                                               std::uint32_t layers, std::uint32_t rounds) {
   const auto rank = [&](const DeviceShare& share) {
@@ -51,11 +52,13 @@ inline std::vector<DeviceShare> useful_shares(const RingTerms& terms, std::size_
   for (const DeviceShare& share : all_shares(terms, device, layers, rounds)) {
     const auto [chain, transfer] = rank(share);
     const bool beaten = std::ranges::any_of(kept, [&](const DeviceShare& other) {
-      return rank(other).first <= chain && rank(other).second <= transfer;
+      return other.every_round == share.every_round && rank(other).first <= chain &&
+             rank(other).second <= transfer;
     });
     if (beaten) continue;
     std::erase_if(kept, [&](const DeviceShare& other) {
-      return chain <= rank(other).first && transfer <= rank(other).second;
+      return other.every_round == share.every_round && chain <= rank(other).first &&
+             transfer <= rank(other).second;
     });
     kept.push_back(share);
   }
@@ -73,7 +76,7 @@ inline std::optional<double> brute_force(const RingTerms& terms, std::uint32_t r
   const auto extend = [&](const auto& self, std::uint32_t left) -> void {
     const std::size_t m = shares.size();
     if (m == useful.size()) {
-      if (left == 0)
+      if (left == 0 && take_turns(shares))
         if (const double period = period_s(terms, shares, rounds); !best || period < *best) best = period;
       return;
     }

@@ -37,12 +37,8 @@ class Plan(unittest.TestCase):
     def write(self, devices, **others):
         self.file.write_text(json.dumps({"devices": devices, "models": [SHAPE], **others}))
 
-    def rows(self, *arguments):
-        return json.loads(self.run_plan("--what-if", str(self.file), "--json", "-c", "256", *arguments).stdout)
-
     def one(self, *arguments):
-        row, = self.rows(*arguments)
-        return row["plan"]
+        return json.loads(self.run_plan("--what-if", str(self.file), "--json", "-c", "256", *arguments).stdout)
 
     def refused(self, *arguments, code=EXIT_MODEL):
         return self.run_plan("--what-if", str(self.file), "-c", "256", *arguments, code=code).stderr
@@ -71,12 +67,16 @@ class Plan(unittest.TestCase):
         self.write([device("a", "1 GB"), device("b", "1 GB")])
         self.assertEqual([d["layers"] for d in self.one("--exclude", "a")["devices"]], [0, 20])
         self.assertEqual([d["layers"] for d in self.one("-lw", "2,8")["devices"]], [4, 16])
-        self.assertEqual(self.one("--rounds", "2")["rounds"], 2)
+        self.assertEqual(self.one("--rounds", "2", "--memory", "a=160MB", "--memory", "b=160MB")["rounds"], 2)
         self.assertTrue(self.one("--memory", "a=100MB", "--memory", "b=100MB")["devices"][0]["streamed_bytes_per_token"])
         self.assertIn("the devices are a, b", self.refused("--exclude", "c", code=EXIT_USAGE))
         self.assertIn("is not NAME=SIZE", self.refused("--memory", "1GB", code=EXIT_USAGE))
         self.assertIn("a has no GPU", self.refused("--gpu-mem", "a=1GB", code=EXIT_USAGE))
         self.assertIn("names 1 devices, the ring has 2", self.refused("-lw", "20", code=EXIT_USAGE))
+        self.assertIn("b is excluded (--exclude) and has a window of 10", self.refused("-lw", "10,10", "--exclude", "b", code=EXIT_USAGE))
+        self.assertIn("every device is excluded", self.refused("--exclude", "a", "--exclude", "b", code=EXIT_USAGE))
+        self.assertIn("a token of each of 64 users is more than a batch of 32", self.refused("--users", "64", "-ub", "32", code=EXIT_USAGE))
+        self.assertIn("is not known", self.refused("--max-ttft", "1"))
 
     def test_gpus_are_planned_on_request(self):
         gpu = {"name": "G", "memory": "200 MB", "compute": "100 GB/s", "upload": "5 GB/s"}
@@ -90,7 +90,7 @@ class Plan(unittest.TestCase):
         for devices, others, message in [
                 ([], {}, "home.json.devices: expected a list of devices"),
                 ([{**good, "memory": "lots"}], {}, "home.json.devices[0].memory: 'lots'"),
-                ([{**good, "memory": -1}], {}, "home.json.devices[0].memory: expected a number"),
+                ([{**good, "memory": -1}], {}, "home.json.devices[0].memory: expected a number up to"),
                 ([{**good, "cpu": "10 GB"}], {}, "home.json.devices[0].cpu: '10 GB' is no rate"),
                 ([{**good, "cpu": [{"tokens": 2, "rate": 1}, {"tokens": 1, "rate": 1}]}], {}, "by ascending tokens"),
                 ([{**good, "cpus": 1}], {}, "home.json.devices[0]: unknown member 'cpus'"),
@@ -99,7 +99,10 @@ class Plan(unittest.TestCase):
                 ([good], {"link": {"latency": "3", "rate": 1}}, "home.json.link.latency: '3' is no duration"),
                 ([good], {"links": [{"from": "x", "to": "a", "latency": 0, "rate": 1}]}, "there is no device 'x'"),
                 ([good], {"models": [{**SHAPE, "layers": 0}]}, "home.json.models[0].layers: expected a whole number"),
-                ([good], {"vary_rates": 2}, "home.json.vary_rates: expected a number")]:
+                ([good], {"vary_rates": 2}, "home.json.vary_rates: expected a number"),
+                ([{**good, "cpu": 1e-300}], {}, "home.json.devices[0].cpu: expected a rate from 1"),
+                ([{**good, "name": "a\x1b[31m"}], {}, "home.json.devices[0].name: expected at most 64 bytes of printable"),
+                ([good], {"models": [{**SHAPE, "layers": 1025}]}, "expected a whole number from 1 to 1024")]:
             self.write(devices, **others)
             with self.subTest(message=message):
                 self.assertIn(message, self.refused())
@@ -110,15 +113,31 @@ class Plan(unittest.TestCase):
 
     def test_what_does_not_fit_says_what_is_missing(self):
         self.write([device("a", "3 MB"), device("b", "3 MB")])
-        row, = self.rows()
-        self.assertIn("a lends 3.0 MB and needs", row["error"])
-        self.assertIn("no device has memory left" if "no device" in row["error"] else "a, the head, lacks", row["error"])
-        done = self.run_plan("-m", MODEL, "--what-if", str(self.file), code=EXIT_MEMORY)
-        self.assertIn("more in all would do", done.stderr)
+        # 8 MiB of slots and some 4 MiB of buffers are more than anybody has.
+        message = self.refused(code=EXIT_MEMORY)
+        self.assertIn("a, the head, lacks", message)
+        self.assertIn("a lends 3.0 MB and needs", message)
+        self.assertIn("b lends 3.0 MB and needs", message)
+        self.assertIn("more in all would do", message)
+        self.assertIn("for the KV cache of 0 of 20 layers, which takes 1.0 MB a layer", message)  # 256 * 2 * 1000 * 2 bytes
+
+    def test_a_weak_device(self):
+        weak = device("weak", "300 MB", cpu="1 GB/s", disk="100 MB/s")
+        link = {"latency": "10 ms", "rate": "10 Mbit/s"}
+        self.write([device("strong", "300 MB"), weak], link=link)
+        text = self.run_plan("--what-if", str(self.file), "-c", "256").stdout
+        self.assertRegex(text, r"weak has no layers: with one a token would take \d+\S* ms \(\+\d+ %\)")
+        # 20 layers have 1 MB of KV cache each; 35 MB less buffers and slots hold that of some.
+        self.write([device("strong", "35 MB", disk="50 MB/s"), {**weak, "memory": "60 MB"}], link=link)
+        text = self.run_plan("--what-if", str(self.file), "-c", "256").stdout
+        self.assertRegex(text, "weak is needed: the others do not hold the model without it|without weak a token would take")
 
     def test_the_examples(self):
         done = self.run_plan("-m", MODEL, "--what-if", str(EXAMPLES / "two-laptops.json"))
         self.assertIn("kitchen has no layers: with one a token would take", done.stdout)
+        done = self.run_plan("--what-if", str(EXAMPLES / "two-laptops.json"))
+        self.assertIn("Llama-3 8B: 32 layers", done.stdout)
+        self.assertIn("without kitchen a token would take", done.stdout)
         rows = json.loads(self.run_plan("--what-if", str(EXAMPLES / "paper-cluster.json"), "--gpus", "--json", "-c", "512").stdout)
         seventy, = [row for row in rows if row["model"] == "Llama-3 70B"]
         self.assertEqual(sum(d["layers"] for d in seventy["plan"]["devices"]), 80)
