@@ -117,7 +117,7 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   std::string text = std::format("{:<24}{:>8}{:>8}{:>10}", "ms a token", "weights", "rounds", "predicted");
   if (file.vary > 0)
-    text += std::format("{:>10}{:>10}", std::format("rates {:+.0f}%", -file.vary * 100),
+    text += std::format("{:>12}{:>12}", std::format("rates {:+.0f}%", -file.vary * 100),
                         std::format("{:+.0f}%", file.vary * 100));
   text += "  layers by device (on its GPU); published\n";
   for (const DescribedModel& model : file.models) {
@@ -138,7 +138,7 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
     if (file.vary > 0) {
       for (const double factor : {1 - file.vary, 1 + file.vary}) {
         const auto other = plan::propose(scaled(ring, factor), request);
-        text += std::format("{:>10}", tpot_text(other));
+        text += std::format("{:>12}", tpot_text(other));
         row[std::format("tpot_s_at_rates_{:+.0f}_percent", (factor - 1) * 100)] =
             other ? nlohmann::ordered_json(other->prediction.period_s) : nlohmann::ordered_json(nullptr);
       }

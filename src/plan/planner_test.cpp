@@ -178,11 +178,7 @@ TEST(Planner, ALimitOnTheFirstTokenIsKept) {
 
 TEST(Planner, GpusAreUsedOnlyWhereTheyMayBe) {
   RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB)});
-  ring.devices[0].gpu = {.name = "gpu",
-                         .memory_bytes = 410 * kMB,
-                         .unified = false,
-                         .compute = {.passes = {{.n_tokens = 1, .bytes_per_s = 100e9}}},
-                         .upload_bytes_per_s = 5e9};
+  ring.devices[0].gpu = test_gpu(410 * kMB);
   EXPECT_THAT(proposed(ring).gpu_layers, ElementsAre(0));
   EXPECT_THAT(proposed(ring, {.traffic = {}, .gpus = true}).gpu_layers, ElementsAre(4));
 }

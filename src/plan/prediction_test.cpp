@@ -115,11 +115,7 @@ TEST(Prediction, MemoryThatDoesNotHoldTheLeastIsNoPlan) {
 
 TEST(Prediction, LayersOnAGpuTakeItsTimeAndMemory) {
   RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB)});
-  ring.devices[0].gpu = {.name = "gpu",
-                         .memory_bytes = 410 * kMB,
-                         .unified = false,
-                         .compute = {.passes = {{.n_tokens = 1, .bytes_per_s = 100e9}}},
-                         .upload_bytes_per_s = 5e9};
+  ring.devices[0].gpu = test_gpu(410 * kMB);
   const Plan plan = plan_of(ring, {{0, {0, 8}}});
   const Prediction made = predicted(ring, plan, {}, {4});
   EXPECT_NEAR(made.period_s, 0.045 + 0.004, 1e-9);

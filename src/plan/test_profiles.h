@@ -34,6 +34,15 @@ inline DeviceProfile test_device(std::string name, std::uint64_t memory_bytes) {
           .disk_bytes_per_s = 1e9};
 }
 
+// With memory of its own: 100 GB/s of weights, 5 GB/s to it.
+inline GpuProfile test_gpu(std::uint64_t memory_bytes) {
+  return {.name = "gpu",
+          .memory_bytes = memory_bytes,
+          .unified = false,
+          .compute = {.passes = {{.n_tokens = 1, .bytes_per_s = 100e9}}},
+          .upload_bytes_per_s = 5e9};
+}
+
 // Links of 1 ms for anything.
 inline RingProfile test_ring(std::uint32_t n_layer, std::vector<DeviceProfile> devices) {
   const std::size_t n = devices.size();
