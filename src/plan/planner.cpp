@@ -67,8 +67,7 @@ RingTerms terms_of(const RingProfile& ring, const PlanRequest& request, const Ba
   terms.output_s = ring.devices[0].cpu.pass_s(static_cast<double>(model.output_bytes), users);
   for (std::size_t m = 0; m < ring.devices.size(); ++m) {
     const DeviceProfile& device = ring.devices[m];
-    const std::uint64_t buffers = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
-                                  model.window_bytes * (std::min(rounds, model.n_layer()) + (m == 0 ? 1 : 0));
+    const std::uint64_t buffers = model.buffer_bytes(batch, m, std::min(rounds, model.n_layer()));
     std::uint64_t ram = device.memory_bytes - std::min(device.memory_bytes, buffers);
     if (streams) ram -= batch.group.bytes_in(ram);
     DeviceTerms own = {.cpu_s = layer_s(device.cpu),
@@ -165,7 +164,7 @@ class Search {
       solve_and_play(weight);
       if (!best_) return best_;  // nothing fits
       // Hops as they are in that order.
-      if (ring_.devices.size() > 2 && use_hops_of(*best_)) solve_and_play(weight);
+      if (ring_.devices.size() > 2 && use_hops_of_best()) solve_and_play(weight);
       if (best_->prediction.ttft_s <= request_.max_ttft_s) break;
     }
     if (best_->prediction.streams()) play_balanced();
@@ -294,7 +293,7 @@ class Search {
   }
 
   // Whether any differs by more than a tenth from what was supposed.
-  bool use_hops_of(const Proposal&) {
+  bool use_hops_of_best() {
     bool differs = false;
     for (std::size_t i = 0; i < shape_.order.size(); ++i) {
       const std::size_t from = shape_.order[i], to = shape_.order[(i + 1) % shape_.order.size()];
@@ -372,8 +371,7 @@ Lack lack_of(const RingProfile& ring, const PlanRequest& request) {
   Lack lack;
   for (std::size_t m = 0; m < ring.devices.size(); ++m) {
     const std::uint64_t rounds = std::clamp(request.rounds, 1U, ring.model.n_layer());
-    const std::uint64_t needs = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
-                                ring.model.window_bytes * (rounds + (m == 0 ? 1 : 0)) + slots;
+    const std::uint64_t needs = ring.model.buffer_bytes(batch, m, rounds) + slots;
     const std::uint64_t lends = ring.devices[m].memory_bytes;
     if (m == 0 && needs > lends) lack.head_bytes = needs - lends;
     const bool excluded = !request.excluded.empty() && request.excluded[m];
@@ -417,8 +415,7 @@ std::unexpected<Error> share_does_not_fit(const RingProfile& ring, const Plan& p
   const std::uint64_t slots = kLeastParts * ring.model.parts.largest_bytes;
   for (std::uint16_t m = 0; m < ring.devices.size(); ++m) {
     const std::uint64_t kv = ring.model.kv_bytes * plan.layers_of(m);
-    const std::uint64_t buffers = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
-                                  ring.model.window_bytes * (plan.steps_of(m).size() + (m == 0 ? 1 : 0));
+    const std::uint64_t buffers = ring.model.buffer_bytes(batch, m, plan.steps_of(m).size());
     if (ring.devices[m].memory_bytes >= buffers + kv + slots) continue;
     return fail(
         ErrorCode::kOutOfMemory,
@@ -610,29 +607,28 @@ std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanReques
   const std::size_t n = ring.devices.size();
   std::vector<Alternatives> all(n);
   if (!request.windows.empty()) return all;
-  const PlanRequest& free = request;
   const auto chosen = std::ranges::find(ring.model.batches, proposal.n_ubatch, &BatchNeeds::n_tokens);
   for (std::size_t m = 0; m < n; ++m) {
     Alternatives& other = all[m];
     const DeviceUse& use = proposal.prediction.devices[m];
     const bool in_ring = use.n_layers > 0;
     if (in_ring && n > 1 && m > 0) {
-      PlanRequest without = free;
+      PlanRequest without = request;
       without.excluded.resize(n, false);
       without.excluded[m] = true;
       other.without_it_s = period_of(complete.ring, without, proposal);
     }
-    if (!in_ring && (free.excluded.empty() || !free.excluded[m])) {
+    if (!in_ring && (request.excluded.empty() || !request.excluded[m])) {
       std::vector<std::uint32_t> least(n, 0);
       least[m] = 1;
-      other.with_it_s = period_of(complete.ring, free, proposal, least);
+      other.with_it_s = period_of(complete.ring, request, proposal, least);
     }
     const auto changed = [&](auto change) {
       RingProfile faster = complete.ring;
       change(faster);
-      std::optional<double> period = period_of(faster, free, proposal);
+      std::optional<double> period = period_of(faster, request, proposal);
       // The same plan may be better there than what is found.
-      if (const auto same = predict(faster, free.traffic, *chosen, proposal.plan, proposal.gpu_layers))
+      if (const auto same = predict(faster, request.traffic, *chosen, proposal.plan, proposal.gpu_layers))
         period = std::min(period.value_or(same->period_s), same->period_s);
       return period;
     };

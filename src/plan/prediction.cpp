@@ -108,8 +108,7 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   if (use.n_visits == 0) return share;
   use.weight_bytes = static_cast<std::uint64_t>(all.cpu + all.gpu + all.output);
   use.kv_bytes = model.kv_bytes * use.n_layers;
-  use.buffer_bytes = (m == 0 ? batch.head_bytes : batch.worker_bytes) +
-                     model.window_bytes * (plan.steps_of(m).size() + (m == 0 ? 1 : 0));
+  use.buffer_bytes = model.buffer_bytes(batch, m, plan.steps_of(m).size());
 
   std::uint64_t kv_in_memory = use.kv_bytes;
   if (own_gpu && n_gpu_layers > 0) {
@@ -126,7 +125,6 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
       const auto uploaded = static_cast<double>(std::min(wanted, wanted - room + slots));
       share.upload_s = uploaded / device.gpu->upload_bytes_per_s;
       share.uploaded = uploaded / all.gpu;
-      all.uploaded = uploaded;
     }
   }
   std::vector<double> visits(use.n_visits, 0);

@@ -26,6 +26,12 @@ std::uint64_t GroupNeeds::tokens_in(std::uint64_t left) const {
   return tokens < least_tokens ? 0 : tokens;
 }
 
+std::uint64_t ModelProfile::buffer_bytes(const BatchNeeds& batch, std::size_t m,
+                                         std::uint64_t n_windows) const {
+  return m == 0 ? batch.head_bytes + window_bytes * (n_windows + 1)
+                : batch.worker_bytes + window_bytes * n_windows;
+}
+
 std::uint64_t ModelProfile::weight_bytes() const {
   return std::reduce(layer_bytes.begin(), layer_bytes.end(), output_bytes);
 }
