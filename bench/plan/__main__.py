@@ -5,6 +5,7 @@ import glob
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -45,8 +46,14 @@ def forget_profiles(home):
             shutil.rmtree(folder)
 
 
+def measured_of(log):
+    """What a device says that it measured of itself: GB/s of weights for a token, MB/s of its disk."""
+    return [float(found[1]) if (found := re.search(pattern, log)) else None
+            for pattern in (r"passes ([0-9.]+) GB/s", r"disk reads ([0-9.]+) MB/s")]
+
+
 def run(home, model, n_tokens, extra=()):
-    """hearth's own report of one ring: its prediction, and the seconds a token took."""
+    """hearth's own report of one ring: its prediction, the seconds a token took; and what devices measured of themselves."""
     home.forget_caches()
     with HearthRing(home, program("hearth"), model) as ring:
         one, result = ring.bench(n_prompt=1, n_generate=n_tokens + 1, n_ctx=_CONTEXT, extra=extra, timeout_s=_PATIENCE_S)
@@ -55,7 +62,7 @@ def run(home, model, n_tokens, extra=()):
         raise RuntimeError(f"exit code {one.code}: {one.errors.strip()}")
     if any(each.use is not None and each.use.oom_kills for each in [one, *workers]):
         raise RuntimeError("a process was killed for memory")
-    return result, one.errors
+    return result, {"measured": [measured_of(each.errors) for each in [one, *workers]], "taken_share": round(one.taken_share, 4)}
 
 
 def make_home(devices, name):
@@ -98,9 +105,9 @@ def accuracy(options, model):
             pairs = []
             for _ in range(options.pairs):
                 forget_profiles(home)
-                result, _ = run(home, os.path.basename(model), options.tokens)
+                result, found = run(home, os.path.basename(model), options.tokens)
                 pairs.append({"predicted_s": result["predicted_tpot_s"], "measured_s": result["tpot_s"],
-                              "rounds": result["rounds"], "layers": result["layers"]})
+                              "rounds": result["rounds"], "layers": result["layers"], **found})
         errors = [pair["predicted_s"] / pair["measured_s"] - 1 for pair in pairs]
         measured = [pair["measured_s"] for pair in pairs]
         same = [pair["measured_s"] for pair in pairs if pair["layers"] == pairs[0]["layers"] and pair["rounds"] == pairs[0]["rounds"]]

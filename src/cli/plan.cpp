@@ -111,11 +111,22 @@ std::string tpot_text(const Result<plan::Proposal>& made) {
   return made ? std::format("{:.0f}", made->prediction.period_s * 1e3) : std::string("none");
 }
 
+// What the same plan would take if weights were left to a page cache that is told what comes next.
+std::optional<double> page_cache_s(const plan::RingProfile& ring, const plan::PlanRequest& request,
+                                   const plan::Proposal& made) {
+  const auto batch = std::ranges::find(ring.model.batches, made.n_ubatch, &plan::BatchNeeds::n_tokens);
+  if (batch == ring.model.batches.end()) return std::nullopt;
+  const auto read = plan::predict(ring, request.traffic, *batch, made.plan, made.gpu_layers, plan::ReadAhead::kWindow);
+  if (!read) return std::nullopt;
+  return read->period_s;
+}
+
 // A row for each described model, with what others were measured to take.
 int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequest& request,
                 const node::ModelRequest& of_model) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  std::string text = std::format("{:<24}{:>8}{:>8}{:>10}", "ms a token", "weights", "rounds", "predicted");
+  std::string text = std::format("{:<24}{:>8}{:>8}{:>11}{:>12}", "ms a token", "weights", "rounds", "predicted",
+                                 "page cache");
   if (file.vary > 0)
     text += std::format("{:>12}{:>12}", std::format("rates {:+.0f}%", -file.vary * 100),
                         std::format("{:+.0f}%", file.vary * 100));
@@ -130,10 +141,13 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
     text += std::format("{:<24}{:>8}", model.params.name, format_bytes(ring.model.weight_bytes()));
     if (made) {
       row["plan"] = to_json(PlanReport{ring, request, *made, {}});
-      text += std::format("{:>8}{:>10}", made->rounds, tpot_text(made));
+      text += std::format("{:>8}{:>11}", made->rounds, tpot_text(made));
+      const auto page_cache = page_cache_s(ring, request, *made);
+      text += std::format("{:>12}", page_cache ? std::format("{:.0f}", *page_cache * 1e3) : "none");
+      if (page_cache) row["page_cache_tpot_s"] = *page_cache;
     } else {
       row["error"] = made.error().message;
-      text += std::format("{:>8}{:>10}", "-", "none");
+      text += std::format("{:>8}{:>11}{:>12}", "-", "none", "none");
     }
     if (file.vary > 0) {
       for (const double factor : {1 - file.vary, 1 + file.vary}) {

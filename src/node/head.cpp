@@ -161,19 +161,27 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
     use(profile.devices.back(), worker.speed);
   }
   use_links(profile, links);
-  if ((!workers.empty() && options.windows.empty()) || options.planned)
+  plan::PlanRequest request = {.traffic = options.traffic,
+                               .rounds = options.rounds,
+                               .windows = options.windows,
+                               .max_ttft_s = options.max_ttft_s};
+  HEARTH_TRY(request.excluded, plan::named(profile, options.excluded));
+  const auto measure_own = [&] {
     use(profile.devices[0], speed_of(own_profile(model, *backend,
                                                  {.memory_bytes = own_memory,
                                                   .cache_dir = options.weights.cache_dir,
                                                   .log = options.log,
                                                   .cancelled = options.interrupted})
                                          .rates));
-  plan::PlanRequest request = {.traffic = options.traffic,
-                               .rounds = options.rounds,
-                               .windows = options.windows,
-                               .max_ttft_s = options.max_ttft_s};
-  HEARTH_TRY(request.excluded, plan::named(profile, options.excluded));
+  };
+  const bool alone = workers.empty();
+  if ((!alone && options.windows.empty()) || options.planned) measure_own();
   HEARTH_TRY(plan::Proposal made, plan::propose(profile, request));
+  // A model that fits a head alone starts at once; how long its tokens take needs no planning.
+  if (alone && made.prediction.streams() && made.any_assumed()) {
+    measure_own();
+    HEARTH_TRY(made, plan::propose(profile, request));
+  }
   if (options.planned) HEARTH_TRY_VOID(options.planned(profile, request, made));
   ring.plan = std::move(made.plan);
   ring.rounds = made.rounds;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -12,83 +13,126 @@ namespace {
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
-struct Streaming {
-  std::uint64_t streamed = 0, slots = 0;  // units
+// How a device runs a number of layers in one kind of visit, but for how much it streams through how many
+// slots: each slot more takes one unit more to stream.
+struct Way {
+  DeviceShare share;           // streaming the least, through kLeastSlots or nothing
+  std::uint64_t room = 0;      // units of weights that RAM holds
+  std::uint64_t streamed = 0;  // the most that brings anything: the device waits no less for more
+  double busy_s = 0;           // its stage if it never waited for its disk
+  double upload_s = 0;         // transfers to its GPU
 };
 
-// The least that is streamed of `all` units where `room` are in memory, slots included; nullopt: there is no
-// room for the slots that it takes. slots = streamed - (all - room).
-std::optional<Streaming> least_streamed(std::uint64_t all, std::uint64_t room, bool every_round,
-                                        std::uint32_t rounds) {
-  if (all <= room) return Streaming{};
+// Uploads of `all` units to a GPU with `room` for them, slots included; nullopt: too little for slots that
+// hold what one visit uploads.
+std::optional<std::uint64_t> least_uploaded(std::uint64_t all, std::uint64_t room, bool every_round,
+                                            std::uint32_t rounds) {
+  if (all <= room) return 0;
   const std::uint64_t excess = all - room;
-  std::uint64_t streamed = excess + kLeastSlots;
-  if (every_round) {
-    // rounds * (streamed - excess) >= streamed + rounds
-    if (rounds < 2) return std::nullopt;
-    streamed = std::max(streamed, (rounds * (excess + 1) + rounds - 2) / (rounds - 1));
-  }
-  if (streamed > all) return std::nullopt;
-  return Streaming{.streamed = streamed, .slots = streamed - excess};
+  std::uint64_t uploaded = excess + kLeastSlots;
+  // rounds * (uploaded - excess) >= uploaded + rounds
+  if (every_round)
+    uploaded = std::max(uploaded, (rounds * (excess + 1) + rounds - 2) / (rounds - std::uint64_t{1}));
+  if (uploaded > all) return std::nullopt;
+  return uploaded;
 }
 
-std::optional<DeviceShare> best_share(const RingTerms& terms, std::size_t device, std::uint32_t cpu_layers,
-                                      std::uint32_t gpu_layers, bool every_round, std::uint32_t rounds) {
-  const DeviceTerms& own = terms.devices[device];
-  DeviceShare share = {.cpu_layers = cpu_layers, .gpu_layers = gpu_layers, .every_round = every_round};
-  std::uint64_t in_ram = std::uint64_t{terms.units} * cpu_layers + (device == 0 ? terms.output_units : 0);
-  if (own.unified) {
-    in_ram += std::uint64_t{terms.units} * gpu_layers;
-  } else if (gpu_layers > 0) {
-    const auto room = terms.units_in(own.vram_bytes, gpu_layers);
-    if (!room) return std::nullopt;
-    const auto uploads = least_streamed(std::uint64_t{terms.units} * gpu_layers, *room, every_round, rounds);
-    if (!uploads) return std::nullopt;
-    share.uploaded = uploads->streamed;
-    share.gpu_slots = uploads->slots;
-    in_ram += share.uploaded;
-  }
-  const auto room = terms.units_in(own.ram_bytes, own.unified ? share.layers() : cpu_layers);
-  if (!room) return std::nullopt;
-  const auto reads = least_streamed(in_ram, *room, every_round, rounds);
-  if (!reads) return std::nullopt;
-  share.streamed = reads->streamed;
-  share.slots = reads->slots;
+// The share with so much streamed.
+DeviceShare streaming(const Way& way, std::uint64_t streamed) {
+  DeviceShare share = way.share;
+  share.slots += streamed - share.streamed;
+  share.streamed = streamed;
   return share;
 }
 
-// A device's share with its seconds of a token.
+std::optional<Way> way_of(const RingTerms& terms, std::size_t device, const DeviceShare& layers,
+                          std::uint32_t rounds) {
+  const DeviceTerms& own = terms.devices[device];
+  Way way = {.share = layers};
+  DeviceShare& share = way.share;
+  std::uint64_t in_ram =
+      std::uint64_t{terms.units} * share.cpu_layers + (device == 0 ? terms.output_units : 0);
+  if (own.unified) {
+    in_ram += std::uint64_t{terms.units} * share.gpu_layers;
+  } else if (share.gpu_layers > 0) {
+    const std::uint64_t all = std::uint64_t{terms.units} * share.gpu_layers;
+    const auto room = terms.units_in(own.vram_bytes, share.gpu_layers);
+    if (!room) return std::nullopt;
+    const auto uploaded = least_uploaded(all, *room, share.every_round, rounds);
+    if (!uploaded) return std::nullopt;
+    share.uploaded = *uploaded;
+    if (*uploaded > 0) share.gpu_slots = *uploaded - (all - *room);
+    in_ram += share.uploaded;
+  }
+  way.busy_s = stage_s(terms, device, share, rounds);
+  way.upload_s = transfer_s(terms, device, share);
+  const auto room = terms.units_in(own.ram_bytes, own.unified ? share.layers() : share.cpu_layers);
+  if (!room) return std::nullopt;
+  way.room = *room;
+  if (in_ram <= *room) return way;
+  if (*room < kLeastSlots) return std::nullopt;
+  const std::uint64_t excess = in_ram - *room;
+  share.slots = kLeastSlots;
+  share.streamed = way.streamed = excess + kLeastSlots;
+  if (!share.every_round || own.disk_s <= 0) return way;
+  // The fewest slots X with (excess + X) - rounds * (X - 1) units, for which it waits, read while it is busy.
+  const double hidden = way.busy_s * terms.units / own.disk_s;
+  const double slots = std::ceil((static_cast<double>(excess + rounds) - hidden) / (rounds - 1.0));
+  way.streamed = excess + static_cast<std::uint64_t>(std::clamp(slots, static_cast<double>(kLeastSlots),
+                                                                static_cast<double>(*room)));
+  return way;
+}
+
+// The share with the least chain whose transfers take at most `bound`.
+std::optional<DeviceShare> within(const RingTerms& terms, std::size_t device, const Way& way, double bound) {
+  if (way.upload_s > bound) return std::nullopt;
+  if (way.share.streamed == 0) return way.share;
+  const double disk_s = terms.devices[device].disk_s;
+  if (terms.units_s(disk_s, way.share.streamed) > bound) return std::nullopt;
+  if (terms.units_s(disk_s, way.streamed) <= bound) return streaming(way, way.streamed);
+  auto streamed = static_cast<std::uint64_t>(bound * terms.units / disk_s);
+  // Whatever the division rounded.
+  while (terms.units_s(disk_s, streamed) > bound) --streamed;
+  while (terms.units_s(disk_s, streamed + 1) <= bound) ++streamed;
+  return streaming(way, streamed);
+}
+
+// Ways of one device by its number of layers, those of one visit and those of a visit in every round.
+using Table = std::array<std::vector<std::vector<Way>>, 2>;
+
 struct Choice {
   DeviceShare share;
-  double chain_s = 0, transfer_s = 0;
+  double chain_s = kNever;
 };
 
-// Choices of one device by its number of layers, those of one visit and those of a visit in every round.
-using Table = std::array<std::vector<std::vector<Choice>>, 2>;
-
-// The least chain with a transfer of at most `bound`.
-const Choice* within(const std::vector<Choice>& choices, double bound) {
-  const auto after = std::ranges::upper_bound(choices, bound, {}, &Choice::transfer_s);
-  return after == choices.begin() ? nullptr : &*std::prev(after);
+// The least chain of all ways.
+Choice best_within(const RingTerms& terms, std::size_t device, const std::vector<Way>& ways,
+                   std::uint32_t rounds, double bound, double most_stage_s) {
+  Choice best;
+  for (const Way& way : ways) {
+    const auto share = within(terms, device, way, std::min(bound, most_stage_s));
+    if (!share || stage_s(terms, device, *share, rounds) > most_stage_s) continue;
+    const double chain = chain_s(terms, device, *share, rounds);
+    if (chain < best.chain_s) best = {.share = *share, .chain_s = chain};
+  }
+  return best;
 }
 
 // The least sum of chains with transfers of at most `bound`, and what each device has then.
 struct Knapsack {
-  struct Item {
-    std::uint32_t layers = 0;
-    bool every_round = false;
-  };
   double chain_s = kNever;
-  std::vector<Item> items;  // by device
+  std::vector<DeviceShare> shares;  // by device
 };
 
 // Devices so far that are visited in every round: none, one, more.
 constexpr std::size_t kStates = 3;
 
-Knapsack least_chain(const std::vector<Table>& tables, std::uint32_t n_layer, double bound) {
+Knapsack least_chain(const RingTerms& terms, const std::vector<Table>& tables, std::uint32_t rounds,
+                     double bound, double most_stage_s) {
+  const std::uint32_t n_layer = terms.n_layer;
   struct Cell {
     double chain_s = kNever;
-    Knapsack::Item item;
+    DeviceShare share;
     std::uint8_t before = 0;  // the state before the device
   };
   using Row = std::vector<Cell>;  // [layers so far]
@@ -98,14 +142,14 @@ Knapsack least_chain(const std::vector<Table>& tables, std::uint32_t n_layer, do
   for (std::size_t m = 0; m < tables.size(); ++m) {
     for (std::size_t kind = 0; kind < 2; ++kind) {
       for (std::uint32_t n = 0; n <= n_layer; ++n) {
-        const Choice* choice = within(tables[m][kind][n], bound);
-        if (choice == nullptr) continue;
+        const Choice choice = best_within(terms, m, tables[m][kind][n], rounds, bound, most_stage_s);
+        if (choice.chain_s == kNever) continue;
         for (std::size_t state = 0; state < kStates; ++state) {
           const Row& from = rows[m][state];
           Row& to = rows[m + 1][std::min(state + kind, kStates - 1)];
           for (std::uint32_t before = 0; before + n <= n_layer; ++before) {
-            if (const double sum = from[before].chain_s + choice->chain_s; sum < to[before + n].chain_s)
-              to[before + n] = {sum, {n, kind == 1}, static_cast<std::uint8_t>(state)};
+            if (const double sum = from[before].chain_s + choice.chain_s; sum < to[before + n].chain_s)
+              to[before + n] = {sum, choice.share, static_cast<std::uint8_t>(state)};
           }
         }
       }
@@ -119,39 +163,37 @@ Knapsack least_chain(const std::vector<Table>& tables, std::uint32_t n_layer, do
     state = last;
   }
   if (found.chain_s == kNever) return found;
-  found.items.resize(tables.size());
+  found.shares.resize(tables.size());
   std::uint32_t left = n_layer;
   for (std::size_t m = tables.size(); m-- > 0;) {
     const Cell& cell = rows[m + 1][state][left];
-    found.items[m] = cell.item;
-    left -= cell.item.layers;
+    found.shares[m] = cell.share;
+    left -= cell.share.layers();
     state = cell.before;
   }
   return found;
 }
 
-// All shares of a device with `layers` layers that no other one beats in both chain and transfer, by
-// ascending transfer.
-std::vector<Choice> choices_of(const RingTerms& terms, std::size_t device, std::uint32_t layers,
-                               std::uint32_t rounds, bool every_round, const Limits& limits) {
-  std::vector<Choice> all;
-  if (!limits.least_layers.empty() && layers < limits.least_layers[device]) return all;
-  if (!limits.most_layers.empty() && layers > limits.most_layers[device]) return all;
-  if (every_round && (rounds == 1 || layers < rounds)) return all;
+// All ways of a device to run `layers` layers that no other one beats in everything.
+std::vector<Way> ways_of(const RingTerms& terms, std::size_t device, std::uint32_t layers,
+                         std::uint32_t rounds, bool every_round, const Limits& limits) {
+  std::vector<Way> kept;
+  if (!limits.least_layers.empty() && layers < limits.least_layers[device]) return kept;
+  if (!limits.most_layers.empty() && layers > limits.most_layers[device]) return kept;
+  if (every_round && (rounds == 1 || layers < rounds)) return kept;
+  const auto beats = [](const Way& a, const Way& b) {
+    return a.busy_s <= b.busy_s && a.upload_s <= b.upload_s && a.share.streamed <= b.share.streamed &&
+           (a.share.streamed == 0 || a.room >= b.room);
+  };
   const std::uint32_t most_gpu = terms.devices[device].has_gpu() ? layers : 0;
   for (std::uint32_t gpu = 0; gpu <= most_gpu; ++gpu) {
-    const auto share = best_share(terms, device, layers - gpu, gpu, every_round, rounds);
-    if (!share) continue;
-    const Choice choice = {.share = *share,
-                           .chain_s = chain_s(terms, device, *share, rounds),
-                           .transfer_s = transfer_s(terms, device, *share)};
-    if (std::max(stage_s(terms, device, *share), choice.transfer_s) <= limits.stage_s) all.push_back(choice);
+    const auto way = way_of(
+        terms, device, {.cpu_layers = layers - gpu, .gpu_layers = gpu, .every_round = every_round}, rounds);
+    if (!way || std::ranges::any_of(kept, [&](const Way& other) { return beats(other, *way); })) continue;
+    std::erase_if(kept, [&](const Way& other) { return beats(*way, other); });
+    kept.push_back(*way);
   }
-  std::ranges::sort(all, {}, [](const Choice& c) { return std::pair(c.transfer_s, c.chain_s); });
-  std::vector<Choice> front;
-  for (const Choice& choice : all)
-    if (front.empty() || choice.chain_s < front.back().chain_s) front.push_back(choice);
-  return front;
+  return kept;
 }
 
 }  // namespace
@@ -162,44 +204,53 @@ std::optional<Solution> solve_exactly(const RingTerms& terms, std::uint32_t roun
   std::vector<Table> tables(terms.devices.size());
   std::vector<double> bounds = {0};
   for (std::size_t m = 0; m < tables.size(); ++m) {
+    std::uint64_t least = std::numeric_limits<std::uint64_t>::max(), most = 0;  // that it can stream
     for (std::size_t kind = 0; kind < 2; ++kind) {
       for (std::uint32_t n = 0; n <= terms.n_layer; ++n) {
-        tables[m][kind].push_back(choices_of(terms, m, n, rounds, kind == 1, limits));
-        for (const Choice& choice : tables[m][kind].back()) bounds.push_back(choice.transfer_s);
+        for (const Way& way : tables[m][kind].emplace_back(ways_of(terms, m, n, rounds, kind == 1, limits))) {
+          bounds.push_back(way.upload_s);
+          if (way.share.streamed == 0) continue;
+          least = std::min(least, way.share.streamed);
+          most = std::max(most, way.streamed);
+        }
       }
     }
+    for (std::uint64_t streamed = least; streamed <= most; ++streamed)
+      bounds.push_back(terms.units_s(terms.devices[m].disk_s, streamed));
   }
   std::ranges::sort(bounds);
   bounds.erase(std::ranges::unique(bounds).begin(), bounds.end());
 
   // The first bound that is no less than the chains it allows; it, or the one before, is the best.
+  const auto solve = [&](double bound) { return least_chain(terms, tables, rounds, bound, limits.stage_s); };
   std::size_t low = 0, high = bounds.size();
   while (low < high) {
     const std::size_t middle = low + (high - low) / 2;
-    if (least_chain(tables, terms.n_layer, bounds[middle]).chain_s <= bounds[middle])
+    if (solve(bounds[middle]).chain_s <= bounds[middle])
       high = middle;
     else
       low = middle + 1;
   }
   std::optional<Solution> best;
-  const auto consider = [&](double bound, const std::vector<Knapsack::Item>& items) {
-    Solution found = {.period_s = 0, .rounds = rounds, .shares = {}};
-    for (std::size_t m = 0; m < tables.size(); ++m)
-      found.shares.push_back(within(tables[m][items[m].every_round ? 1 : 0][items[m].layers], bound)->share);
-    found.period_s = period_s(terms, found.shares, rounds);
-    if (!best || found.period_s < best->period_s) best = std::move(found);
+  const auto consider = [&](std::vector<DeviceShare> shares) {
+    const double period = period_s(terms, shares, rounds);
+    if (!best || period < best->period_s)
+      best = Solution{.period_s = period, .rounds = rounds, .shares = std::move(shares)};
   };
   for (const std::size_t i : {low, low - 1}) {
     if (i >= bounds.size()) continue;
-    if (const Knapsack found = least_chain(tables, terms.n_layer, bounds[i]); found.chain_s < kNever)
-      consider(bounds[i], found.items);
+    if (Knapsack found = solve(bounds[i]); found.chain_s < kNever) consider(std::move(found.shares));
   }
   // The head alone makes no hop, which the knapsack does not know.
   const auto may_be_empty = [](const Table& table) { return !table[0][0].empty(); };
   if (std::all_of(tables.begin() + 1, tables.end(), may_be_empty)) {
-    std::vector<Knapsack::Item> alone(tables.size());
-    alone[0].layers = terms.n_layer;
-    for (const Choice& choice : tables[0][0][terms.n_layer]) consider(choice.transfer_s, alone);
+    for (const Way& way : tables[0][0][terms.n_layer]) {
+      std::vector<DeviceShare> alone(tables.size());
+      alone[0] = way.share;
+      const double seconds =
+          std::max(stage_s(terms, 0, alone[0], rounds), transfer_s(terms, 0, alone[0]));
+      if (seconds <= limits.stage_s) consider(std::move(alone));
+    }
   }
   return best;
 }

@@ -5,9 +5,9 @@
 // O(devices * layers^2). That sum falls with the bound, so the bound where they meet is found by bisection
 // over the finitely many transfers that shares can have.
 //
-// What a device streams at a given number of layers follows: the least that leaves the slots it needs, since
-// the more it streams, the longer its transfer, and it never waits less. So there is one share per number of
-// layers on the GPU and per kind of visit.
+// What a device streams at a given number of layers: visited once, the least that leaves two slots, since it
+// waits no less for more. In every round a slot more is a unit more to read, and the less to wait: as many as
+// the bound allows, until nothing is waited for.
 //
 // Pure; any thread.
 #pragma once

@@ -122,10 +122,13 @@ class Program {
 // one is 0. So no row needs a constant that switches it off, through which a fraction of a visit would slip.
 struct Stream {
   Sum moved, slots;  // units
-  Sum missing;       // what the slots of a device that is visited once do not hold when the token comes
+  Sum missing_once;  // what slots do not hold when the token comes
+  Sum missing;       // in every round: what all but one do not hold before each visit; may be negative
 };
 
-Stream add_stream(Program& program, const Sum& every_round, std::uint32_t rounds, double most) {
+// `hold_a_visit`: in every round nothing may be missing.
+Stream add_stream(Program& program, const Sum& every_round, std::uint32_t rounds, double most,
+                  bool hold_a_visit) {
   const double k = rounds, most_in_rounds = rounds > 1 ? most : 0;
   const Sum once = program.whole(most), slots_once = program.whole(most);
   const Sum in_rounds = program.whole(most_in_rounds), slots_in_rounds = program.whole(most_in_rounds);
@@ -138,8 +141,12 @@ Stream add_stream(Program& program, const Sum& every_round, std::uint32_t rounds
   program.at_most(slots_in_rounds, in_rounds);
   program.at_least(slots_once, kLeastSlots * some_once);
   program.at_least(slots_in_rounds, kLeastSlots * some_in_rounds);
-  program.at_least(k * slots_in_rounds, in_rounds + k * some_in_rounds);
-  return {.moved = once + in_rounds, .slots = slots_once + slots_in_rounds, .missing = once - slots_once};
+  const Sum missing = in_rounds + k * some_in_rounds - k * slots_in_rounds;
+  if (hold_a_visit) program.at_most(missing, 0);
+  return {.moved = once + in_rounds,
+          .slots = slots_once + slots_in_rounds,
+          .missing_once = once - slots_once,
+          .missing = missing};
 }
 
 // The layers whose KV cache alone fits.
@@ -188,8 +195,8 @@ Device add_device(Program& program, const RingTerms& terms, std::size_t index, s
   device.gpu_layers = program.whole(most_gpu);
   device.in_ring = program.binary();
   device.every_round = program.whole(rounds > 1 ? 1 : 0);
-  device.reads = add_stream(program, device.every_round, rounds, u * most + output);
-  device.uploads = add_stream(program, device.every_round, rounds, u * most_vram);
+  device.reads = add_stream(program, device.every_round, rounds, u * most + output, false);
+  device.uploads = add_stream(program, device.every_round, rounds, u * most_vram, true);
   device.stage = program.real(kMs * limits.stage_s);
   device.transfer = program.real(kMs * limits.stage_s);
   const auto& [cpu, gpu, in_ring, every_round, reads, uploads, stage, transfer] = device;
@@ -202,8 +209,9 @@ Device add_device(Program& program, const RingTerms& terms, std::size_t index, s
 
   const double read_ms = kMs * own.disk_s / u, upload_ms = kMs * own.upload_s / u;
   program.at_least(stage, kMs * own.cpu_s * cpu + kMs * own.gpu_s * gpu + kMs * output_s);
+  program.at_least(stage, read_ms * reads.missing_once);
   program.at_least(stage, read_ms * reads.missing);
-  program.at_least(stage, upload_ms * uploads.missing);
+  program.at_least(stage, upload_ms * uploads.missing_once);
   program.at_least(transfer, read_ms * reads.moved);
   program.at_least(transfer, upload_ms * uploads.moved);
 
@@ -248,7 +256,7 @@ Result<Solution> checked(const RingTerms& terms, std::uint32_t rounds, const Lim
     if (!fits(terms, m, shares[m], rounds))
       return fail(ErrorCode::kNumeric, "HiGHS's share of device {} does not fit its memory: {} layers", m,
                   shares[m].layers());
-    const double seconds = std::max(stage_s(terms, m, shares[m]), transfer_s(terms, m, shares[m]));
+    const double seconds = std::max(stage_s(terms, m, shares[m], rounds), transfer_s(terms, m, shares[m]));
     if (exceeds(seconds, limits.stage_s))
       return fail(ErrorCode::kNumeric, "HiGHS's share of device {} takes {} s, the limit is {} s", m, seconds,
                   limits.stage_s);

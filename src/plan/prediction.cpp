@@ -91,7 +91,8 @@ struct Share {
 };
 
 std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, const Plan& plan,
-                              const std::vector<Stop>& stops, std::uint16_t m, std::uint32_t n_gpu_layers) {
+                              const std::vector<Stop>& stops, std::uint16_t m, std::uint32_t n_gpu_layers,
+                              ReadAhead read_ahead) {
   const DeviceProfile& device = ring.devices[m];
   const ModelProfile& model = ring.model;
   Share share;
@@ -143,6 +144,11 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   if (besides > device.memory_bytes) return std::nullopt;
   use.weight_memory_bytes = device.memory_bytes - besides;
   if (in_memory <= use.weight_memory_bytes) return share;
+  if (read_ahead != ReadAhead::kSlots) {
+    use.streamed_bytes = in_memory;
+    share.most_streamed = static_cast<double>(std::ranges::max(share.visit_bytes));
+    return share;
+  }
 
   share.group_tokens = use.n_layers == 0 ? 0 : batch.group.tokens_in(use.weight_memory_bytes);
   const std::uint64_t waiting = share.group_tokens * batch.group.token_bytes;
@@ -283,7 +289,8 @@ bool Prediction::streams() const {
 }
 
 std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffic, const BatchNeeds& batch,
-                                  const Plan& plan, const std::vector<std::uint32_t>& gpu_layers) {
+                                  const Plan& plan, const std::vector<std::uint32_t>& gpu_layers,
+                                  ReadAhead read_ahead) {
   HEARTH_CHECK(!plan.steps.empty() && plan.devices.size() == ring.devices.size() && traffic.users > 0 &&
                traffic.prompt_tokens > 0 && batch.n_tokens > 0);
   const std::vector<Stop> stops = stops_of(ring.model, plan, gpu_layers);
@@ -291,11 +298,11 @@ std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffi
   std::vector<SimDevice> devices;
   for (std::size_t m = 0; m < ring.devices.size(); ++m) {
     auto share = share_of(ring, batch, plan, stops, static_cast<std::uint16_t>(m),
-                          gpu_layers.empty() ? 0 : gpu_layers[m]);
+                          gpu_layers.empty() ? 0 : gpu_layers[m], read_ahead);
     if (!share) return std::nullopt;
     devices.push_back(
         {.slots = std::max<std::uint64_t>(kLeastParts, share->use.slot_bytes / ring.model.parts.mean_bytes),
-         .read_ahead = ReadAhead::kSlots});
+         .read_ahead = read_ahead});
     shares.push_back(std::move(*share));
   }
   std::vector<Parts> parts;

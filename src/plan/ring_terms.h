@@ -58,9 +58,11 @@ struct DeviceShare {
   friend bool operator==(const DeviceShare&, const DeviceShare&) = default;
 };
 
-// A device between the arrival of a token at it and its leaving, all visits together. Visited once, it waits
-// for what its slots did not hold when the token came, because a slot is free only when its unit was used.
-[[nodiscard]] double stage_s(const RingTerms& terms, std::size_t device, const DeviceShare& share);
+// A device between the arrival of a token at it and its leaving, all visits together. It waits for what its
+// slots did not hold when the token came, because a slot is free only when its unit was used; in every round
+// for what they do not hold before each visit, all but one, which is being filled.
+[[nodiscard]] double stage_s(const RingTerms& terms, std::size_t device, const DeviceShare& share,
+                             std::uint32_t rounds);
 // stage_s and the hops after each of its visits; 0 for a device that is not in the ring. The head is in every
 // ring of more than itself.
 [[nodiscard]] double chain_s(const RingTerms& terms, std::size_t device, const DeviceShare& share,
@@ -77,9 +79,8 @@ struct DeviceShare {
 // visits only if that is, too. So none is, or two at least.
 [[nodiscard]] bool take_turns(std::span<const DeviceShare> shares);
 
-// Whether memory holds it: pins, slots, at least two of which there are where anything streams; where a
-// device is visited in every round, what one visit streams and one unit more, and it has a layer for each
-// visit.
+// Whether memory holds it: pins and slots, at least two where anything streams. A device that is visited in
+// every round has a layer for each visit, and its GPU slots for what one visit uploads and one unit more.
 [[nodiscard]] bool fits(const RingTerms& terms, std::size_t device, const DeviceShare& share,
                         std::uint32_t rounds);
 
