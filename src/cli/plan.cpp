@@ -116,7 +116,8 @@ std::optional<double> page_cache_s(const plan::RingProfile& ring, const plan::Pl
                                    const plan::Proposal& made) {
   const auto batch = std::ranges::find(ring.model.batches, made.n_ubatch, &plan::BatchNeeds::n_tokens);
   if (batch == ring.model.batches.end()) return std::nullopt;
-  const auto read = plan::predict(ring, request.traffic, *batch, made.plan, made.gpu_layers, plan::ReadAhead::kWindow);
+  const auto read =
+      plan::predict(ring, request.traffic, *batch, made.plan, made.gpu_layers, plan::ReadAhead::kWindow);
   if (!read) return std::nullopt;
   return read->period_s;
 }
@@ -125,8 +126,8 @@ std::optional<double> page_cache_s(const plan::RingProfile& ring, const plan::Pl
 int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequest& request,
                 const node::ModelRequest& of_model) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  std::string text = std::format("{:<24}{:>8}{:>8}{:>11}{:>12}", "ms a token", "weights", "rounds", "predicted",
-                                 "page cache");
+  std::string text = std::format("{:<24}{:>8}{:>8}{:>11}{:>12}", "ms a token", "weights", "rounds",
+                                 "predicted", "page cache");
   if (file.vary > 0)
     text += std::format("{:>12}{:>12}", std::format("rates {:+.0f}%", -file.vary * 100),
                         std::format("{:+.0f}%", file.vary * 100));

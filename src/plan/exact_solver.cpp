@@ -247,8 +247,7 @@ std::optional<Solution> solve_exactly(const RingTerms& terms, std::uint32_t roun
     for (const Way& way : tables[0][0][terms.n_layer]) {
       std::vector<DeviceShare> alone(tables.size());
       alone[0] = way.share;
-      const double seconds =
-          std::max(stage_s(terms, 0, alone[0], rounds), transfer_s(terms, 0, alone[0]));
+      const double seconds = std::max(stage_s(terms, 0, alone[0], rounds), transfer_s(terms, 0, alone[0]));
       if (seconds <= limits.stage_s) consider(std::move(alone));
     }
   }

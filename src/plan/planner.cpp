@@ -28,8 +28,10 @@ constexpr double kStreamingCosts = 1.03;
 constexpr std::uint32_t kMostUnits = 32;
 // What --rounds takes; and after so many numbers of rounds in a row that the solver finds no better, no
 // further one is tried: beyond the best number each costs a hop of every device.
-constexpr std::uint32_t kMostRounds = 128, kEnoughRounds = 8, kMostBalancedRounds = 16;
-// Plans that the search for better neighbours plays through, at most.
+constexpr std::uint32_t kMostRounds = 128, kEnoughRounds = 8;
+// So many of the best plans are where searches for better neighbours start; each plays so many through, at
+// most.
+constexpr std::size_t kMostStarts = 3;
 constexpr std::uint32_t kMostMoves = 400;
 // Rings of more devices are not tried without each of them.
 constexpr std::size_t kMostTriedWithout = 8;
@@ -167,8 +169,8 @@ class Search {
       if (ring_.devices.size() > 2 && use_hops_of_best()) solve_and_play(weight);
       if (best_->prediction.ttft_s <= request_.max_ttft_s) break;
     }
-    if (best_->prediction.streams()) play_balanced();
-    move_layers();
+    const std::vector<Start> starts = std::move(starts_);
+    for (const Start& start : starts) move_layers(start);
     return std::move(best_);
   }
 
@@ -217,44 +219,15 @@ class Search {
         shape.every_round.push_back(share.every_round || solution.rounds == 1 || request_.rounds > 0);
       }
       shape.order = order_of(shape);
-      consider(shape, kWorthIt, solution.period_s);
+      auto played = play(shape, solution.period_s);
+      if (!played) continue;
+      consider(*played, kWorthIt);
+      starts_.push_back(*std::move(played));
     }
-  }
-
-  // What the solver takes for infeasible, a device whose slots do not hold what a visit streams, only waits a
-  // little: layers so that the disk that takes longest has as little to read as it can, in several rounds.
-  void play_balanced() {
-    const std::size_t n = ring_.devices.size();
-    const std::uint32_t n_layer = ring_.model.n_layer();
-    if (n == 1 || request_.rounds > 0) return;
-    const RingTerms terms = this->terms(2, true, 0);
-    Shape shape = {.order = {},
-                   .layers = std::vector<std::uint32_t>(n, 0),
-                   .gpu_layers = std::vector<std::uint32_t>(n, 0),
-                   .every_round = std::vector<bool>(n, true),
-                   .rounds = 2};
-    const double layer = static_cast<double>(terms.layer_bytes), kv = static_cast<double>(terms.kv_bytes);
-    const auto reading_s = [&](std::size_t m, std::uint32_t layers) {
-      const double output = m == 0 ? terms.output_units * layer / terms.units : 0;
-      return (output + (layer + kv) * layers - static_cast<double>(terms.devices[m].ram_bytes)) / layer *
-             terms.devices[m].disk_s;
-    };
-    for (std::uint32_t il = 0; il < n_layer; ++il) {
-      std::optional<std::size_t> least;
-      for (std::size_t m = 0; m < n; ++m) {
-        const std::uint32_t with = shape.layers[m] + 1;
-        if (kv * with > static_cast<double>(terms.devices[m].ram_bytes)) continue;
-        if (!limits_.most_layers.empty() && with > limits_.most_layers[m]) continue;
-        if (!least || reading_s(m, with) < reading_s(*least, shape.layers[*least] + 1)) least = m;
-      }
-      if (!least) return;
-      ++shape.layers[*least];
-    }
-    for (std::size_t m = 0; m < n && !limits_.least_layers.empty(); ++m)
-      if (shape.layers[m] < limits_.least_layers[m]) return;
-    shape.order = order_of(shape);
-    for (; shape.rounds <= std::min(n_layer, kMostBalancedRounds); ++shape.rounds)
-      consider(shape, kWorthIt, best_ ? best_->solver_s : 0);
+    std::ranges::stable_sort(starts_, [&](const Start& a, const Start& b) {
+      return better(request_, a.prediction, b.prediction, 1);
+    });
+    if (starts_.size() > kMostStarts) starts_.resize(kMostStarts);
   }
 
   // The head and all that have layers, so that hops cost the least.
@@ -272,24 +245,31 @@ class Search {
     return order;
   }
 
-  // Takes it when it is better; whether it was.
-  bool consider(const Shape& shape, double worth_it, double solver_s) {
-    Plan plan = lay_out(ring_, shape);
-    auto prediction = predict(ring_, request_.traffic, batch_, plan, shape.gpu_layers);
-    if (!prediction || (best_ && !better(request_, *prediction, best_->prediction, worth_it))) return false;
-    shape_ = shape;
-    const bool prediction_streams = prediction->streams();
-    best_ = Proposal{.plan = std::move(plan),
-                     .rounds = rounds_of(*prediction),
+  // A plan that was played, of which others are tried that differ in one thing.
+  struct Start {
+    Shape shape;
+    Prediction prediction;
+    double solver_s = 0;
+  };
+  [[nodiscard]] std::optional<Start> play(const Shape& shape, double solver_s) const {
+    auto prediction = predict(ring_, request_.traffic, batch_, lay_out(ring_, shape), shape.gpu_layers);
+    if (!prediction) return std::nullopt;
+    return Start{.shape = shape, .prediction = *std::move(prediction), .solver_s = solver_s};
+  }
+  // Takes it when it is better.
+  void consider(const Start& played, double worth_it) {
+    if (best_ && !better(request_, played.prediction, best_->prediction, worth_it)) return;
+    shape_ = played.shape;
+    best_ = Proposal{.plan = lay_out(ring_, played.shape),
+                     .rounds = rounds_of(played.prediction),
                      .n_ubatch = batch_.n_tokens,
-                     .gpu_layers = shape.gpu_layers,
-                     .prediction = *std::move(prediction),
-                     .terms = terms(shape.rounds, prediction_streams, 0),
-                     .solver_rounds = shape.rounds,
+                     .gpu_layers = played.shape.gpu_layers,
+                     .prediction = played.prediction,
+                     .terms = terms(played.shape.rounds, played.prediction.streams(), 0),
+                     .solver_rounds = played.shape.rounds,
                      .limits = limits_,
-                     .solver_s = solver_s,
+                     .solver_s = played.solver_s,
                      .assumed = {}};
-    return true;
   }
 
   // Whether any differs by more than a tenth from what was supposed.
@@ -307,31 +287,35 @@ class Search {
 
   // Layers of one size and evenly spaced visits are not what happens: plans that differ in one thing are
   // tried as long as one is better. The ring keeps its members.
-  void move_layers() {
+  void move_layers(const Start& start) {
+    Start now = start;
     std::uint32_t tried = 0;
     const auto attempt = [&](const auto& change) {
       if (++tried > kMostMoves) return false;
-      Shape shape = shape_;
+      Shape shape = now.shape;
       change(shape);
-      return consider(shape, kWorthMoving, best_->solver_s);
+      auto played = play(shape, now.solver_s);
+      if (!played || !better(request_, played->prediction, now.prediction, kWorthMoving)) return false;
+      now = *std::move(played);
+      return true;
     };
     for (bool moved = true; moved && tried < kMostMoves;) {
       moved = false;
       // Windows of other layers, which may fit better.
-      for (std::size_t i = 0; i + 1 < shape_.order.size() && shape_.order.size() > 2; ++i)
+      for (std::size_t i = 0; i + 1 < now.shape.order.size() && now.shape.order.size() > 2; ++i)
         moved |= attempt([&](Shape& shape) { std::swap(shape.order[i], shape.order[i + 1]); });
-      if (request_.rounds == 0 && shape_.order.size() > 1) {
+      if (request_.rounds == 0 && now.shape.order.size() > 1) {
         moved |= attempt([](Shape& shape) { ++shape.rounds; });
-        if (shape_.rounds > 1) moved |= attempt([](Shape& shape) { --shape.rounds; });
-        for (const std::size_t m : shape_.order)
-          if (shape_.rounds > 1 && shape_.layers[m] > 1)
+        if (now.shape.rounds > 1) moved |= attempt([](Shape& shape) { --shape.rounds; });
+        for (std::size_t m = 0; m < ring_.devices.size(); ++m)
+          if (now.shape.rounds > 1 && now.shape.layers[m] > 1)
             moved |= attempt([&](Shape& shape) { shape.every_round[m] = !shape.every_round[m]; });
       }
       for (std::size_t from = 0; from < ring_.devices.size(); ++from) {
-        if (shape_.gpu_layers[from] > 0) moved |= attempt([&](Shape& shape) { --shape.gpu_layers[from]; });
-        if (shape_.layers[from] <= std::max(1U, shape_.gpu_layers[from])) continue;
+        if (now.shape.gpu_layers[from] > 0) moved |= attempt([&](Shape& shape) { --shape.gpu_layers[from]; });
+        if (now.shape.layers[from] <= std::max(1U, now.shape.gpu_layers[from])) continue;
         for (std::size_t to = 0; to < ring_.devices.size(); ++to) {
-          if (from == to || shape_.layers[to] == 0 || shape_.layers[from] < 2) continue;
+          if (from == to || now.shape.layers[to] == 0 || now.shape.layers[from] < 2) continue;
           moved |= attempt([&](Shape& shape) {
             --shape.layers[from];
             ++shape.layers[to];
@@ -339,6 +323,7 @@ class Search {
         }
       }
     }
+    consider(now, 1);
   }
 
   const RingProfile& ring_;
@@ -347,7 +332,8 @@ class Search {
   Limits limits_;
   std::vector<double> hop_s_;  // by device, to the next one
   std::optional<Proposal> best_;
-  Shape shape_;  // of best_
+  Shape shape_;                // of best_
+  std::vector<Start> starts_;  // the best that were played
 };
 
 std::string each_device(const RingProfile& ring, const BatchNeeds& batch) {

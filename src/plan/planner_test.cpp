@@ -270,11 +270,11 @@ TEST(Planner, IsCloseToTheBestOfAllPlansForMixedLayers) {
     ratios.push_back(made->prediction.period_s / best_of_all(ring));
   }
   std::ranges::sort(ratios);
-  std::printf("of the best of all plans: median %.3f, the worst of %zu %.3f\n", ratios[ratios.size() / 2],
-              ratios.size(), ratios.back());
+  std::printf("of the best of all plans: median %.3f, nine of ten within %.3f, the worst of %zu %.3f\n",
+              ratios[ratios.size() / 2], ratios[ratios.size() * 9 / 10], ratios.size(), ratios.back());
   EXPECT_LE(ratios[ratios.size() / 2], 1.02);
   EXPECT_LE(ratios[ratios.size() * 9 / 10], 1.10);
-  EXPECT_LE(ratios.back(), 1.50);
+  EXPECT_LE(ratios.back(), 1.20);
 }
 
 }  // namespace

@@ -57,8 +57,9 @@ struct Prediction {
 };
 
 // nullopt: the memory of a device does not hold its share, not even streaming. `gpu_layers` by device; empty:
-// none. Every device of the plan was measured, see with_assumptions(). Others than kSlots: what it would be if
-// weights were left to a page cache, in which a device whose weights do not all fit finds none of them again.
+// none. Every device of the plan was measured, see with_assumptions(). Others than kSlots: what it would be
+// if weights were left to a page cache, in which a device whose weights do not all fit finds none of them
+// again.
 [[nodiscard]] std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffic,
                                                 const BatchNeeds& batch, const Plan& plan,
                                                 const std::vector<std::uint32_t>& gpu_layers = {},

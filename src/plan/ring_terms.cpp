@@ -49,7 +49,8 @@ double stage_s(const RingTerms& terms, std::size_t device, const DeviceShare& sh
 
 double chain_s(const RingTerms& terms, std::size_t device, const DeviceShare& share, std::uint32_t rounds) {
   if (share.layers() == 0 && device != 0) return 0;
-  return stage_s(terms, device, share, rounds) + terms.devices[device].hop_s * (share.every_round ? rounds : 1);
+  return stage_s(terms, device, share, rounds) +
+         terms.devices[device].hop_s * (share.every_round ? rounds : 1);
 }
 
 double transfer_s(const RingTerms& terms, std::size_t device, const DeviceShare& share) {
