@@ -132,24 +132,27 @@ Knapsack least_chain(const RingTerms& terms, const std::vector<Table>& tables, s
   const std::uint32_t n_layer = terms.n_layer;
   struct Cell {
     double chain_s = kNever;
-    DeviceShare share;
-    std::uint8_t before = 0;  // the state before the device
+    std::uint32_t layers = 0;  // of the device
+    std::uint8_t kind = 0;     // of its visits
+    std::uint8_t before = 0;   // the state before it
   };
   using Row = std::vector<Cell>;  // [layers so far]
   std::vector<std::array<Row, kStates>> rows(tables.size() + 1);
   for (auto& states : rows) states.fill(Row(n_layer + 1));
   rows[0][0][0].chain_s = 0;
+  std::vector<std::array<std::vector<Choice>, 2>> choices(tables.size());
   for (std::size_t m = 0; m < tables.size(); ++m) {
     for (std::size_t kind = 0; kind < 2; ++kind) {
       for (std::uint32_t n = 0; n <= n_layer; ++n) {
-        const Choice choice = best_within(terms, m, tables[m][kind][n], rounds, bound, most_stage_s);
+        const Choice& choice = choices[m][kind].emplace_back(
+            best_within(terms, m, tables[m][kind][n], rounds, bound, most_stage_s));
         if (choice.chain_s == kNever) continue;
         for (std::size_t state = 0; state < kStates; ++state) {
           const Row& from = rows[m][state];
           Row& to = rows[m + 1][std::min(state + kind, kStates - 1)];
           for (std::uint32_t before = 0; before + n <= n_layer; ++before) {
             if (const double sum = from[before].chain_s + choice.chain_s; sum < to[before + n].chain_s)
-              to[before + n] = {sum, choice.share, static_cast<std::uint8_t>(state)};
+              to[before + n] = {sum, n, static_cast<std::uint8_t>(kind), static_cast<std::uint8_t>(state)};
           }
         }
       }
@@ -167,8 +170,8 @@ Knapsack least_chain(const RingTerms& terms, const std::vector<Table>& tables, s
   std::uint32_t left = n_layer;
   for (std::size_t m = tables.size(); m-- > 0;) {
     const Cell& cell = rows[m + 1][state][left];
-    found.shares[m] = cell.share;
-    left -= cell.share.layers();
+    found.shares[m] = choices[m][cell.kind][cell.layers].share;
+    left -= cell.layers;
     state = cell.before;
   }
   return found;
