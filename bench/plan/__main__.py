@@ -30,7 +30,7 @@ def parse():
     parser = argparse.ArgumentParser(prog="plan", description="Whether plans do what they say, and whether others would be better.")
     parser.add_argument("what", choices=["accuracy", "baselines"])
     parser.add_argument("--only", action="append", help="homes by name; may be repeated")
-    parser.add_argument("--pairs", type=int, default=5, help="(profile, run) pairs, or rounds of all splits (default 5)")
+    parser.add_argument("--pairs", type=int, default=5, choices=range(2, 11), metavar="2..10", help="(profile, run) pairs, or rounds of all splits (default 5)")
     parser.add_argument("--tokens", type=int, default=6, help="that count in a run (default 6)")
     parser.add_argument("--shape", default="1b", help="of the model, as hearth-synth takes it (default 1b)")
     parser.add_argument("--layers", type=int, default=20, help="of that shape (default 20: 1 GB of weights)")
@@ -95,41 +95,51 @@ def home_of(options, model, name, table):
     return home
 
 
-def accuracy(options, model):
-    chosen = options.only or list(ACCURACY)
-    rows = []
-    print(f"{'home':<14}{'devices':>8}{'rounds':>7}{'predicted s':>13}{'measured s':>12}{'errors %':>32}{'median':>8}{'repeats +-%':>12}")
-    for name in chosen:
-        with home_of(options, model, name, ACCURACY) as home:
-            run(home, os.path.basename(model), 1)  # makes packs, where the plan will have them about
-            pairs = []
-            for _ in range(options.pairs):
-                forget_profiles(home)
-                result, found = run(home, os.path.basename(model), options.tokens)
-                pairs.append({"predicted_s": result["predicted_tpot_s"], "measured_s": result["tpot_s"],
-                              "rounds": result["rounds"], "layers": result["layers"], **found})
-        errors = [pair["predicted_s"] / pair["measured_s"] - 1 for pair in pairs]
-        measured = [pair["measured_s"] for pair in pairs]
-        same = [pair["measured_s"] for pair in pairs if pair["layers"] == pairs[0]["layers"] and pair["rounds"] == pairs[0]["rounds"]]
-        row = {"home": name, "what": ACCURACY[name][0], "pairs": pairs,
-               "median_error": statistics.median(abs(error) for error in errors),
-               "repeats": (max(same) - min(same)) / 2 / statistics.median(same), "same_plan": len(same)}
-        rows.append(row)
-        print(f"{name:<14}{len(ACCURACY[name][1]):>8}{pairs[0]['rounds']:>7}"
-              f"{statistics.median(pair['predicted_s'] for pair in pairs):>13.3f}{statistics.median(measured):>12.3f}"
-              f"{' '.join(f'{100 * error:+.0f}' for error in errors):>32}{100 * row['median_error']:>7.1f}%"
-              f"{100 * row['repeats']:>11.1f}%", flush=True)
-    resolved = [row for row in rows if row["repeats"] <= _MOST_UNREPEATABLE]
+def accuracy(options, model, name):
+    """(measure anew, run) pairs on one home."""
+    devices = ACCURACY[name][1]
+    with home_of(options, model, name, ACCURACY) as home:
+        run(home, os.path.basename(model), 1)  # makes packs, where the plan will have them about
+        pairs = []
+        for _ in range(options.pairs):
+            forget_profiles(home)
+            result, found = run(home, os.path.basename(model), options.tokens)
+            if not result["predicted_tpot_s"]:
+                raise RuntimeError("nothing is predicted: a device was not measured")
+            pairs.append({"predicted_s": result["predicted_tpot_s"], "measured_s": result["tpot_s"],
+                          "rounds": result["rounds"], "layers": result["layers"], **found})
+    # How well runs of one plan repeat, of the plan that was made most often.
+    by_plan = {}
+    for pair in pairs:
+        by_plan.setdefault((tuple(pair["layers"]), pair["rounds"]), []).append(pair["measured_s"])
+    same = max(by_plan.values(), key=len)
+    row = {"home": name, "what": ACCURACY[name][0], "pairs": pairs, "same_plan": len(same),
+           "repeats": (max(same) - min(same)) / 2 / statistics.median(same) if len(same) > 1 else None}
+    found = errors_of(row)
+    repeats = "-" if row["repeats"] is None else f"{100 * row['repeats']:.1f}%"
+    print(f"{name:<14}{len(devices):>8}{pairs[0]['rounds']:>7}{statistics.median(pair['predicted_s'] for pair in pairs):>13.3f}"
+          f"{statistics.median(pair['measured_s'] for pair in pairs):>12.3f}{' '.join(f'{100 * error:+.0f}' for error in found):>32}"
+          f"{100 * statistics.median(map(abs, found)):>7.1f}%{repeats:>12}", flush=True)
+    return row
+
+
+def errors_of(row):
+    return [pair["predicted_s"] / pair["measured_s"] - 1 for pair in row["pairs"]]
+
+
+def check_accuracy(rows):
+    resolved = [row for row in rows if row["repeats"] is not None and row["repeats"] <= _MOST_UNREPEATABLE]
     for row in rows:
         if row not in resolved:
-            print(f"{row['home']}: unresolved, its runs repeat within {100 * row['repeats']:.0f} % only")
-    middle = statistics.median(abs(pair["predicted_s"] / pair["measured_s"] - 1) for row in rows for pair in row["pairs"])
-    checks = [(f"median error over all pairs {100 * middle:.1f} %, at most {100 * _MOST_MEDIAN_ERROR:.0f} %", middle <= _MOST_MEDIAN_ERROR)]
-    if resolved:
-        worst = max(resolved, key=lambda row: row["median_error"])
-        checks.append((f"largest of a home {100 * worst['median_error']:.1f} % ({worst['home']}), at most {100 * _MOST_ERROR:.0f} %",
-                       worst["median_error"] <= _MOST_ERROR))
-    return {"homes": rows}, checks
+            print(f"{row['home']}: unresolved, its runs do not repeat within {100 * _MOST_UNREPEATABLE:.0f} %")
+    every = {row["home"]: [abs(error) for error in errors_of(row)] for row in resolved}
+    if not every:
+        return [("no home is resolved", False)]
+    middle = statistics.median(error for errors in every.values() for error in errors)
+    worst = max(every, key=lambda home: max(every[home]))
+    return [(f"median error over all pairs {100 * middle:.1f} %, at most {100 * _MOST_MEDIAN_ERROR:.0f} %", middle <= _MOST_MEDIAN_ERROR),
+            (f"largest of a pair {100 * max(every[worst]):.1f} % ({worst}), at most {100 * _MOST_ERROR:.0f} %",
+             max(every[worst]) <= _MOST_ERROR)]
 
 
 def shown(model):
@@ -174,68 +184,86 @@ def interval(logs):
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
-def baselines(options, model):
-    chosen = options.only or list(BASELINES)
-    rows, slower, best = [], [], {}
-    for name in chosen:
-        with home_of(options, model, name, BASELINES) as home:
-            splits = other_splits(home, model)
-            arms = {"ours": ()}
-            for split, plan in splits.items():
-                if "windows" in plan:
-                    arms[split] = ("--layer-window", plan["windows"], "--rounds", str(plan["rounds"]))
-                else:
-                    print(f"{name}: {split} has no plan: {plan['error']}")
-            times, plans = {arm: [] for arm in arms}, {}
-            for arm, extra in list(arms.items()):  # makes packs
-                try:
-                    result, _ = run(home, os.path.basename(model), 1, extra)
-                    plans[arm] = {"layers": result["layers"], "rounds": result["rounds"]}
-                except RuntimeError as error:
-                    print(f"{name}: {arm} does not run: {error}")
-                    del arms[arm], times[arm]
-            for _ in range(options.pairs):
-                for arm, extra in arms.items():
-                    times[arm].append(run(home, os.path.basename(model), options.tokens, extra)[0]["tpot_s"])
-        print(f"{name}: {BASELINES[name][0]}")
-        row = {"home": name, "what": BASELINES[name][0], "plans": plans, "s_per_token": times, "ratios": {}}
-        for arm in arms:
-            line = f"  {arm:<16}{str(plans[arm]['layers']):<20} in {plans[arm]['rounds']:<3}{statistics.median(times[arm]):>9.3f} s"
-            if arm != "ours":
-                mean, low, high = interval([math.log(a / b) for a, b in zip(times["ours"], times[arm])])
-                row["ratios"][arm] = [mean, low, high]
-                line += f"   ours / it {mean:.2f} ({low:.2f} to {high:.2f})"
-                if low > _NOT_SLOWER:
-                    slower.append(f"{name} against {arm}")
-                best[arm] = max(best.get(arm, 0), 1 / mean)
-            print(line, flush=True)
-        rows.append(row)
+def baselines(options, model, name):
+    """The plan and other splits on one home, in turn."""
+    with home_of(options, model, name, BASELINES) as home:
+        splits = other_splits(home, model)
+        arms = {"ours": ()}
+        for split, plan in splits.items():
+            if "windows" in plan:
+                arms[split] = ("--layer-window", plan["windows"], "--rounds", str(plan["rounds"]))
+            else:
+                print(f"{name}: {split} has no plan: {plan['error']}")
+        times, plans, taken = {arm: [] for arm in arms}, {}, []
+        for arm, extra in list(arms.items()):  # makes packs
+            try:
+                result, _ = run(home, os.path.basename(model), 1, extra)
+                plans[arm] = {"layers": result["layers"], "rounds": result["rounds"]}
+            except RuntimeError as error:
+                print(f"{name}: {arm} does not run: {error}")
+                del arms[arm], times[arm]
+        for _ in range(options.pairs):
+            for arm, extra in arms.items():
+                result, found = run(home, os.path.basename(model), options.tokens, extra)
+                times[arm].append(result["tpot_s"])
+                taken.append(found["taken_share"])
+    print(f"{name}: {BASELINES[name][0]}")
+    row = {"home": name, "what": BASELINES[name][0], "plans": plans, "s_per_token": times, "taken_share": taken, "ratios": {}}
+    for arm in arms:
+        line = f"  {arm:<16}{str(plans[arm]['layers']):<20} in {plans[arm]['rounds']:<3}{statistics.median(times[arm]):>9.3f} s"
+        if arm != "ours":
+            mean, low, high = interval([math.log(a / b) for a, b in zip(times["ours"], times[arm])])
+            row["ratios"][arm] = [mean, low, high]
+            line += f"   ours / it {mean:.2f} ({low:.2f} to {high:.2f})"
+        print(line, flush=True)
+    return row
+
+
+def check_baselines(rows):
+    slower = [f"{row['home']} against {arm}" for row in rows for arm, (_, low, _) in row["ratios"].items() if low > _NOT_SLOWER]
     checks = [(f"nowhere significantly slower{': ' + ', '.join(slower) if slower else ''}", not slower)]
-    checks += [(f"at least {_MUCH_FASTER} times as fast as {arm} somewhere: {ratio:.2f}", ratio >= _MUCH_FASTER) for arm, ratio in best.items()]
-    return {"homes": rows}, checks
+    for arm in dict.fromkeys(arm for row in rows for arm in row["ratios"]):
+        best = max(1 / row["ratios"][arm][0] for row in rows if arm in row["ratios"])
+        checks.append((f"at least {_MUCH_FASTER} times as fast as {arm} somewhere: {best:.2f}", best >= _MUCH_FASTER))
+    return checks
 
 
 def main():
     options = parse()
     end_on_signals()
+    homes, measure, check = {"accuracy": (ACCURACY, accuracy, check_accuracy), "baselines": (BASELINES, baselines, check_baselines)}[options.what]
+    for name in options.only or []:
+        if name not in homes:
+            print(f"plan: there is no home {name}; the homes are {', '.join(homes)}", file=sys.stderr)
+            return 2
     line = record.start("plan", record.command_line(["plan", *sys.argv[1:]], [record.ROOT]))
     folder = os.path.join(record.ROOT, "build", "home")
     os.makedirs(folder, exist_ok=True)
     model = os.path.join(folder, "plan-model.gguf")
+    rows, failed = [], False
     try:
         make_model(options, model)
-        found, checks = (accuracy if options.what == "accuracy" else baselines)(options, model)
-    except (ScenarioError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        if options.what == "accuracy":
+            print(f"{'home':<14}{'devices':>8}{'rounds':>7}{'predicted s':>13}{'measured s':>12}{'errors %':>32}{'median':>8}{'repeats +-%':>12}")
+        for name in options.only or list(homes):
+            try:
+                rows.append(measure(options, model, name))
+            except (ScenarioError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+                failed = True
+                print(f"{name}: not measured: {error}", file=sys.stderr)
+    except (OSError, subprocess.CalledProcessError) as error:
         print(f"plan: {error}", file=sys.stderr)
         return 1
     finally:
+        # What was measured is kept, however it ends.
+        if rows and not options.no_record:
+            record.append(options.results, {**line, "what": options.what, "homes": rows})
         if os.path.exists(model):
             os.remove(model)
+    checks = check(rows) if rows else []
     for text, good in checks:
         print(f"{text}: {'holds' if good else 'DOES NOT HOLD'}")
-    if not options.no_record:
-        record.append(options.results, {**line, "what": options.what, **found})
-    return 0 if all(good for _, good in checks) else 1
+    return 0 if rows and not failed and all(good for _, good in checks) else 1
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ int main(int argc, char** argv) {
   CLI::App app{
       "Splits of a model's layers as others make them. Reads JSON from standard input: a model {n_layer, "
       "layer_bytes, kv_bytes, embedding_bytes, output_bytes, n_vocab, layer_flop, output_flop} and devices "
-      "[{name, flops, disk_bytes_per_s, memory_bytes, buffer_bytes, hop_s}], the head first. Prints for each "
+      "[{name, flops, memory_bytes_per_s, disk_bytes_per_s, memory_bytes, buffer_bytes, hop_s}], the head "
+      "first. Prints for each "
       "split its windows and rounds."};
   CLI11_PARSE(app, argc, argv);
   nlohmann::ordered_json made;

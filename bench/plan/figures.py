@@ -17,6 +17,7 @@ MODEL = {"name": "80 layers", "layers": 80, "width": 8192, "feed_forward": 28672
          "vocabulary": 32000, "bits_per_weight": 4.5}
 LAYER = (8192 * 2 * (64 + 8) * 128 + 3 * 8192 * 28672) * 4.5 / 8
 WEIGHTS = 80 * LAYER + 8192 * 32000 * 4.5 / 8
+EXIT_MEMORY = 4
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 680, 380, 60, 150, 24, 48
 COLOURS = ["#1b6ca8", "#c0504d", "#4f8f3a", "#8064a2", "#d68a00"]
 
@@ -32,9 +33,11 @@ def tpot(devices, *flags):
         json.dump({"devices": devices, "models": [MODEL], "link": {"latency": 0.003, "rate": 1e12}}, file)
         file.flush()
         done = subprocess.run([HEARTH, "plan", "--what-if", file.name, "--json", "-c", "256", *flags], capture_output=True,
-                              text=True, check=True)
-    row, = json.loads(done.stdout)
-    return row["plan"]["tpot_s"] if "plan" in row else None
+                              text=True, check=False)
+    if done.returncode == EXIT_MEMORY:
+        return None
+    done.check_returncode()
+    return json.loads(done.stdout)["tpot_s"]
 
 
 def chart(path, title, x_title, lines, x_ticks, y_ticks, y_most):

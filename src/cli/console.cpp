@@ -165,7 +165,17 @@ void add_number_or_auto(CLI::App& app, const std::string& name, std::uint32_t& v
 
 }  // namespace
 
+void RingFlags::add_members(CLI::App& app) {
+  app.add_option("--worker", workers,
+                 "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker");
+  app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker");
+  app.add_option("--listen", listen,
+                 "HOST[:PORT] where workers reach this device (default: the address that routes to them)");
+  app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
+}
+
 void RingFlags::add(CLI::App& app) {
+  add_members(app);
   app.add_option("-c,--ctx-size", n_ctx, "context: tokens of prompt and answer together")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
@@ -181,11 +191,6 @@ void RingFlags::add(CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--no-repack", no_repack, "keep weights as in the file: less memory, slower");
   app.add_flag("--no-flash-attn", no_flash_attention, "plain attention");
-  app.add_option("--worker", workers,
-                 "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker");
-  app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker");
-  app.add_option("--listen", listen,
-                 "HOST[:PORT] where workers reach this device (default: the address that routes to them)");
   app.add_option("--layer-window", windows,
                  "layers per device and round, e.g. 8,8,4: this device, then the workers (default: the "
                  "best, see hearth plan; also -lw)");
@@ -201,7 +206,6 @@ void RingFlags::add(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--max-ttft", max_ttft_s, "seconds to the first token, at most; costs speed afterwards")
       ->check(CLI::PositiveNumber);
-  app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
 }
 
 Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) const {

@@ -93,6 +93,7 @@ struct RingFlags {
   double max_ttft_s = 0;              // 0: any
   bool verbose = false;
   void add(CLI::App& app);
+  void add_members(CLI::App& app);  // of these: who is in the ring, and --verbose
   // Fills a head's options; kInvalidArgument names the flag.
   [[nodiscard]] Result<node::HeadNodeOptions> head_options(const ModelFlags& model) const;
   // The head's identity: its key file, or a fresh one for a ring of one.

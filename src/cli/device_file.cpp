@@ -27,8 +27,6 @@ constexpr std::size_t kMostDevices = 64, kMostModels = 64;
 constexpr std::size_t kMostNameBytes = 64;
 constexpr std::uintmax_t kMostBytes = 4 << 20;
 constexpr double kDefaultBits = 4.5;  // Q4_K
-// Of bytes; rates are at least a byte a second and at most as many.
-constexpr double kMostAmount = 1e16;
 
 // An object of the file, with where it stands; each member is taken once, and nothing may be left.
 class Object {
@@ -51,6 +49,15 @@ class Object {
     if (found == nullptr) return fail(ErrorCode::kInvalidFile, "{} is missing", where(key));
     return found;
   }
+  [[nodiscard]] bool has(std::string_view key) const { return value_->contains(key); }
+  // false where it is missing.
+  Result<bool> boolean(std::string_view key) {
+    const json* value = find(key);
+    if (value == nullptr) return false;
+    if (!value->is_boolean())
+      return fail(ErrorCode::kInvalidFile, "{}: expected true or false, got {}", where(key), shown(*value));
+    return value->get<bool>();
+  }
   // A number in base units, or text with a unit.
   Result<double> quantity(std::string_view key, Result<double> (*parse)(std::string_view)) {
     HEARTH_TRY(const json* value, need(key));
@@ -61,6 +68,10 @@ class Object {
     if (value.is_string()) {
       auto parsed = parse(value.get<std::string>());
       if (!parsed) return fail(ErrorCode::kInvalidFile, "{}: {}", where, parsed.error().message);
+      if (!(*parsed <= kMostAmount))
+        return fail(ErrorCode::kInvalidFile,
+                    "{}: expected at most {} bytes, bytes a second or seconds, got {}", where, kMostAmount,
+                    shown(value));
       return parsed;
     }
     if (!value.is_number() || !(value.get<double>() >= 0) || !(value.get<double>() <= kMostAmount))
@@ -160,8 +171,9 @@ Result<plan::DeviceProfile> device_of(const json& value, const std::string& wher
   HEARTH_TRY(device.name, name_of(object));
   HEARTH_TRY(const double memory, object.quantity("memory", bytes_of));
   device.memory_bytes = static_cast<std::uint64_t>(memory);
-  HEARTH_TRY(const json* cpu, object.need("cpu"));
-  HEARTH_TRY(device.cpu, compute_of(*cpu, object.where("cpu")));
+  if (const json* cpu = object.find("cpu"); cpu != nullptr) {
+    HEARTH_TRY(device.cpu, compute_of(*cpu, object.where("cpu")));
+  }
   if (const json* disk = object.find("disk"); disk != nullptr) {
     HEARTH_TRY(device.disk_bytes_per_s, rate_of(*disk, object.where("disk")));
   }
@@ -170,11 +182,7 @@ Result<plan::DeviceProfile> device_of(const json& value, const std::string& wher
     HEARTH_TRY(Object gpu, Object::of(*gpu_value, object.where("gpu")));
     plan::GpuProfile made;
     HEARTH_TRY(made.name, name_of(gpu));
-    if (const json* unified = gpu.find("unified"); unified != nullptr) {
-      if (!unified->is_boolean())
-        return fail(ErrorCode::kInvalidFile, "{}: expected true or false", gpu.where("unified"));
-      made.unified = unified->get<bool>();
-    }
+    HEARTH_TRY(made.unified, gpu.boolean("unified"));
     HEARTH_TRY(const json* compute, gpu.need("compute"));
     HEARTH_TRY(made.compute, compute_of(*compute, gpu.where("compute")));
     if (!made.unified) {
@@ -193,8 +201,9 @@ Result<plan::DeviceProfile> device_of(const json& value, const std::string& wher
 Result<plan::LinkProfile> link_of(Object& object) {
   plan::LinkProfile link;
   HEARTH_TRY(link.latency_s, object.quantity("latency", parse_seconds));
-  HEARTH_TRY(const json* rate, object.need("rate"));
-  HEARTH_TRY(link.bytes_per_s, rate_of(*rate, object.where("rate")));
+  if (const json* rate = object.find("rate"); rate != nullptr) {
+    HEARTH_TRY(link.bytes_per_s, rate_of(*rate, object.where("rate")));
+  }
   return link;
 }
 
@@ -208,8 +217,10 @@ Result<> read_links(Object& file, DeviceFile& made) {
   }
   made.links.assign(n, std::vector<plan::LinkProfile>(n, all));
   const json* links = file.find("links");
+  made.links_known = n == 1 || file.find("link") != nullptr;
   if (links == nullptr) return {};
   if (!links->is_array()) return fail(ErrorCode::kInvalidFile, "{}: expected a list", file.where("links"));
+  std::vector<std::vector<bool>> given(n, std::vector<bool>(n, false));
   for (std::size_t i = 0; i < links->size(); ++i) {
     HEARTH_TRY(Object object, Object::of((*links)[i], std::format("{}[{}]", file.where("links"), i)));
     const auto index = [&](std::string_view key) -> Result<std::size_t> {
@@ -222,8 +233,12 @@ Result<> read_links(Object& file, DeviceFile& made) {
     HEARTH_TRY(const std::size_t from, index("from"));
     HEARTH_TRY(const std::size_t to, index("to"));
     HEARTH_TRY(made.links[from][to], link_of(object));
+    given[from][to] = from != to;
     HEARTH_TRY_VOID(object.end());
   }
+  std::size_t n_given = 0;
+  for (const auto& row : given) n_given += static_cast<std::size_t>(std::ranges::count(row, true));
+  made.links_known = made.links_known || n_given == n * (n - 1);
   return {};
 }
 
@@ -312,6 +327,10 @@ Result<DeviceFile> parse_device_file(const std::string& text, const std::string&
       }));
   (void)n_models;
   HEARTH_TRY(made.vary, file.number("vary_rates", 0, 0.9, 0));
+  HEARTH_TRY(made.gpus, file.boolean("gpus"));
+  if (file.has("context")) {
+    HEARTH_TRY(made.n_ctx, file.whole("context", 1, 1 << 24));
+  }
   HEARTH_TRY_VOID(file.end());
   return made;
 }
@@ -336,8 +355,8 @@ nlohmann::ordered_json to_json(const plan::DeviceProfile& device) {
       passes.push_back({{"tokens", pass.n_tokens}, {"rate", pass.bytes_per_s}, {"spread", pass.spread}});
     return passes;
   };
-  nlohmann::ordered_json made = {
-      {"name", device.name}, {"memory", device.memory_bytes}, {"cpu", compute(device.cpu)}};
+  nlohmann::ordered_json made = {{"name", device.name}, {"memory", device.memory_bytes}};
+  if (device.cpu.known()) made["cpu"] = compute(device.cpu);
   if (device.disk_bytes_per_s > 0) {
     made["disk"] = device.disk_bytes_per_s;
     made["disk_spread"] = device.disk_spread;
@@ -355,18 +374,28 @@ nlohmann::ordered_json to_json(const plan::DeviceProfile& device) {
 }
 
 nlohmann::ordered_json devices_json(const plan::RingProfile& ring) {
+  // Names of a ring may be equal, those of a file differ.
+  std::vector<std::string> names;
+  for (const plan::DeviceProfile& device : ring.devices) {
+    std::string name = device.name;
+    for (int nth = 2; std::ranges::contains(names, name); ++nth)
+      name = std::format("{}-{}", device.name, nth);
+    names.push_back(std::move(name));
+  }
   nlohmann::ordered_json made = {{"devices", nlohmann::ordered_json::array()}};
-  for (const plan::DeviceProfile& device : ring.devices) made["devices"].push_back(to_json(device));
+  for (std::size_t m = 0; m < names.size(); ++m) {
+    made["devices"].push_back(to_json(ring.devices[m]));
+    made["devices"].back()["name"] = names[m];
+  }
   if (ring.links.empty()) return made;
   made["links"] = nlohmann::ordered_json::array();
-  for (std::size_t from = 0; from < ring.devices.size(); ++from) {
-    for (std::size_t to = 0; to < ring.devices.size(); ++to) {
-      if (from == to) continue;
+  for (std::size_t from = 0; from < names.size(); ++from) {
+    for (std::size_t to = 0; to < names.size(); ++to) {
       const plan::LinkProfile& link = ring.links[from][to];
-      made["links"].push_back({{"from", ring.devices[from].name},
-                               {"to", ring.devices[to].name},
-                               {"latency", link.latency_s},
-                               {"rate", link.bytes_per_s}});
+      if (from == to || link == plan::kAssumedLink) continue;  // which who reads the file assumes, too
+      nlohmann::ordered_json one = {{"from", names[from]}, {"to", names[to]}, {"latency", link.latency_s}};
+      if (link.bytes_per_s > 0) one["rate"] = link.bytes_per_s;
+      made["links"].push_back(std::move(one));
     }
   }
   return made;

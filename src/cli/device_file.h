@@ -17,6 +17,9 @@
 
 namespace hearth::cli {
 
+// Of bytes and seconds in such a file; rates are at least a byte a second and at most as many.
+inline constexpr double kMostAmount = 1e16;
+
 // A model without a file.
 struct DescribedModel {
   model::HyperParams params;
@@ -28,8 +31,11 @@ struct DescribedModel {
 struct DeviceFile {
   std::vector<plan::DeviceProfile> devices;           // [0] is the head
   std::vector<std::vector<plan::LinkProfile>> links;  // [from][to]
+  bool links_known = true;                            // false: some are plan::kAssumedLink
   std::vector<DescribedModel> models;
-  double vary = 0;  // plan again with all rates higher and lower by this share; 0: do not
+  bool gpus = false;        // plan layers on GPUs
+  std::uint32_t n_ctx = 0;  // context to plan for; 0: not said
+  double vary = 0;          // plan again with all rates higher and lower by this share; 0: do not
 };
 
 // kNotFound, kIo; kInvalidFile names the place in the file, what was expected and what is there.

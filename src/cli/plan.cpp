@@ -30,6 +30,7 @@ struct Flags {
   std::vector<std::string> memory;      // SIZE of this device; with --what-if NAME=SIZE
   std::vector<std::string> gpu_memory;  // NAME=SIZE
   bool gpus = false;
+  bool context_given = false;
   std::string save;
   bool confirm = false;
   bool json = false;
@@ -50,6 +51,8 @@ Result<> set_sizes(DeviceFile& file, std::string_view flag, const std::vector<st
       return fail(ErrorCode::kInvalidArgument, "{} '{}' is not NAME=SIZE", flag, one);
     HEARTH_TRY(const std::size_t m, device_named(file, flag, std::string_view(one).substr(0, equals)));
     HEARTH_TRY(const std::uint64_t bytes, parse_bytes(std::string_view(one).substr(equals + 1)));
+    if (static_cast<double>(bytes) > kMostAmount)
+      return fail(ErrorCode::kInvalidArgument, "{} '{}' is more than {} bytes", flag, one, kMostAmount);
     HEARTH_TRY_VOID(set(file.devices[m], bytes));
   }
   return {};
@@ -77,7 +80,7 @@ Result<plan::PlanRequest> request_of(const Flags& flags, const DeviceFile& file)
   plan::PlanRequest request = {
       .traffic = {.users = flags.ring.users, .prompt_tokens = flags.ring.prompt_tokens},
       .rounds = flags.ring.rounds,
-      .gpus = flags.gpus};
+      .gpus = flags.gpus || file.gpus};
   if (!flags.ring.windows.empty()) {
     HEARTH_TRY(request.windows, parse_windows(flags.ring.windows));
   }
@@ -135,7 +138,8 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
   for (const DescribedModel& model : file.models) {
     const plan::RingProfile ring = {.model = node::model_profile(model.params, model.sizes, of_model),
                                     .devices = file.devices,
-                                    .links = file.links};
+                                    .links = file.links,
+                                    .links_known = file.links_known};
     const auto made = plan::propose(ring, request);
     if (!made && made.error().code == ErrorCode::kInvalidArgument) return report(made.error());
     nlohmann::ordered_json row = {{"model", model.params.name}};
@@ -173,20 +177,25 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
     rows.push_back(std::move(row));
   }
   const std::string json = rows.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  const auto has_gpu = [](const plan::DeviceProfile& device) { return device.gpu.has_value(); };
+  if (std::ranges::any_of(file.devices, has_gpu))
+    text += request.gpus ? "with GPUs, on which hearth does not compute yet: this is what it would do\n"
+                         : "without the GPUs that the file has: --gpus plans with them\n";
   (void)put(flags.json ? json : text);
   return kOk;
 }
 
 // Both solvers on what the plan was made from.
 std::string confirmed(const plan::Proposal& proposal) {
-  if (!proposal.terms) return "windows are by hand: there is nothing to confirm\n";
-  const auto exact = plan::solve_exactly(*proposal.terms, proposal.solver_rounds, proposal.limits);
+  if (!proposal.optimum) return "windows are by hand: there is nothing to confirm\n";
+  const auto& [terms, rounds, limits, period_s] = *proposal.optimum;
+  const auto exact = plan::solve_exactly(terms, rounds, limits);
   const auto start = std::chrono::steady_clock::now();
-  const auto milp = plan::solve_milp(*proposal.terms, proposal.solver_rounds, proposal.limits);
+  const auto milp = plan::solve_milp(terms, rounds, limits);
   const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::string text = std::format("for mean layers, {} round{}: dynamic program {}", proposal.solver_rounds,
-                                 proposal.solver_rounds == 1 ? "" : "s",
-                                 exact ? std::format("{:.6f} s", exact->period_s) : "infeasible");
+  std::string text =
+      std::format("for mean layers, {} round{}: dynamic program {}", rounds, rounds == 1 ? "" : "s",
+                  exact ? std::format("{:.6f} s", exact->period_s) : "infeasible");
   if (!milp) return text + std::format("; HiGHS: {}\n", milp.error().message);
   return text + std::format("; HiGHS {}, gap {:.4f} %{}, in {:.2f} s\n",
                             milp->solution ? std::format("{:.6f} s", milp->solution->period_s) : "infeasible",
@@ -196,6 +205,8 @@ std::string confirmed(const plan::Proposal& proposal) {
 int print_plan(const Flags& flags, const plan::RingProfile& ring, const plan::PlanRequest& request,
                const plan::Proposal& proposal) {
   const auto alternatives = plan::alternatives(ring, request, proposal);
+  if (request.is_cancelled())
+    return report({ErrorCode::kCancelled, "interrupted while other plans were compared"});
   const PlanReport whole = {ring, request, proposal, alternatives};
   (void)put(flags.json ? to_json(whole).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
                        : describe(whole));
@@ -216,12 +227,15 @@ int plan_for_file(const Flags& flags) {
   if (!file) return report(file.error());
   const auto request = request_of(flags, *file);
   if (!request) return report(request.error());
+  const std::uint32_t n_ctx = flags.context_given || file->n_ctx == 0 ? flags.ring.n_ctx : file->n_ctx;
   const node::ModelRequest of_model = {
-      .n_ctx = flags.ring.n_ctx,
+      .n_ctx = n_ctx,
       .kv_type = flags.ring.kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
       .flash_attention = !flags.ring.no_flash_attention,
-      .n_ubatch = std::min(flags.ring.n_ubatch, flags.ring.n_ctx),
-      .n_devices = file->devices.size()};
+      .n_ubatch = std::min(flags.ring.n_ubatch, n_ctx),
+      .n_devices = file->devices.size(),
+      .hidden =
+          flags.ring.link_type == "f32" ? wire::HiddenEncoding::kF32 : wire::HiddenEncoding::kF16Scaled};
   if (flags.model.model.empty()) {
     if (file->models.empty())
       return report({ErrorCode::kInvalidArgument,
@@ -233,14 +247,18 @@ int plan_for_file(const Flags& flags) {
     return print_plan_for(flags,
                           {.model = node::model_profile(model.params, model.sizes, of_model),
                            .devices = file->devices,
-                           .links = file->links},
+                           .links = file->links,
+                           .links_known = file->links_known},
                           *request);
   }
   const auto model = model::ModelFile::open(flags.model.model);
   if (!model) return report(model.error());
-  return print_plan_for(
-      flags, {.model = node::model_profile(*model, of_model), .devices = file->devices, .links = file->links},
-      *request);
+  return print_plan_for(flags,
+                        {.model = node::model_profile(*model, of_model),
+                         .devices = file->devices,
+                         .links = file->links,
+                         .links_known = file->links_known},
+                        *request);
 }
 
 // This device and its workers, which are measured and not loaded.
@@ -312,12 +330,15 @@ void add_plan(CLI::App& app, int& exit) {
   verb->footer(
       "Without --what-if this device and its --worker devices are measured, and nothing is loaded. Without "
       "-m the\n"
-      "models that the file describes are planned, one line each.\n"
+      "models that the file describes are planned: one as any other, several as a table of a line each.\n"
       "Examples:\n"
       "  hearth plan -m model.gguf --key head.key --worker KEY@192.168.1.7:7700\n"
       "  hearth plan -m model.gguf --what-if examples/two-laptops.json\n"
-      "  hearth plan --what-if examples/paper-cluster.json --gpus");
-  verb->callback([flags, &exit] { exit = run(*flags); });
+      "  hearth plan --what-if examples/paper-cluster.json");
+  verb->callback([flags, verb, &exit] {
+    flags->context_given = verb->count("--ctx-size") > 0;
+    exit = run(*flags);
+  });
 }
 
 }  // namespace hearth::cli

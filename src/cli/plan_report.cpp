@@ -107,7 +107,11 @@ std::string describe(const PlanReport& report) {
                      ? std::format("; first token of a prompt of {} after {}",
                                    report.request.traffic.prompt_tokens, seconds_text(predicted.ttft_s))
                      : "");
-  std::format_to(line, "{}\n\n", limit_text(report));
+  std::format_to(line, "{}\n", limit_text(report));
+  if (made.any_assumed())
+    std::format_to(line, "not all of it was measured ({}): these times are guesses\n",
+                   made.links_assumed && in_ring > 1 ? "links are assumed" : "rates are assumed, see below");
+  text += '\n';
   std::size_t width = 8;
   for (const plan::DeviceProfile& device : report.ring.devices) width = std::max(width, device.name.size());
   std::format_to(line, "{:<{}}  {:>6} {:>4}  {:>17}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {}\n", "device",
@@ -136,13 +140,18 @@ std::string describe(const PlanReport& report) {
     if (predicted.devices[m].n_layers == 0) {
       if (excluded)
         std::format_to(line, "{} has no layers: you excluded it\n", name);
+      else if (other.with_it_s && std::isinf(*other.with_it_s))
+        std::format_to(line, "{} has no layers: with one the first token would come too late\n", name);
       else if (other.with_it_s)
-        std::format_to(line, "{} has no layers: with one a token would take {}\n", name,
-                       change(predicted.period_s, *other.with_it_s));
+        std::format_to(line, "{} has no layers: with one a token would take {}{}\n", name,
+                       change(predicted.period_s, *other.with_it_s),
+                       *other.with_it_s < predicted.period_s ? ", too little for another device" : "");
       else
         std::format_to(line, "{} has no layers: its memory does not hold one\n", name);
     } else if (m > 0 && !other.without_it_s) {
       std::format_to(line, "{} is needed: the others do not hold the model without it\n", name);
+    } else if (m > 0 && std::isinf(*other.without_it_s)) {
+      std::format_to(line, "{} is needed: without it the first token would come too late\n", name);
     } else if (m > 0 && *other.without_it_s > (1 + kWorthSaying) * predicted.period_s) {
       std::format_to(line, "without {} a token would take {}\n", name,
                      change(predicted.period_s, *other.without_it_s));
@@ -166,7 +175,8 @@ nlohmann::ordered_json to_json(const PlanReport& report) {
       {"ttft_s", std::isfinite(predicted.ttft_s) ? nlohmann::ordered_json(predicted.ttft_s)
                                                  : nlohmann::ordered_json(nullptr)},
       {"prompt_tokens", report.request.traffic.prompt_tokens},
-      {"solver_s", made.solver_s},
+      {"solver_s",
+       made.optimum ? nlohmann::ordered_json(made.optimum->period_s) : nlohmann::ordered_json(nullptr)},
       {"limit",
        {{"kind", kLimits[static_cast<int>(predicted.limit)]},
         {"device", predicted.limit == plan::Limit::kLink ? nlohmann::ordered_json(nullptr)
@@ -197,7 +207,7 @@ nlohmann::ordered_json to_json(const PlanReport& report) {
     if (m < report.alternatives.size()) {
       const plan::Alternatives& other = report.alternatives[m];
       const auto add = [&](const char* key, const std::optional<double>& s) {
-        if (s) device[key] = *s;
+        if (s && std::isfinite(*s)) device[key] = *s;
       };
       add("with_it_s", other.with_it_s);
       add("without_it_s", other.without_it_s);

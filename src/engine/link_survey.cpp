@@ -8,6 +8,9 @@ namespace hearth::engine {
 
 namespace {
 
+// Links that a warning names.
+constexpr std::size_t kMostNamed = 4;
+
 std::vector<DeviceKey> workers_of(const std::vector<wire::Member>& members) {
   std::vector<DeviceKey> keys;
   for (std::size_t i = 1; i < members.size(); ++i) keys.push_back(members[i].key);
@@ -116,17 +119,23 @@ bool LinkSurvey::all_answered() const {
 }
 
 void LinkSurvey::describe(Actions& out) const {
-  for (std::size_t from = 0; from < members_.size(); ++from)
+  std::string assumed;  // the first few
+  std::size_t n_assumed = 0;
+  for (std::size_t from = 0; from < members_.size(); ++from) {
     for (std::size_t to = 0; to < members_.size(); ++to) {
       if (from == to) continue;
       const std::string pair = std::format("{} -> {}", members_[from].name, members_[to].name);
       if (const auto& link = links_[from][to])
         out.push_back(Log{LogLevel::kDebug, std::format("{}: {}", pair, engine::describe(*link))});
-      else
-        out.push_back(Log{LogLevel::kWarning,
-                          std::format("the link {} could not be measured in time; a plan assumes {}", pair,
-                                      engine::describe(plan::kAssumedLink))});
+      else if (n_assumed++ < kMostNamed)
+        assumed += (assumed.empty() ? "" : ", ") + pair;
     }
+  }
+  if (n_assumed == 0) return;
+  if (n_assumed > kMostNamed) assumed += std::format(" and {} more", n_assumed - kMostNamed);
+  out.push_back(Log{LogLevel::kWarning,
+                    std::format("not measured in time: the link{} {}; a plan assumes {}",
+                                n_assumed == 1 ? "" : "s", assumed, engine::describe(plan::kAssumedLink))});
 }
 
 }  // namespace hearth::engine

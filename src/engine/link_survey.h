@@ -51,7 +51,7 @@ class LinkSurvey {
   [[nodiscard]] bool done() const { return stage_ == Stage::kDone; }
   [[nodiscard]] const LinkMatrix& links() const { return links_; }
   [[nodiscard]] std::uint32_t next_id() const { return next_id_; }
-  // A line for each pair: "laptop -> phone: 2.1 ms, 310 Mbit/s"; those that are missing as warnings.
+  // A line for each pair: "laptop -> phone: 2.1 ms, 310 Mbit/s"; those that are missing in one warning.
   void describe(Actions& out) const;
 
  private:

@@ -16,9 +16,6 @@
 namespace hearth::node {
 namespace {
 
-// Frames up to this size go as f32 whatever the plan says: a decode step costs one round trip, not bandwidth.
-constexpr std::size_t kSmallFrameBytes = 64 * 1024;
-
 class Stopwatch {
  public:
   explicit Stopwatch(std::atomic<std::uint64_t>& sum) : sum_(sum), start_(std::chrono::steady_clock::now()) {}

@@ -85,6 +85,10 @@ inline constexpr std::uint32_t kMaxBatches = 64;
 inline constexpr std::uint64_t kLeastBatches = 3;
 inline constexpr std::uint64_t kLeastFrames = kLeastBatches + 2;
 
+// Hidden states up to this size go as f32 whatever the plan says: a decode step costs one round trip, not
+// bandwidth.
+inline constexpr std::size_t kSmallFrameBytes = std::size_t{64} * 1024;
+
 class Executor {
  public:
   // `model` and `backend` must outlive it. `max_outputs`: most rows of logits in a batch (head). Without

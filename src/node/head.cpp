@@ -148,7 +148,8 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                      .flash_attention = options.epoch.flash_attention,
                                      .max_outputs = options.max_outputs,
                                      .n_ubatch = options.epoch.n_ubatch,
-                                     .n_devices = workers.size() + 1}),
+                                     .n_devices = workers.size() + 1,
+                                     .hidden = options.epoch.hidden}),
       .devices = {{.name = options.name, .memory_bytes = own_memory, .cpu = {}}},
       .links = {}};
   const auto use = [](plan::DeviceProfile& device, const engine::DeviceSpeed& speed) {
@@ -164,7 +165,8 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
   plan::PlanRequest request = {.traffic = options.traffic,
                                .rounds = options.rounds,
                                .windows = options.windows,
-                               .max_ttft_s = options.max_ttft_s};
+                               .max_ttft_s = options.max_ttft_s,
+                               .cancelled = options.interrupted};
   HEARTH_TRY(request.excluded, plan::named(profile, options.excluded));
   const auto measure_own = [&] {
     use(profile.devices[0], speed_of(own_profile(model, *backend,
@@ -175,7 +177,11 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                          .rates));
   };
   const bool alone = workers.empty();
-  if ((!alone && options.windows.empty()) || options.planned) measure_own();
+  const bool has_limit = std::isfinite(options.max_ttft_s);
+  if ((!alone && options.windows.empty()) || has_limit || options.planned || options.measured) measure_own();
+  if (options.interrupted && options.interrupted())
+    return fail(ErrorCode::kCancelled, "interrupted while this device was measured");
+  if (options.measured) HEARTH_TRY_VOID(options.measured(profile));
   HEARTH_TRY(plan::Proposal made, plan::propose(profile, request));
   // A model that fits a head alone starts at once; how long its tokens take needs no planning.
   if (alone && made.prediction.streams() && made.any_assumed()) {

@@ -45,7 +45,7 @@ struct HeadNodeOptions {
   engine::EpochOptions epoch;
   std::uint32_t n_seq_max = 1;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
-  // A split by hand: layers per round of the head and of each worker; empty: by memory and disks.
+  // A split by hand: layers per round of the head and of each worker; empty: as planned.
   std::vector<std::uint32_t> windows;
   std::uint32_t rounds = 0;           // times a token passes each device; 0: the best
   std::vector<std::string> excluded;  // names of devices that get no layers
@@ -56,6 +56,9 @@ struct HeadNodeOptions {
   // Asked once the model file is open (both outlive it as long as the head does), before anything is loaded
   // or anybody is joined; an error ends the start. May be empty.
   std::function<Result<>(const model::ModelFile&, const model::Tokenizer&)> opened;
+  // Told what devices and links were measured to do, before a plan is made from it; an error ends the start.
+  // May be empty.
+  std::function<Result<>(const plan::RingProfile&)> measured;
   // Told the plan before it is loaded, and what it was made from; an error ends the start. May be empty.
   std::function<Result<>(const plan::RingProfile&, const plan::PlanRequest&, const plan::Proposal&)> planned;
   residency::LoadProgress load_progress;  // on the engine thread

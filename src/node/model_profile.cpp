@@ -81,6 +81,7 @@ plan::ModelProfile model_profile(const model::HyperParams& p, ModelSizes sizes, 
                                 .window_bytes = compute::Window::table_bytes(n_cells),
                                 .parts = sizes.parts,
                                 .batches = {}};
+  if (request.hidden == wire::HiddenEncoding::kF16Scaled) profile.most_f32_bytes = kSmallFrameBytes;
   for (const std::uint32_t size : batch_sizes(p, request))
     profile.batches.push_back({.n_tokens = size,
                                .worker_bytes = buffer_bytes(p, request, n_cells, size, false),

@@ -24,6 +24,7 @@ struct ModelRequest {
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   std::uint32_t n_ubatch = 0;     // 0: the plan chooses
   std::size_t n_devices = 1;
+  wire::HiddenEncoding hidden = wire::HiddenEncoding::kF16Scaled;  // on links, of larger pieces
 };
 
 // Reads nothing but the file's header.

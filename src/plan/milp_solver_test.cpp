@@ -126,6 +126,31 @@ TEST(MilpSolver, WhatFitsNowhereIsProvenInfeasible) {
   EXPECT_TRUE(found->proven);
 }
 
+// 16 equal devices are the hardest: within a time the bound is still below the optimum that the exact solver
+// has, and the plan is no better. Time and gap are printed, not judged.
+TEST(MilpSolver, ManyEqualDevices) {
+  const RingTerms terms =
+      equal_devices(128, 16, {.cpu_s = 0.01, .disk_s = 0.1, .hop_s = 0.002, .ram_bytes = 4 * kLayer});
+  for (const std::uint32_t rounds : {1, 2, 8}) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto found = solve_milp(terms, rounds, {}, {.time_limit_s = 3});
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    const double exact = solve_exactly(terms, rounds)->period_s;
+    if (!found) {
+      EXPECT_EQ(found.error().code, ErrorCode::kTimeout);
+      std::cout << std::format("equal, k {}: no plan within {:.2f} s\n", rounds, seconds.count());
+      continue;
+    }
+    ASSERT_TRUE(found->solution);
+    const double milp = found->solution->period_s;
+    std::cout << std::format(
+        "equal, k {}: {:.2f} s of solving, {:.4f} s a token ({:.4f} s exactly), gap {:.2e}{}\n", rounds,
+        seconds.count(), milp, exact, found->gap, found->proven ? ", proven" : "");
+    EXPECT_GE(milp, exact * (1 - 1e-9));
+    EXPECT_LE(milp * (1 - found->gap), exact * (1 + 1e-6));
+  }
+}
+
 // 16 devices, 128 layers. Time and gap are printed, not judged; the plan is no better than the exact one.
 TEST(MilpSolver, ManyDevices) {
   std::mt19937 draw(3);

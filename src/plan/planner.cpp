@@ -2,16 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <format>
-#include <iterator>
 #include <limits>
 #include <numeric>
 #include <span>
 
-#include "base/units.h"
-#include "plan/exact_solver.h"
 #include "plan/ring_order.h"
 #include "plan/ring_terms.h"
+#include "plan/shortage.h"
 
 namespace hearth::plan {
 namespace {
@@ -96,6 +93,7 @@ struct Shape {
   std::vector<std::uint32_t> gpu_layers;
   std::vector<bool> every_round;
   std::uint32_t rounds = 1;
+  friend bool operator==(const Shape&, const Shape&) = default;
 };
 
 // Windows as even as whole layers allow; devices that are visited once are spread over the rounds. Windows of
@@ -185,7 +183,11 @@ class Search {
     return std::ranges::any_of(of.shares, [](const DeviceShare& share) { return share.streamed > 0; });
   }
   void solve_and_play(double prompt_weight) {
-    std::vector<Solution> solutions;
+    struct Solved {
+      Solution solution;
+      RingTerms terms;
+    };
+    std::vector<Solved> all;
     const std::uint32_t n_layer = ring_.model.n_layer();
     const std::uint32_t least_rounds = std::clamp(request_.rounds, 1U, n_layer);
     const std::uint32_t most_rounds =
@@ -193,23 +195,29 @@ class Search {
     double least = std::numeric_limits<double>::infinity();
     std::uint32_t in_vain = 0;  // numbers of rounds in a row that were no better
     for (std::uint32_t rounds = least_rounds; rounds <= most_rounds && in_vain < kEnoughRounds; ++rounds) {
-      const auto solve = [&](bool streams) {
-        return solve_exactly(terms(rounds, streams, prompt_weight), rounds, limits_);
+      if (request_.is_cancelled()) return;
+      const auto solve = [&](bool streams) -> std::optional<Solved> {
+        RingTerms seen = terms(rounds, streams, prompt_weight);
+        auto solution = solve_exactly(seen, rounds, limits_);
+        if (!solution) return std::nullopt;
+        return Solved{*std::move(solution), std::move(seen)};
       };
       auto found = solve(false);
       if (!found) break;  // more rounds take more memory
       ++in_vain;
-      if (streams(*found)) {
+      const bool streaming = streams(found->solution);
+      if (streaming) {
         if (auto with_groups = solve(true)) found = std::move(with_groups);
       } else if (rounds > least_rounds) {
         continue;  // more rounds bring nothing but hops
       }
-      found->period_s = period_s(terms(rounds, streams(*found), 0), found->shares, rounds);
-      if (found->period_s < least) in_vain = 0;
-      least = std::min(least, found->period_s);
-      solutions.push_back(*std::move(found));
+      double& period = found->solution.period_s;
+      if (prompt_weight > 0) period = period_s(terms(rounds, streaming, 0), found->solution.shares, rounds);
+      if (period < least) in_vain = 0;
+      least = std::min(least, period);
+      all.push_back(*std::move(found));
     }
-    for (const Solution& solution : solutions) {
+    for (const auto& [solution, seen] : all) {
       if (solution.period_s > kMayTurnOutBest * least) continue;
       Shape shape = {
           .order = {}, .layers = {}, .gpu_layers = {}, .every_round = {}, .rounds = solution.rounds};
@@ -219,10 +227,13 @@ class Search {
         shape.every_round.push_back(share.every_round || solution.rounds == 1 || request_.rounds > 0);
       }
       shape.order = order_of(shape);
-      auto played = play(shape, solution.period_s);
+      auto played =
+          play(shape,
+               {.terms = seen, .rounds = solution.rounds, .limits = limits_, .period_s = solution.period_s});
       if (!played) continue;
       consider(*played, kWorthIt);
-      starts_.push_back(*std::move(played));
+      if (!std::ranges::contains(starts_, played->shape, &Start::shape))
+        starts_.push_back(*std::move(played));
     }
     std::ranges::stable_sort(starts_, [&](const Start& a, const Start& b) {
       return better(request_, a.prediction, b.prediction, 1);
@@ -249,12 +260,12 @@ class Search {
   struct Start {
     Shape shape;
     Prediction prediction;
-    double solver_s = 0;
+    Optimum from;
   };
-  [[nodiscard]] std::optional<Start> play(const Shape& shape, double solver_s) const {
+  [[nodiscard]] std::optional<Start> play(const Shape& shape, const Optimum& from) const {
     auto prediction = predict(ring_, request_.traffic, batch_, lay_out(ring_, shape), shape.gpu_layers);
     if (!prediction) return std::nullopt;
-    return Start{.shape = shape, .prediction = *std::move(prediction), .solver_s = solver_s};
+    return Start{.shape = shape, .prediction = *std::move(prediction), .from = from};
   }
   // Takes it when it is better.
   void consider(const Start& played, double worth_it) {
@@ -265,10 +276,7 @@ class Search {
                      .n_ubatch = batch_.n_tokens,
                      .gpu_layers = played.shape.gpu_layers,
                      .prediction = played.prediction,
-                     .terms = terms(played.shape.rounds, played.prediction.streams(), 0),
-                     .solver_rounds = played.shape.rounds,
-                     .limits = limits_,
-                     .solver_s = played.solver_s,
+                     .optimum = played.from,
                      .assumed = {}};
   }
 
@@ -291,10 +299,10 @@ class Search {
     Start now = start;
     std::uint32_t tried = 0;
     const auto attempt = [&](const auto& change) {
-      if (++tried > kMostMoves) return false;
+      if (++tried > kMostMoves || request_.is_cancelled()) return false;
       Shape shape = now.shape;
       change(shape);
-      auto played = play(shape, now.solver_s);
+      auto played = play(shape, now.from);
       if (!played || !better(request_, played->prediction, now.prediction, kWorthMoving)) return false;
       now = *std::move(played);
       return true;
@@ -313,9 +321,9 @@ class Search {
       }
       for (std::size_t from = 0; from < ring_.devices.size(); ++from) {
         if (now.shape.gpu_layers[from] > 0) moved |= attempt([&](Shape& shape) { --shape.gpu_layers[from]; });
-        if (now.shape.layers[from] <= std::max(1U, now.shape.gpu_layers[from])) continue;
         for (std::size_t to = 0; to < ring_.devices.size(); ++to) {
-          if (from == to || now.shape.layers[to] == 0 || now.shape.layers[from] < 2) continue;
+          if (from == to || now.shape.layers[to] == 0) continue;
+          if (now.shape.layers[from] <= std::max(1U, now.shape.gpu_layers[from])) break;
           moved |= attempt([&](Shape& shape) {
             --shape.layers[from];
             ++shape.layers[to];
@@ -336,82 +344,10 @@ class Search {
   std::vector<Start> starts_;  // the best that were played
 };
 
-std::string each_device(const RingProfile& ring, const BatchNeeds& batch) {
-  std::string text;
-  for (std::size_t m = 0; m < ring.devices.size(); ++m)
-    std::format_to(std::back_inserter(text), "{}{} lends {} and needs {} for buffers", m == 0 ? "" : ", ",
-                   ring.devices[m].name, format_bytes(ring.devices[m].memory_bytes),
-                   format_bytes((m == 0 ? batch.head_bytes : batch.worker_bytes) + ring.model.window_bytes));
-  return text;
-}
-
-// Bytes that memories lack for the KV cache of all layers and the least slots, with the smallest batches.
-struct Lack {
-  std::uint64_t bytes = 0;       // in all
-  std::uint64_t head_bytes = 0;  // the head for itself
-  std::uint32_t n_layers = 0;    // whose KV cache there is memory for
-};
-Lack lack_of(const RingProfile& ring, const PlanRequest& request) {
-  const BatchNeeds& batch = ring.model.batches.back();
-  const std::uint64_t slots = kLeastParts * ring.model.parts.largest_bytes;
-  Lack lack;
-  for (std::size_t m = 0; m < ring.devices.size(); ++m) {
-    const std::uint64_t rounds = std::clamp(request.rounds, 1U, ring.model.n_layer());
-    const std::uint64_t needs = ring.model.buffer_bytes(batch, m, rounds) + slots;
-    const std::uint64_t lends = ring.devices[m].memory_bytes;
-    if (m == 0 && needs > lends) lack.head_bytes = needs - lends;
-    const bool excluded = !request.excluded.empty() && request.excluded[m];
-    if (excluded || needs >= lends) continue;
-    const std::uint64_t layers =
-        ring.model.kv_bytes == 0 ? ring.model.n_layer() : (lends - needs) / ring.model.kv_bytes;
-    lack.n_layers += static_cast<std::uint32_t>(std::min<std::uint64_t>(layers, ring.model.n_layer()));
-  }
-  lack.n_layers = std::min(lack.n_layers, ring.model.n_layer());
-  lack.bytes = lack.head_bytes + ring.model.kv_bytes * (ring.model.n_layer() - lack.n_layers);
-  return lack;
-}
-
-std::unexpected<Error> does_not_fit(const RingProfile& ring, const PlanRequest& request) {
-  if (std::ranges::count(request.excluded, true) == static_cast<std::ptrdiff_t>(ring.devices.size()))
-    return fail(ErrorCode::kInvalidArgument,
-                "every device is excluded: nobody is left for the layers (--exclude)");
-  const BatchNeeds& batch = ring.model.batches.back();
-  const Lack lack = lack_of(ring, request);
-  std::string what;
-  if (lack.head_bytes > 0)
-    what = std::format("{}, the head, lacks {} for buffers and slots", ring.devices[0].name,
-                       format_bytes(lack.head_bytes));
-  if (lack.n_layers < ring.model.n_layer())
-    std::format_to(std::back_inserter(what),
-                   "{}there is memory for the KV cache of {} of {} layers, which takes {} a layer",
-                   what.empty() ? "" : "; ", lack.n_layers, ring.model.n_layer(),
-                   format_bytes(ring.model.kv_bytes));
-  if (what.empty()) what = "no device has memory left for weights";
-  return fail(ErrorCode::kOutOfMemory,
-              "{}: {}, and {} for slots; {} more in all would do: lend more memory (--memory), add a device, "
-              "ask for a "
-              "smaller context (-c) or smaller batches (-ub)",
-              what, each_device(ring, batch), format_bytes(kLeastParts * ring.model.parts.largest_bytes),
-              format_bytes(std::max(lack.bytes, ring.model.parts.largest_bytes)));
-}
-
-// Windows by hand: the first device whose memory does not hold its share, even with the smallest batches.
-std::unexpected<Error> share_does_not_fit(const RingProfile& ring, const Plan& plan) {
-  const BatchNeeds& batch = ring.model.batches.back();
-  const std::uint64_t slots = kLeastParts * ring.model.parts.largest_bytes;
-  for (std::uint16_t m = 0; m < ring.devices.size(); ++m) {
-    const std::uint64_t kv = ring.model.kv_bytes * plan.layers_of(m);
-    const std::uint64_t buffers = ring.model.buffer_bytes(batch, m, plan.steps_of(m).size());
-    if (ring.devices[m].memory_bytes >= buffers + kv + slots) continue;
-    return fail(
-        ErrorCode::kOutOfMemory,
-        "{} lends {}; its {} layers need at least {}: {} of KV cache, {} of buffers, {} to stream "
-        "weights through; give it fewer layers (--layer-window) or more memory (--memory), or ask for "
-        "a smaller context (-c)",
-        ring.devices[m].name, format_bytes(ring.devices[m].memory_bytes), plan.layers_of(m),
-        format_bytes(buffers + kv + slots), format_bytes(kv), format_bytes(buffers), format_bytes(slots));
-  }
-  return fail(ErrorCode::kOutOfMemory, "the windows asked for do not fit the devices' memory");
+std::unexpected<Error> first_token_unknown() {
+  return fail(ErrorCode::kUnsupported,
+              "the time to the first token is not known: a device was measured with few tokens only; measure "
+              "it, or do not limit that (--max-ttft)");
 }
 
 Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
@@ -442,6 +378,7 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
     made.n_ubatch = batch.n_tokens;
   }
   if (!best) return share_does_not_fit(ring, made.plan);
+  if (std::isinf(best->ttft_s) && std::isfinite(request.max_ttft_s)) return first_token_unknown();
   if (best->ttft_s > request.max_ttft_s)
     return fail(ErrorCode::kUnsupported,
                 "with these windows (--layer-window) the first token of a prompt of {} tokens takes {:.2f} "
@@ -452,12 +389,17 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
   return made;
 }
 
-// The best for one batch size. The solver's optimum may not be that of real layers: whether the ring is
-// better without one of its devices is tried as long as it is.
+// How well plans are searched for.
+enum class Effort : std::uint8_t {
+  kOnce,     // from the solver's optima: for explanations
+  kThorough  // and without each device as long as that is better: the optimum may not be that of real layers
+};
+
+// The best for one batch size.
 std::optional<Proposal> best_for(const RingProfile& ring, PlanRequest request, const BatchNeeds& batch,
-                                 const std::vector<std::uint32_t>& least_layers) {
+                                 const std::vector<std::uint32_t>& least_layers, Effort effort) {
   auto best = Search(ring, request, batch, least_layers).run();
-  if (!best || ring.devices.size() > kMostTriedWithout) return best;
+  if (!best || effort == Effort::kOnce || ring.devices.size() > kMostTriedWithout) return best;
   request.excluded.resize(ring.devices.size(), false);
   for (bool found = true; found;) {
     found = false;
@@ -477,13 +419,14 @@ std::optional<Proposal> best_for(const RingProfile& ring, PlanRequest request, c
 }
 
 Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
-                        const std::vector<std::uint32_t>& least_layers, std::span<const BatchNeeds> batches) {
+                        const std::vector<std::uint32_t>& least_layers, std::span<const BatchNeeds> batches,
+                        Effort effort) {
   std::vector<Proposal> found;
   bool any_large_enough = false;
   for (const BatchNeeds& batch : batches) {
     if (batch.n_tokens < request.traffic.users) continue;  // a token of each user is one pass
     any_large_enough = true;
-    auto made = best_for(ring, request, batch, least_layers);
+    auto made = best_for(ring, request, batch, least_layers, effort);
     if (!made) continue;
     found.push_back(*std::move(made));
     // Smaller batches only save memory, at most the reading of it.
@@ -495,16 +438,12 @@ Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
                 "or fewer "
                 "users (--users)",
                 request.traffic.users, batches.front().n_tokens);
-  if (found.empty()) return does_not_fit(ring, request);
+  if (found.empty()) return does_not_fit(ring, request.rounds, request.excluded);
   Proposal* best = &found.front();
   for (Proposal& other : found)
     if (better(request, other.prediction, best->prediction, 1 / kLargerBatches)) best = &other;
   if (best->prediction.ttft_s <= request.max_ttft_s) return std::move(*best);
-  if (std::isinf(best->prediction.ttft_s))
-    return fail(
-        ErrorCode::kUnsupported,
-        "the time to the first token is not known: a device was measured with few tokens only; measure it, "
-        "or do not limit that (--max-ttft)");
+  if (std::isinf(best->prediction.ttft_s)) return first_token_unknown();
   return fail(ErrorCode::kUnsupported,
               "no plan was found that gives the first token of a prompt of {} tokens within {:.2f} s; the "
               "least found is "
@@ -512,14 +451,22 @@ Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
               request.traffic.prompt_tokens, request.max_ttft_s, best->prediction.ttft_s);
 }
 
-// A plan under other conditions, of which only the time counts: with the batches that were chosen.
-std::optional<double> period_of(const RingProfile& ring, const PlanRequest& request, const Proposal& proposal,
-                                std::vector<std::uint32_t> least_layers = {}) {
+const BatchNeeds& chosen_batch(const RingProfile& ring, const Proposal& proposal) {
   const auto chosen = std::ranges::find(ring.model.batches, proposal.n_ubatch, &BatchNeeds::n_tokens);
   HEARTH_CHECK(chosen != ring.model.batches.end());
-  const auto found = search(ring, request, least_layers, std::span(&*chosen, 1));
-  if (!found) return std::nullopt;
-  return found->prediction.period_s;
+  return *chosen;
+}
+
+// A plan under other conditions, of which only the time counts: with the batches that were chosen, or where
+// nothing fits with those, with any. Infinite: the first token comes too late; nullopt: nothing fits.
+std::optional<double> period_of(const RingProfile& ring, const PlanRequest& request, const Proposal& proposal,
+                                const std::vector<std::uint32_t>& least_layers = {}) {
+  auto found =
+      search(ring, request, least_layers, std::span(&chosen_batch(ring, proposal), 1), Effort::kOnce);
+  if (!found) found = search(ring, request, least_layers, ring.model.batches, Effort::kOnce);
+  if (found) return found->prediction.period_s;
+  if (found.error().code == ErrorCode::kUnsupported) return std::numeric_limits<double>::infinity();
+  return std::nullopt;
 }
 
 }  // namespace
@@ -578,8 +525,10 @@ Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request) {
   HEARTH_CHECK(!ring.model.layer_bytes.empty() && !ring.model.batches.empty() && !ring.devices.empty() &&
                (request.excluded.empty() || request.excluded.size() == ring.devices.size()));
   Assumptions complete = with_assumptions(ring);
-  auto made = request.windows.empty() ? search(complete.ring, request, {}, ring.model.batches)
-                                      : by_hand(complete.ring, request);
+  auto made = request.windows.empty()
+                  ? search(complete.ring, request, {}, ring.model.batches, Effort::kThorough)
+                  : by_hand(complete.ring, request);
+  if (request.is_cancelled()) return fail(ErrorCode::kCancelled, "interrupted while the plan was made");
   if (made) {
     made->assumed = std::move(complete.assumed);
     made->links_assumed = !ring.links_known;
@@ -593,8 +542,10 @@ std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanReques
   const std::size_t n = ring.devices.size();
   std::vector<Alternatives> all(n);
   if (!request.windows.empty()) return all;
-  const auto chosen = std::ranges::find(ring.model.batches, proposal.n_ubatch, &BatchNeeds::n_tokens);
-  for (std::size_t m = 0; m < n; ++m) {
+  const auto n_used = std::ranges::count_if(proposal.prediction.devices,
+                                            [](const DeviceUse& use) { return use.n_layers > 0; });
+  const bool memory_matters = proposal.prediction.streams() || n_used > 1;
+  for (std::size_t m = 0; m < n && !request.is_cancelled(); ++m) {
     Alternatives& other = all[m];
     const DeviceUse& use = proposal.prediction.devices[m];
     const bool in_ring = use.n_layers > 0;
@@ -614,11 +565,12 @@ std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanReques
       change(faster);
       std::optional<double> period = period_of(faster, request, proposal);
       // The same plan may be better there than what is found.
-      if (const auto same = predict(faster, request.traffic, *chosen, proposal.plan, proposal.gpu_layers))
+      if (const auto same = predict(faster, request.traffic, chosen_batch(faster, proposal), proposal.plan,
+                                    proposal.gpu_layers))
         period = std::min(period.value_or(same->period_s), same->period_s);
       return period;
     };
-    if (proposal.prediction.streams())
+    if (memory_matters)
       other.with_more_memory_s = changed([&](RingProfile& r) { r.devices[m].memory_bytes += kMoreMemory; });
     if (use.streamed_bytes > 0)
       other.with_faster_disk_s = changed([&](RingProfile& r) { r.devices[m].disk_bytes_per_s *= 2; });

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -30,6 +31,16 @@ struct PlanRequest {
   std::vector<bool> excluded = {};  // by device; empty: none. An excluded head still has its output head
   bool gpus = false;                // layers may be computed on GPUs
   double max_ttft_s = std::numeric_limits<double>::infinity();  // time to the first token
+  std::function<bool()> cancelled = {};                         // asked between plans that are tried
+  [[nodiscard]] bool is_cancelled() const { return cancelled && cancelled(); }
+};
+
+// The solver's optimum that a plan comes from, of mean layers and evenly spaced visits.
+struct Optimum {
+  RingTerms terms;  // with a limit on the first token, computing has a part of the prompt's
+  std::uint32_t rounds = 1;
+  Limits limits;
+  double period_s = 0;  // of a token, without any prompt
 };
 
 struct Proposal {
@@ -38,12 +49,8 @@ struct Proposal {
   std::uint32_t n_ubatch = 0;             // tokens of a batch, at most
   std::vector<std::uint32_t> gpu_layers;  // by device
   Prediction prediction;
-  // What the solver saw; none: windows by hand.
-  std::optional<RingTerms> terms;
-  std::uint32_t solver_rounds = 1;
-  Limits limits;
-  double solver_s = 0;  // the exact optimum for mean layers and evenly spaced visits; 0: windows by hand
-  std::vector<bool> assumed;  // by device: a rate of it was not measured
+  std::optional<Optimum> optimum;  // none: windows by hand
+  std::vector<bool> assumed;       // by device: a rate of it was not measured
   bool links_assumed = false;
   [[nodiscard]] bool any_assumed() const;  // of those that the plan uses
 };
@@ -53,6 +60,7 @@ struct Proposal {
 
 // kInvalidArgument: windows that do not fit the ring. kOutOfMemory: no plan fits, with what each device lends
 // and needs, and what would make it fit. kUnsupported: no plan keeps max_ttft_s; says the least there is.
+// kCancelled: by the request.
 [[nodiscard]] Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request);
 
 // The same for devices that could not be measured: of one without computing, of the slowest that was
@@ -67,13 +75,15 @@ struct Assumptions {
 
 // What a token would take if one thing was different: of a whole plan made for that.
 struct Alternatives {
+  // Infinite: it fits, but the first token would come too late.
   std::optional<double> with_it_s;     // left out: if it had to have a layer; nullopt: nothing fits then
   std::optional<double> without_it_s;  // in the ring: if it was excluded; nullopt: nothing fits then
-  std::optional<double> with_more_memory_s;   // if it lent kMoreMemory more
+  std::optional<double> with_more_memory_s;   // if it lent kMoreMemory more, where memory matters
   std::optional<double> with_faster_disk_s;   // if its disk was twice as fast
   std::optional<double> with_faster_links_s;  // if frames took half the time to it and from it
 };
 inline constexpr std::uint64_t kMoreMemory = std::uint64_t{1} << 30;
+// Of devices that were not tried before the request was cancelled all is nullopt.
 [[nodiscard]] std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanRequest& request,
                                                      const Proposal& proposal);
 

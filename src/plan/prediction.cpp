@@ -223,16 +223,17 @@ double ttft_s(const RingProfile& ring, const Traffic& traffic, const BatchNeeds&
     return of.passes.back().n_tokens >= (tokens + kFarBeyond - 1) / kFarBeyond;
   };
   std::vector<double> stage(ring.devices.size(), 0);
-  double hops = 0, longest_hop = 0;
+  double hops = 0, longest_hop = 0, output = 0;
   for (std::size_t i = 0; i < stops.size(); ++i) {
     const Stop& stop = stops[i];
     const DeviceProfile& device = ring.devices[stop.device];
     if ((stop.weights.cpu > 0 && !known(device.cpu)) || (stop.weights.gpu > 0 && !known(device.gpu->compute)))
       return std::numeric_limits<double>::infinity();
-    stage[stop.device] += computing_s(device, stop.weights, tokens, 1);
+    output += computing_s(device, {.output = stop.weights.output}, 1, 1);  // of the last token only
+    stage[stop.device] += computing_s(device, {.cpu = stop.weights.cpu, .gpu = stop.weights.gpu}, tokens, 1);
     const std::uint16_t next = stops[(i + 1) % stops.size()].device;
     if (next == stop.device) continue;
-    const double hop = ring.link(stop.device, next).frame_s(2.0 * ring.model.n_embd * tokens);
+    const double hop = ring.hop_s(stop.device, next, tokens);
     hops += hop;
     longest_hop = std::max(longest_hop, hop);
   }
@@ -250,10 +251,10 @@ double ttft_s(const RingProfile& ring, const Traffic& traffic, const BatchNeeds&
       reading = std::ceil(traffic.prompt_tokens / group) * static_cast<double>(shares[m].use.streamed_bytes) /
                 ring.devices[m].disk_bytes_per_s;
     }
-    together += std::max(batches * computing, reading);
+    together += std::max(batches * computing + (m == 0 ? output : 0), reading);
   }
   if (any_streams) return together + hops * batches;
-  return sum + hops + (batches - 1) * std::max(longest, longest_hop);
+  return sum + hops + output + (batches - 1) * std::max(longest, longest_hop);
 }
 
 Limit limit_of(double computing_s, double waiting_s, double hops_s) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -83,13 +84,15 @@ struct BatchNeeds {
 // From the header of a model file alone.
 struct ModelProfile {
   std::string name;
-  std::uint32_t n_embd = 0;                // width of the hidden state, 4 bytes each
+  std::uint32_t n_embd = 0;                // width of the hidden state, an f32 each
   std::vector<std::uint64_t> layer_bytes;  // weights, by layer
   std::uint64_t output_bytes = 0;          // of the output head, in the head's memory
   std::uint64_t kv_bytes = 0;              // KV cache of a layer, for the context asked for
   std::uint64_t window_bytes = 0;          // that a device's each window takes, whatever its layers
   PartSizes parts;                         // in which weights are read
-  std::vector<BatchNeeds> batches;         // that may be chosen, the most tokens first; at least one
+  // Hidden states of more bytes are sent as scaled f16, in half of them.
+  std::uint64_t most_f32_bytes = std::numeric_limits<std::uint64_t>::max();
+  std::vector<BatchNeeds> batches;  // that may be chosen, the most tokens first; at least one
   [[nodiscard]] std::uint32_t n_layer() const { return static_cast<std::uint32_t>(layer_bytes.size()); }
   [[nodiscard]] std::uint64_t weight_bytes() const;  // of all layers and the output head
   // Of device m with so many windows: buffers, and tables, of which the head has one more.
@@ -105,9 +108,10 @@ struct RingProfile {
   [[nodiscard]] LinkProfile link(std::size_t from, std::size_t to) const {
     return links.empty() ? kAssumedLink : links[from][to];
   }
-  // A pass of few tokens goes from one device to another, as f32.
+  // A pass of so many tokens goes from one device to another.
   [[nodiscard]] double hop_s(std::size_t from, std::size_t to, std::uint32_t n_tokens) const {
-    return link(from, to).frame_s(4.0 * model.n_embd * n_tokens);
+    const std::uint64_t bytes = std::uint64_t{4} * model.n_embd * n_tokens;
+    return link(from, to).frame_s(static_cast<double>(bytes <= model.most_f32_bytes ? bytes : bytes / 2));
   }
 };
 

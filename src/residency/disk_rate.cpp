@@ -27,11 +27,12 @@ constexpr std::uint64_t kReadBytes = std::uint64_t{8} << 20;
 constexpr std::size_t kReadsInFlight = 2;
 constexpr double kMostWriting_s = 1;
 // Reading ends after the first of these when windows agree, and after the second anyway.
-constexpr double kLeastReading_s = 0.5, kMostReading_s = 2;
+constexpr double kLeastReading_s = 0.5, kMostReading_s = 3;
 constexpr double kSmallSpread = 0.02;
-// Enough that one that stalls does not matter; each is longer than what throttles divide time into (0.1 s)
-// where reading takes long, so that their bursts do not look like speed.
-constexpr std::size_t kWindows = 12;
+// Each is several times as long as what throttles divide time into (0.1 s) where reading takes long.
+constexpr std::size_t kWindows = 6;
+// Windows that take longer than so many usual ones stalled.
+constexpr double kStalled = 2;
 
 using Clock = std::chrono::steady_clock;
 
@@ -124,15 +125,29 @@ DiskRate steady_rate(std::span<const double> ended_s, std::uint64_t read_bytes) 
   HEARTH_CHECK(!ended_s.empty());
   const std::size_t n = ended_s.size(), skip = n == 1 ? 0 : std::max<std::size_t>(n / 4, 1);
   const std::size_t n_windows = std::min(n - skip, kWindows);
-  std::vector<double> rates;
+  struct Window {
+    std::uint64_t bytes = 0;
+    double seconds = 0;
+  };
+  std::vector<Window> windows;
+  std::vector<double> seconds, rates;
   for (std::size_t i = 0, first = skip; i < n_windows; ++i) {
     const std::size_t end = skip + (n - skip) * (i + 1) / n_windows;
-    const double seconds = ended_s[end - 1] - (first == 0 ? 0 : ended_s[first - 1]);
-    rates.push_back(static_cast<double>((end - first) * read_bytes) / std::max(seconds, 1e-9));
+    const double took = std::max(ended_s[end - 1] - (first == 0 ? 0 : ended_s[first - 1]), 1e-9);
+    windows.push_back({.bytes = (end - first) * read_bytes, .seconds = took});
+    seconds.push_back(took);
+    rates.push_back(static_cast<double>(windows.back().bytes) / took);
     first = end;
   }
-  const Median median = median_of(std::move(rates));
-  return {.bytes_per_s = static_cast<std::uint64_t>(median.value), .spread = median.spread};
+  const double usual_s = median_of(std::move(seconds)).value;
+  Window all;
+  for (const Window& window : windows) {
+    if (window.seconds > kStalled * usual_s) continue;
+    all.bytes += window.bytes;
+    all.seconds += window.seconds;
+  }
+  return {.bytes_per_s = static_cast<std::uint64_t>(static_cast<double>(all.bytes) / all.seconds),
+          .spread = median_of(std::move(rates)).spread};
 }
 
 }  // namespace hearth::residency

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import glob
+import itertools
+import json
 import os
 import re
 import signal
@@ -75,6 +77,45 @@ class SameText(unittest.TestCase):
                 head = ring.run(*QUESTION)
                 self.assertEqual(head.wait(), 0, head.err.text())
                 self.assertEqual(head.out.text(), expected)
+
+
+class Planned(unittest.TestCase):
+    """What devices and links were measured to do, and the plan that is made from it."""
+
+    def setUp(self):
+        self.ring = Ring(2)
+        self.addCleanup(self.ring.end)
+
+    def json(self, verb, *arguments):
+        head = self.ring.head(verb, "--json", *arguments)
+        self.assertEqual(head.wait(), 0, head.err.text())
+        return json.loads(head.out.text())
+
+    def test_profile_of_a_ring(self):
+        found = self.json("profile", "--name", "desk")
+        self.assertEqual([device["name"] for device in found["devices"]], ["desk", "w1", "w2"])
+        for device in found["devices"]:
+            self.assertEqual([one["tokens"] for one in device["cpu"]][:2], [1, 2])
+            self.assertTrue(all(one["rate"] > 0 for one in device["cpu"]))
+        pairs = [(link["from"], link["to"]) for link in found["links"]]
+        self.assertEqual(sorted(pairs), sorted(itertools.permutations(["desk", "w1", "w2"], 2)))
+        self.assertTrue(all(0 < link["latency"] < PATIENCE for link in found["links"]))
+        text = self.ring.head("profile")
+        self.assertEqual(text.wait(), 0, text.err.text())
+        self.assertRegex(text.out.text(), r"(?m)^w1 +\d.* ms")
+
+    def test_a_saved_plan_is_made_again(self):
+        saved = self.ring.path("home.json")
+        made = self.json("plan", "-c", "1024", "--save", saved)
+        done = subprocess.run([HEARTH, "plan", "-m", MODEL, "-c", "1024", "--what-if", saved, "--json"], capture_output=True,
+                              text=True, timeout=PATIENCE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout), made)
+
+    def test_excluded_devices_have_no_layers(self):
+        bench = self.json("bench", "-c", "1024", "--prompt-tokens", "8", "-n", "8", "-r", "1", "--exclude", "head", "--exclude", "w2")
+        self.assertEqual(bench["layers"], [0, 8, 0])
+        self.assertGreater(bench["predicted_tpot_s"], 0)
 
 
 class Fault(unittest.TestCase):

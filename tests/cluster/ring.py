@@ -167,6 +167,11 @@ class Ring:
         self.addresses.append(worker.out.wait_for("@")[1])
         return worker
 
+    def head(self, verb, *arguments, **options):
+        """Starts a verb that leads all workers, one thread."""
+        workers = [word for address in self.addresses for word in ("--worker", address)]
+        return self.start(verb, "-m", self.model, "--key", self.head_key, "-t", "1", *workers, *arguments, **options)
+
     def run(self, *arguments, addresses=None, key=None, model=None, **options):
         """Starts a head over all workers, greedy, one thread. Without a split in the arguments every device gets as many
         of the model's eight layers: the plan would keep such a small model on the head."""
