@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <span>
@@ -421,27 +422,40 @@ std::optional<Proposal> best_for(const RingProfile& ring, PlanRequest request, c
 Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
                         const std::vector<std::uint32_t>& least_layers, std::span<const BatchNeeds> batches,
                         Effort effort) {
-  std::vector<Proposal> found;
-  bool any_large_enough = false;
-  for (const BatchNeeds& batch : batches) {
-    if (batch.n_tokens < request.traffic.users) continue;  // a token of each user is one pass
-    any_large_enough = true;
-    auto made = best_for(ring, request, batch, least_layers, effort);
-    if (!made) continue;
-    found.push_back(*std::move(made));
-    // Smaller batches only save memory, at most the reading of it.
-    if (found.back().prediction.ttft_s <= request.max_ttft_s && !found.back().prediction.streams()) break;
-  }
-  if (!any_large_enough)
+  // A token of each user is one pass.
+  std::vector<const BatchNeeds*> allowed;
+  for (const BatchNeeds& batch : batches)
+    if (batch.n_tokens >= request.traffic.users) allowed.push_back(&batch);
+  if (allowed.empty())
     return fail(ErrorCode::kInvalidArgument,
                 "a token of each of {} users is more than a batch of {} tokens: ask for larger batches (-ub) "
-                "or fewer "
-                "users (--users)",
+                "or fewer users (--users)",
                 request.traffic.users, batches.front().n_tokens);
+  std::vector<Proposal> found;
+  const auto attempt = [&](const BatchNeeds& batch) {
+    auto made = best_for(ring, request, batch, least_layers, effort);
+    if (made) found.push_back(*std::move(made));
+  };
+  // Buffers of smaller batches leave more memory for weights, on the fast devices too. Those between are
+  // worth trying where the smallest are better than the largest.
+  attempt(*allowed.front());
+  if (allowed.size() > 1) attempt(*allowed.back());
+  const bool largest_will_do = found.size() == 2 && found[0].prediction.ttft_s <= request.max_ttft_s &&
+                               !better(request, found[1].prediction, found[0].prediction, 1 / kLargerBatches);
+  if (largest_will_do) found.pop_back();
+  for (std::size_t i = 1; i + 1 < allowed.size() && !largest_will_do; ++i) attempt(*allowed[i]);
   if (found.empty()) return does_not_fit(ring, request.rounds, request.excluded);
-  Proposal* best = &found.front();
-  for (Proposal& other : found)
-    if (better(request, other.prediction, best->prediction, 1 / kLargerBatches)) best = &other;
+  // The largest of which none is better by more than that.
+  std::ranges::sort(found, std::greater{}, &Proposal::n_ubatch);
+  const auto is_beaten = [&](const Proposal& by, const Proposal& one) {
+    return better(request, by.prediction, one.prediction, 1 / kLargerBatches);
+  };
+  Proposal* best = &found.back();
+  for (Proposal& one : found) {
+    if (std::ranges::any_of(found, [&](const Proposal& by) { return is_beaten(by, one); })) continue;
+    best = &one;
+    break;
+  }
   if (best->prediction.ttft_s <= request.max_ttft_s) return std::move(*best);
   if (std::isinf(best->prediction.ttft_s)) return first_token_unknown();
   return fail(ErrorCode::kUnsupported,

@@ -193,6 +193,17 @@ TEST(Planner, WhatIsMissingWouldDo) {
   EXPECT_GT(lacking, 30);
 }
 
+TEST(Planner, SmallerBatchesWhereTheFastDeviceHoldsMoreThen) {
+  // 3 MB less of buffers are one layer more on a, which is ten times as fast; all fits either way.
+  RingProfile ring = test_ring(8, {test_device("a", (1 + 50 + 4 * 101) * kMB), test_device("b", 2000 * kMB)});
+  ring.devices[1].cpu.passes[0].bytes_per_s = 1e9;
+  for (DeviceProfile& device : ring.devices) device.disk_bytes_per_s = 1e7;
+  const Proposal made = proposed(ring);
+  EXPECT_FALSE(made.prediction.streams());
+  EXPECT_EQ(made.n_ubatch, 128U);
+  EXPECT_THAT(layers_of(made), ElementsAre(4, 4));
+}
+
 TEST(Planner, ALimitOnTheFirstTokenIsKept) {
   // b is fast with one token, slow with prompts; a the reverse.
   RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB), test_device("b", 2000 * kMB)});
