@@ -166,6 +166,8 @@ def other_splits(home, model):
     layer = statistics.fmean(facts["layer_bytes"])
     devices = []
     for device, profile in zip(home, profiles(home, os.path.basename(model))):
+        if "cpu" not in profile or "disk" not in profile:
+            raise RuntimeError(f"{device.name} could not be measured")
         most, one = profile["cpu"][-1], profile["cpu"][0]
         devices.append({"name": device.name, "flops": most["rate"] / layer * 2 * layer_weights * most["tokens"],
                         "memory_bytes_per_s": one["rate"], "disk_bytes_per_s": profile["disk"], "memory_bytes": device.memory_limit,

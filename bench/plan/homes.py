@@ -33,10 +33,10 @@ BASELINES = {
         device("a", 70, 1, 300), device("b", 70, 0.5, 300), device("c", 70, 0.2, 300)]),
     "disks": ("the same memory, disks of 50, 200 and 400 MB/s, 60 % together", [
         device("a", 20, 0.6, 200), device("b", 20, 0.6, 50), device("c", 20, 0.6, 400)]),
-    "memories": ("memory of 50, 20 and 8 %, the same disks", [
-        device("a", 20, 0.6, 200), device("b", 50, 0.6, 200), device("c", 8, 0.6, 200)]),
-    "mixed-wifi": ("unequal in all, on Wi-Fi, 75 % together", [
-        device("a", 40, 1, 400, WIFI), device("b", 25, 0.5, 200, WIFI), device("c", 10, 0.3, 100, SLOW_WIFI)]),
+    "memories": ("memory of 50, 20 and 13 %, the same disks", [
+        device("a", 20, 0.6, 200), device("b", 50, 0.6, 200), device("c", 13, 0.6, 200)]),
+    "mixed-wifi": ("unequal in all, on Wi-Fi, 78 % together", [
+        device("a", 40, 1, 400, WIFI), device("b", 25, 0.5, 200, WIFI), device("c", 13, 0.3, 100, SLOW_WIFI)]),
     "slow-head": ("a slow head with little memory, two strong workers", [
         device("a", 25, 0.3, 100, WIFI), device("b", 60, 0.8, 300), device("c", 60, 0.8, 300)]),
 }
