@@ -382,9 +382,8 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
   if (std::isinf(best->ttft_s) && std::isfinite(request.max_ttft_s)) return first_token_unknown();
   if (best->ttft_s > request.max_ttft_s)
     return fail(ErrorCode::kUnsupported,
-                "with these windows (--layer-window) the first token of a prompt of {} tokens takes {:.2f} "
-                "s, allowed are "
-                "{:.2f} s (--max-ttft)",
+                "with these windows (--layer-window) the first token of a prompt of {} tokens takes {:.3g} "
+                "s, allowed are {:.3g} s (--max-ttft)",
                 request.traffic.prompt_tokens, best->ttft_s, request.max_ttft_s);
   made.prediction = *std::move(best);
   return made;
@@ -459,9 +458,8 @@ Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
   if (best->prediction.ttft_s <= request.max_ttft_s) return std::move(*best);
   if (std::isinf(best->prediction.ttft_s)) return first_token_unknown();
   return fail(ErrorCode::kUnsupported,
-              "no plan was found that gives the first token of a prompt of {} tokens within {:.2f} s; the "
-              "least found is "
-              "{:.2f} s: allow more (--max-ttft), or add a device",
+              "no plan was found that gives the first token of a prompt of {} tokens within {:.3g} s; the "
+              "least found is {:.3g} s: allow more (--max-ttft), or add a device",
               request.traffic.prompt_tokens, request.max_ttft_s, best->prediction.ttft_s);
 }
 

@@ -66,7 +66,8 @@ std::unexpected<Error> does_not_fit(const RingProfile& ring, std::uint32_t round
     if (is_excluded(excluded, m) && m > 0) continue;
     const DeviceShortage& own = lack.devices[m];
     std::format_to(std::back_inserter(each), "{}{}{} lends {} and needs {} for buffers and slots",
-                   each.empty() ? "" : ", ", ring.devices[m].name, m == 0 ? ", the head," : "",
+                   each.empty() ? "" : ", ", ring.devices[m].name,
+                   m == 0 && ring.devices[m].name != "head" ? ", the head," : "",
                    format_bytes(ring.devices[m].memory_bytes), format_bytes(own.needs_bytes));
     if (own.lacks_bytes > 0)
       std::format_to(std::back_inserter(each), " (lacks {})", format_bytes(own.lacks_bytes));
