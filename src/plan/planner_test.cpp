@@ -220,7 +220,7 @@ TEST(Planner, ALimitOnTheFirstTokenIsKept) {
   const auto none = propose(ring, {.traffic = {}, .max_ttft_s = 0.5});
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code, ErrorCode::kUnsupported);
-  EXPECT_THAT(none.error().message, HasSubstr("within 0.50 s; the least found is 0.8"));
+  EXPECT_THAT(none.error().message, HasSubstr("within 0.5 s; the least found is 0.8"));
 }
 
 TEST(Planner, GpusAreUsedOnlyWhereTheyMayBe) {
