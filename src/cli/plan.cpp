@@ -117,10 +117,8 @@ std::string tpot_text(const Result<plan::Proposal>& made) {
 // What the same plan would take if weights were left to a page cache that is told what comes next.
 std::optional<double> page_cache_s(const plan::RingProfile& ring, const plan::PlanRequest& request,
                                    const plan::Proposal& made) {
-  const auto batch = std::ranges::find(ring.model.batches, made.n_ubatch, &plan::BatchNeeds::n_tokens);
-  if (batch == ring.model.batches.end()) return std::nullopt;
-  const auto read =
-      plan::predict(ring, request.traffic, *batch, made.plan, made.gpu_layers, plan::ReadAhead::kWindow);
+  const auto read = plan::predict(ring, request.traffic, ring.model.batch_of(made.n_ubatch), made.plan,
+                                  made.gpu_layers, plan::ReadAhead::kWindow);
   if (!read) return std::nullopt;
   return read->period_s;
 }

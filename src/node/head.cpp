@@ -179,7 +179,7 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
   const bool alone = workers.empty();
   const bool has_limit = std::isfinite(options.max_ttft_s);
   if ((!alone && options.windows.empty()) || has_limit || options.planned || options.measured) measure_own();
-  if (options.interrupted && options.interrupted())
+  if (request.is_cancelled())
     return fail(ErrorCode::kCancelled, "interrupted while this device was measured");
   if (options.measured) HEARTH_TRY_VOID(options.measured(profile));
   HEARTH_TRY(plan::Proposal made, plan::propose(profile, request));

@@ -163,14 +163,19 @@ class Search {
   std::optional<Proposal> run() {
     for (const double weight : kPromptWeights) {
       solve_and_play(weight);
-      if (!best_) return best_;  // nothing fits
+      if (!best_) return std::nullopt;  // nothing fits
       // Hops as they are in that order.
       if (ring_.devices.size() > 2 && use_hops_of_best()) solve_and_play(weight);
       if (best_->prediction.ttft_s <= request_.max_ttft_s) break;
     }
-    const std::vector<Start> starts = std::move(starts_);
-    for (const Start& start : starts) move_layers(start);
-    return std::move(best_);
+    for (const Played& start : starts_) move_layers(start);
+    return Proposal{.plan = lay_out(ring_, best_->shape),
+                    .rounds = rounds_of(best_->prediction),
+                    .n_ubatch = batch_.n_tokens,
+                    .gpu_layers = std::move(best_->shape.gpu_layers),
+                    .prediction = std::move(best_->prediction),
+                    .optimum = std::move(best_->from),
+                    .assumed = {}};
   }
 
  private:
@@ -233,10 +238,10 @@ class Search {
                {.terms = seen, .rounds = solution.rounds, .limits = limits_, .period_s = solution.period_s});
       if (!played) continue;
       consider(*played, kWorthIt);
-      if (!std::ranges::contains(starts_, played->shape, &Start::shape))
+      if (!std::ranges::contains(starts_, played->shape, &Played::shape))
         starts_.push_back(*std::move(played));
     }
-    std::ranges::stable_sort(starts_, [&](const Start& a, const Start& b) {
+    std::ranges::stable_sort(starts_, [&](const Played& a, const Played& b) {
       return better(request_, a.prediction, b.prediction, 1);
     });
     if (starts_.size() > kMostStarts) starts_.resize(kMostStarts);
@@ -257,35 +262,28 @@ class Search {
     return order;
   }
 
-  // A plan that was played, of which others are tried that differ in one thing.
-  struct Start {
+  // A plan that was played, and where it comes from.
+  struct Played {
     Shape shape;
     Prediction prediction;
     Optimum from;
   };
-  [[nodiscard]] std::optional<Start> play(const Shape& shape, const Optimum& from) const {
+  [[nodiscard]] std::optional<Played> play(const Shape& shape, const Optimum& from) const {
     auto prediction = predict(ring_, request_.traffic, batch_, lay_out(ring_, shape), shape.gpu_layers);
     if (!prediction) return std::nullopt;
-    return Start{.shape = shape, .prediction = *std::move(prediction), .from = from};
+    return Played{.shape = shape, .prediction = *std::move(prediction), .from = from};
   }
   // Takes it when it is better.
-  void consider(const Start& played, double worth_it) {
-    if (best_ && !better(request_, played.prediction, best_->prediction, worth_it)) return;
-    shape_ = played.shape;
-    best_ = Proposal{.plan = lay_out(ring_, played.shape),
-                     .rounds = rounds_of(played.prediction),
-                     .n_ubatch = batch_.n_tokens,
-                     .gpu_layers = played.shape.gpu_layers,
-                     .prediction = played.prediction,
-                     .optimum = played.from,
-                     .assumed = {}};
+  void consider(const Played& played, double worth_it) {
+    if (!best_ || better(request_, played.prediction, best_->prediction, worth_it)) best_ = played;
   }
 
   // Whether any differs by more than a tenth from what was supposed.
   bool use_hops_of_best() {
     bool differs = false;
-    for (std::size_t i = 0; i < shape_.order.size(); ++i) {
-      const std::size_t from = shape_.order[i], to = shape_.order[(i + 1) % shape_.order.size()];
+    const std::vector<std::size_t>& order = best_->shape.order;
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const std::size_t from = order[i], to = order[(i + 1) % order.size()];
       if (from == to) continue;
       const double is = hop(from, to);
       differs |= std::abs(is - hop_s_[from]) > 0.1 * hop_s_[from];
@@ -296,8 +294,8 @@ class Search {
 
   // Layers of one size and evenly spaced visits are not what happens: plans that differ in one thing are
   // tried as long as one is better. The ring keeps its members.
-  void move_layers(const Start& start) {
-    Start now = start;
+  void move_layers(const Played& start) {
+    Played now = start;
     std::uint32_t tried = 0;
     const auto attempt = [&](const auto& change) {
       if (++tried > kMostMoves || request_.is_cancelled()) return false;
@@ -340,9 +338,8 @@ class Search {
   const BatchNeeds& batch_;
   Limits limits_;
   std::vector<double> hop_s_;  // by device, to the next one
-  std::optional<Proposal> best_;
-  Shape shape_;                // of best_
-  std::vector<Start> starts_;  // the best that were played
+  std::optional<Played> best_;
+  std::vector<Played> starts_;  // the best that the solver's optima gave
 };
 
 std::unexpected<Error> first_token_unknown() {
@@ -463,18 +460,12 @@ Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
               request.traffic.prompt_tokens, request.max_ttft_s, best->prediction.ttft_s);
 }
 
-const BatchNeeds& chosen_batch(const RingProfile& ring, const Proposal& proposal) {
-  const auto chosen = std::ranges::find(ring.model.batches, proposal.n_ubatch, &BatchNeeds::n_tokens);
-  HEARTH_CHECK(chosen != ring.model.batches.end());
-  return *chosen;
-}
-
 // A plan under other conditions, of which only the time counts: with the batches that were chosen, or where
 // nothing fits with those, with any. Infinite: the first token comes too late; nullopt: nothing fits.
 std::optional<double> period_of(const RingProfile& ring, const PlanRequest& request, const Proposal& proposal,
                                 const std::vector<std::uint32_t>& least_layers = {}) {
-  auto found =
-      search(ring, request, least_layers, std::span(&chosen_batch(ring, proposal), 1), Effort::kOnce);
+  auto found = search(ring, request, least_layers, std::span(&ring.model.batch_of(proposal.n_ubatch), 1),
+                      Effort::kOnce);
   if (!found) found = search(ring, request, least_layers, ring.model.batches, Effort::kOnce);
   if (found) return found->prediction.period_s;
   if (found.error().code == ErrorCode::kUnsupported) return std::numeric_limits<double>::infinity();
@@ -577,8 +568,8 @@ std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanReques
       change(faster);
       std::optional<double> period = period_of(faster, request, proposal);
       // The same plan may be better there than what is found.
-      if (const auto same = predict(faster, request.traffic, chosen_batch(faster, proposal), proposal.plan,
-                                    proposal.gpu_layers))
+      if (const auto same = predict(faster, request.traffic, faster.model.batch_of(proposal.n_ubatch),
+                                    proposal.plan, proposal.gpu_layers))
         period = std::min(period.value_or(same->period_s), same->period_s);
       return period;
     };

@@ -26,6 +26,12 @@ std::uint64_t GroupNeeds::tokens_in(std::uint64_t left) const {
   return tokens < least_tokens ? 0 : tokens;
 }
 
+const BatchNeeds& ModelProfile::batch_of(std::uint32_t n_tokens) const {
+  const auto found = std::ranges::find(batches, n_tokens, &BatchNeeds::n_tokens);
+  HEARTH_CHECK(found != batches.end());
+  return *found;
+}
+
 std::uint64_t ModelProfile::buffer_bytes(const BatchNeeds& batch, std::size_t m,
                                          std::uint64_t n_windows) const {
   return m == 0 ? batch.head_bytes + window_bytes * (n_windows + 1)

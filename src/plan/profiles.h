@@ -95,6 +95,8 @@ struct ModelProfile {
   std::vector<BatchNeeds> batches;  // that may be chosen, the most tokens first; at least one
   [[nodiscard]] std::uint32_t n_layer() const { return static_cast<std::uint32_t>(layer_bytes.size()); }
   [[nodiscard]] std::uint64_t weight_bytes() const;  // of all layers and the output head
+  // The one of `batches` with so many tokens; there is one.
+  [[nodiscard]] const BatchNeeds& batch_of(std::uint32_t n_tokens) const;
   // Of device m with so many windows: buffers, and tables, of which the head has one more.
   [[nodiscard]] std::uint64_t buffer_bytes(const BatchNeeds& batch, std::size_t m,
                                            std::uint64_t n_windows) const;
