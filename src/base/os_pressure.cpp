@@ -48,6 +48,7 @@ struct Listener {
   Descriptor descriptor;
   Pressure::Level level;
   Pressure::Source source;
+  bool of_machine = false;
 };
 
 bool write_text(int descriptor, std::string_view text) {
@@ -83,10 +84,8 @@ struct PressureWatch::State {
   std::string sources;
   std::chrono::steady_clock::time_point next_poll = std::chrono::steady_clock::time_point::min();
 
-  [[nodiscard]] std::uint64_t usable() const {
-    return (options.status ? options.status() : memory_status()).usable();
-  }
-  void listen_to_stalls(const std::filesystem::path& file, const char* name) {
+  [[nodiscard]] MemoryStatus status() const { return options.status ? options.status() : memory_status(); }
+  void listen_to_stalls(const std::filesystem::path& file, const char* name, bool of_machine) {
     bool any = false;
     for (const Trigger& trigger : kTriggers) {
       Descriptor descriptor = stall_trigger(file, trigger);
@@ -94,7 +93,8 @@ struct PressureWatch::State {
       if (descriptor.is_open())
         listeners.push_back({.descriptor = std::move(descriptor),
                              .level = trigger.level,
-                             .source = Pressure::Source::kStall});
+                             .source = Pressure::Source::kStall,
+                             .of_machine = of_machine});
     }
     if (any) sources += std::format("stalls of the {}, ", name);
   }
@@ -120,7 +120,7 @@ struct PressureWatch::State {
 
 // What polling says now.
 std::optional<Pressure> PressureWatch::State::look() {
-  const std::uint64_t available = usable();
+  const std::uint64_t available = status().usable();
   if (available >= std::max(options.short_bytes, options.critical_bytes)) return std::nullopt;
   return Pressure{
       .level = available < options.critical_bytes ? Pressure::Level::kCritical : Pressure::Level::kShort,
@@ -131,6 +131,7 @@ std::optional<Pressure> PressureWatch::State::look() {
 // The worst of what the listeners say in `waits`, where they stand in their order after the wake-up.
 std::optional<Pressure> PressureWatch::State::listen(const std::vector<pollfd>& waits) {
   std::optional<Pressure> worst;
+  bool of_machine = true;  // all that told of the worst
   for (std::size_t i = 0; i < listeners.size(); ++i) {
     const short events = waits[i + 1].revents;
     Listener& listener = listeners[i];
@@ -143,10 +144,14 @@ std::optional<Pressure> PressureWatch::State::listen(const std::vector<pollfd>& 
       std::uint64_t count = 0;
       [[maybe_unused]] const ssize_t got = read(listener.descriptor.get(), &count, sizeof count);
     }
-    if (!worst || worst->level < listener.level)
+    if (!worst || worst->level < listener.level) {
       worst = Pressure{.level = listener.level, .source = listener.source};
+      of_machine = listener.of_machine;
+    } else if (worst->level == listener.level) {
+      of_machine = of_machine && listener.of_machine;
+    }
   }
-  if (worst) worst->available = usable();
+  if (worst) worst->available = of_machine ? status().available : status().usable();
   return worst;
 }
 
@@ -158,10 +163,10 @@ Result<PressureWatch> PressureWatch::open(Options options) {
   if (!state->wake_event.is_open())
     return fail(ErrorCode::kIo, "cannot make an eventfd: {}", std::generic_category().message(errno));
   if (state->options.stalls) {
-    state->listen_to_stalls("/proc/pressure/memory", "machine");
+    state->listen_to_stalls("/proc/pressure/memory", "machine", true);
     for (const MemoryGroup& group : memory_groups()) {
       if (!group.version2) continue;
-      state->listen_to_stalls(group.folder / "memory.pressure", "group");
+      state->listen_to_stalls(group.folder / "memory.pressure", "group", false);
       break;  // the own group knows of all waiting in it, whichever limit caused it
     }
   }

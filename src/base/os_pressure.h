@@ -37,7 +37,9 @@ struct Pressure {
 
   Level level = Level::kShort;
   Source source = Source::kPoll;
-  std::uint64_t available = 0;  // MemoryStatus::usable() just after
+  // Just after: of the machine where the machine told of a stall, which a limit of some other group may have
+  // caused; else MemoryStatus::usable().
+  std::uint64_t available = 0;
 };
 
 class PressureWatch {

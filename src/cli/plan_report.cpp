@@ -136,9 +136,8 @@ std::string describe(const PlanReport& report) {
   for (std::size_t m = 0; m < report.alternatives.size(); ++m) {
     const plan::Alternatives& other = report.alternatives[m];
     const std::string& name = report.ring.devices[m].name;
-    const bool excluded = !report.request.excluded.empty() && report.request.excluded[m];
     if (predicted.devices[m].n_layers == 0) {
-      if (excluded)
+      if (report.request.excludes(m))
         std::format_to(line, "{} has no layers: you excluded it\n", name);
       else if (other.with_it_s && std::isinf(*other.with_it_s))
         std::format_to(line, "{} has no layers: with one the first token would come too late\n", name);

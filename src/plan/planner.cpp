@@ -148,9 +148,8 @@ class Search {
          std::vector<std::uint32_t> least_layers)
       : ring_(ring), request_(request), batch_(batch), hop_s_(ring.devices.size(), 0) {
     limits_.least_layers = std::move(least_layers);
-    if (!request.excluded.empty())
-      for (const bool excluded : request.excluded)
-        limits_.most_layers.push_back(excluded ? 0 : ring.model.n_layer());
+    for (std::size_t m = 0; m < request.excluded.size(); ++m)
+      limits_.most_layers.push_back(request.excludes(m) ? 0 : ring.model.n_layer());
     // Until the order is known, a hop is the mean one.
     const std::size_t n = ring.devices.size();
     for (std::size_t from = 0; from < n && n > 1; ++from) {
@@ -353,8 +352,8 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
     return fail(ErrorCode::kInvalidArgument,
                 "--layer-window names {} devices, the ring has {}: the head first, then the workers in order",
                 request.windows.size(), ring.devices.size());
-  for (std::size_t m = 0; m < request.excluded.size(); ++m)
-    if (request.excluded[m] && request.windows[m] > 0)
+  for (std::size_t m = 0; m < request.windows.size(); ++m)
+    if (request.excludes(m) && request.windows[m] > 0)
       return fail(ErrorCode::kInvalidArgument,
                   "{} is excluded (--exclude) and has a window of {} (--layer-window)", ring.devices[m].name,
                   request.windows[m]);
@@ -558,7 +557,7 @@ std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanReques
       without.excluded[m] = true;
       other.without_it_s = period_of(complete.ring, without, proposal);
     }
-    if (!in_ring && (request.excluded.empty() || !request.excluded[m])) {
+    if (!in_ring && !request.excludes(m)) {
       std::vector<std::uint32_t> least(n, 0);
       least[m] = 1;
       other.with_it_s = period_of(complete.ring, request, proposal, least);

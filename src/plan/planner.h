@@ -32,6 +32,7 @@ struct PlanRequest {
   bool gpus = false;                // layers may be computed on GPUs
   double max_ttft_s = std::numeric_limits<double>::infinity();  // time to the first token
   std::function<bool()> cancelled = {};                         // asked between plans that are tried
+  [[nodiscard]] bool excludes(std::size_t m) const { return !excluded.empty() && excluded[m]; }
   [[nodiscard]] bool is_cancelled() const { return cancelled && cancelled(); }
 };
 

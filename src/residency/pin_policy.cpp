@@ -7,13 +7,17 @@ namespace {
 // within seconds when nothing else helps.
 constexpr std::uint64_t kShortDivisor = 16, kCriticalDivisor = 4;
 constexpr std::chrono::seconds kStepInterval{1};
-// With this much free, what makes others wait is not our pins.
+// Nobody needs more than this at once.
 constexpr std::uint64_t kPlentyBytes = std::uint64_t{1} << 30;
 
 }  // namespace
 
 PinPolicy::Change PinPolicy::decide(const Look& look) {
-  const bool pressed = look.pressure.has_value() && look.free_bytes < kPlentyBytes;
+  std::uint64_t step = 0;
+  if (look.pressure)
+    step = look.planned_bytes /
+           (*look.pressure == Pressure::Level::kCritical ? kCriticalDivisor : kShortDivisor);
+  const bool pressed = look.free_where_short < std::min(step, kPlentyBytes);
   if (look.lost || pressed) {
     if (taken_ && look.now - *taken_ < options_.relapse) {
       patience_ = std::min(2 * patience_, options_.most_patience);
@@ -25,10 +29,7 @@ PinPolicy::Change PinPolicy::decide(const Look& look) {
     if (stepped_ && look.now - *stepped_ < kStepInterval && *look.pressure <= step_level_) return {};
     stepped_ = look.now;
     step_level_ = *look.pressure;
-    const std::uint64_t step =
-        look.planned_bytes /
-        (*look.pressure == Pressure::Level::kCritical ? kCriticalDivisor : kShortDivisor);
-    return {.give_back_bytes = std::min(step, look.pinned_bytes), .take_bytes = 0};
+    return {.give_back_bytes = std::min(step - look.free_where_short, look.pinned_bytes), .take_bytes = 0};
   }
   if (look.pinned_bytes >= look.planned_bytes) {
     // Long enough for the next trouble to be another one.

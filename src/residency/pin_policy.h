@@ -37,8 +37,10 @@ class PinPolicy {
     std::uint64_t pinned_bytes = 0;             // now
     bool lost = false;                          // some were found gone since the last look
     std::uint64_t free_bytes = 0;               // that could be taken, pins not counted
+    std::uint64_t free_where_short = 0;  // the same, of what the pressure is about (Pressure::available)
   };
-  // At most one of them is not 0.
+  // At most one of them is not 0. Pressure gives back a step, less what is free anyway: where as much is free
+  // already, what makes others wait is not the pins.
   struct Change {
     std::uint64_t give_back_bytes = 0;
     std::uint64_t take_bytes = 0;

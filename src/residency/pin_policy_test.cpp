@@ -51,10 +51,21 @@ TEST_F(Pins, OneStallIsOneStepWhoeverTellsOfIt) {
 }
 
 TEST_F(Pins, PressureElsewhereIsNotOurs) {
-  EXPECT_EQ(
-      after(1s,
-            {.pressure = Pressure::Level::kCritical, .pinned_bytes = 800 * kMiB, .free_bytes = 4000 * kMiB}),
-      kNothing);
+  EXPECT_EQ(after(1s, {.pressure = Pressure::Level::kCritical,
+                       .pinned_bytes = 800 * kMiB,
+                       .free_where_short = 4000 * kMiB}),
+            kNothing);
+}
+
+TEST_F(Pins, WhatIsFreeAlreadyIsNotGivenBackAgain) {
+  const auto given = [&](Pressure::Level level, std::uint64_t free) {
+    return after(2s, {.pressure = level, .pinned_bytes = 800 * kMiB, .free_where_short = free * kMiB})
+        .give_back_bytes;
+  };
+  EXPECT_EQ(given(Pressure::Level::kShort, 20), 30 * kMiB);
+  EXPECT_EQ(given(Pressure::Level::kShort, 50), 0U);
+  EXPECT_EQ(given(Pressure::Level::kCritical, 50), 150 * kMiB);
+  EXPECT_EQ(given(Pressure::Level::kCritical, 200), 0U);
 }
 
 TEST_F(Pins, WhatWasLostIsTakenAgainAfterAQuietWhile) {

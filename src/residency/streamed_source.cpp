@@ -364,14 +364,16 @@ void StreamedSource::Impl::keep(PinPolicy policy) {
     }
     const bool some_lost = forget_lost_pins();
     drop_unpinned();
-    const std::uint64_t usable = memory().usable(), ours = pinned_bytes;
+    const std::uint64_t ours = pinned_bytes;
+    const auto besides_pins = [&](std::uint64_t bytes) { return bytes - std::min(bytes, ours); };
     const PinPolicy::Change change =
         policy.decide({.now = Clock::now(),
                        .pressure = pressure ? std::optional(pressure->level) : std::nullopt,
                        .planned_bytes = plan.pinned_bytes,
                        .pinned_bytes = ours,
                        .lost = some_lost,
-                       .free_bytes = usable - std::min(usable, ours)});
+                       .free_bytes = besides_pins(memory().usable()),
+                       .free_where_short = pressure ? besides_pins(pressure->available) : 0});
     if (change.give_back_bytes > 0) give_back(change.give_back_bytes);
     if (change.take_bytes > 0 && take_again(change.take_bytes)) policy.took(Clock::now());
   }
