@@ -38,5 +38,5 @@ BASELINES = {
     "mixed-wifi": ("unequal in all, on Wi-Fi, 78 % together", [
         device("a", 40, 1, 400, WIFI), device("b", 25, 0.5, 200, WIFI), device("c", 13, 0.3, 100, SLOW_WIFI)]),
     "slow-head": ("a slow head with little memory, two strong workers", [
-        device("a", 25, 0.3, 100, WIFI), device("b", 60, 0.8, 300), device("c", 60, 0.8, 300)]),
+        device("a", 25, 0.3, 150, WIFI), device("b", 60, 0.8, 300), device("c", 60, 0.8, 300)]),
 }
