@@ -81,6 +81,7 @@ struct PressureWatch::State {
   Options options;
   Descriptor wake_event{-1};
   std::vector<Listener> listeners;
+  bool hears_groups = false;
   std::string sources;
   std::chrono::steady_clock::time_point next_poll = std::chrono::steady_clock::time_point::min();
 
@@ -97,6 +98,7 @@ struct PressureWatch::State {
                              .of_machine = of_machine});
     }
     if (any) sources += std::format("stalls of the {}, ", name);
+    hears_groups = hears_groups || (any && !of_machine);
   }
   void listen_to_groups() {
     // Reclaim is told to the group whose limit was hit, and to those above it: one of ours may be above us.
@@ -113,6 +115,12 @@ struct PressureWatch::State {
       }
     }
     if (any) sources += "groups, ";
+    hears_groups = hears_groups || any;
+  }
+  static void measure(Pressure& of, const MemoryStatus& status, bool only_machine) {
+    const bool is_machine = only_machine || status.available < status.group_available;
+    of.available = is_machine ? status.available : status.group_available;
+    of.total = is_machine || status.group_limit == kNoLimit ? status.total : status.group_limit;
   }
   std::optional<Pressure> look();
   std::optional<Pressure> listen(const std::vector<pollfd>& waits);
@@ -120,18 +128,19 @@ struct PressureWatch::State {
 
 // What polling says now.
 std::optional<Pressure> PressureWatch::State::look() {
-  const std::uint64_t available = status().usable();
-  if (available >= std::max(options.short_bytes, options.critical_bytes)) return std::nullopt;
-  return Pressure{
-      .level = available < options.critical_bytes ? Pressure::Level::kCritical : Pressure::Level::kShort,
-      .source = Pressure::Source::kPoll,
-      .available = available};
+  const MemoryStatus now = status();
+  if (now.usable() >= std::max(options.short_bytes, options.critical_bytes)) return std::nullopt;
+  Pressure found = {
+      .level = now.usable() < options.critical_bytes ? Pressure::Level::kCritical : Pressure::Level::kShort,
+      .source = Pressure::Source::kPoll};
+  measure(found, now, false);
+  return found;
 }
 
 // The worst of what the listeners say in `waits`, where they stand in their order after the wake-up.
 std::optional<Pressure> PressureWatch::State::listen(const std::vector<pollfd>& waits) {
   std::optional<Pressure> worst;
-  bool of_machine = true;  // all that told of the worst
+  bool only_machine = hears_groups;
   for (std::size_t i = 0; i < listeners.size(); ++i) {
     const short events = waits[i + 1].revents;
     Listener& listener = listeners[i];
@@ -144,14 +153,11 @@ std::optional<Pressure> PressureWatch::State::listen(const std::vector<pollfd>& 
       std::uint64_t count = 0;
       [[maybe_unused]] const ssize_t got = read(listener.descriptor.get(), &count, sizeof count);
     }
-    if (!worst || worst->level < listener.level) {
+    only_machine = only_machine && listener.of_machine;
+    if (!worst || worst->level < listener.level)
       worst = Pressure{.level = listener.level, .source = listener.source};
-      of_machine = listener.of_machine;
-    } else if (worst->level == listener.level) {
-      of_machine = of_machine && listener.of_machine;
-    }
   }
-  if (worst) worst->available = of_machine ? status().available : status().usable();
+  if (worst) measure(*worst, status(), only_machine);
   return worst;
 }
 

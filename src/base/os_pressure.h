@@ -37,9 +37,11 @@ struct Pressure {
 
   Level level = Level::kShort;
   Source source = Source::kPoll;
-  // Just after: of the machine where the machine told of a stall, which a limit of some other group may have
-  // caused; else MemoryStatus::usable().
+  // Of what is short, just after: what may still be had of it, and how large it is. Where only the machine
+  // told, it is the machine, because the stall may come of some other group's limit; else the smaller of
+  // the machine and the groups. A machine whose groups cannot be listened to speaks for them too.
   std::uint64_t available = 0;
+  std::uint64_t total = 0;  // 0: unknown
 };
 
 class PressureWatch {

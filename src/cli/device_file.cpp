@@ -110,6 +110,7 @@ class Object {
     return {};
   }
   static std::string shown(const json& value) {
+    if (value.is_structured()) return value.is_array() ? "an array" : "an object";
     return quote(value.dump(-1, ' ', false, json::error_handler_t::replace), 40);
   }
 
@@ -134,11 +135,15 @@ Result<double> rate_of(const json& value, const std::string& where) {
 }
 
 // Names come to terminals.
+Result<> check_name(std::string_view name, const std::string& where) {
+  if (wire::printable_utf8(name) && name.size() <= kMostNameBytes) return {};
+  return fail(ErrorCode::kInvalidFile, "{}: expected at most {} bytes of printable text", where,
+              kMostNameBytes);
+}
+
 Result<std::string> name_of(Object& object) {
   HEARTH_TRY(std::string name, object.text("name"));
-  if (!wire::printable_utf8(name) || name.size() > kMostNameBytes)
-    return fail(ErrorCode::kInvalidFile, "{}: expected at most {} bytes of printable text",
-                object.where("name"), kMostNameBytes);
+  HEARTH_TRY_VOID(check_name(name, object.where("name")));
   return name;
 }
 
@@ -261,6 +266,7 @@ Result<DescribedModel> model_of(const json& value, const std::string& where) {
     if (!published->is_object())
       return fail(ErrorCode::kInvalidFile, "{}: expected an object", object.where("published"));
     for (const auto& [name, tpot] : published->items()) {
+      HEARTH_TRY_VOID(check_name(name, object.where("published")));
       HEARTH_TRY(const double seconds,
                  Object::as_quantity(tpot, std::format("{}.published.{}", where, name), parse_seconds));
       made.published.emplace_back(name, seconds);

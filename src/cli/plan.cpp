@@ -177,7 +177,7 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
   const std::string json = rows.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   const auto has_gpu = [](const plan::DeviceProfile& device) { return device.gpu.has_value(); };
   if (std::ranges::any_of(file.devices, has_gpu))
-    text += request.gpus ? "with GPUs, on which hearth does not compute yet: this is what it would do\n"
+    text += request.gpus ? std::format("{}\n", kGpusAreToCome)
                          : "without the GPUs that the file has: --gpus plans with them\n";
   (void)put(flags.json ? json : text);
   return kOk;

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.h"
+#include "wire/text.h"
 
 namespace hearth::cli {
 namespace {
@@ -20,6 +21,12 @@ namespace {
 constexpr double kWorthSaying = 0.02;
 // How many things that would help are named, the best first.
 constexpr std::size_t kMostHelp = 4;
+constexpr std::size_t kMostName = 128;  // bytes of a model's name, which is anybody's text
+
+bool uses_gpus(const plan::Proposal& made) {
+  return std::ranges::any_of(made.prediction.devices,
+                             [](const plan::DeviceUse& use) { return use.n_gpu_layers > 0; });
+}
 
 std::string ranges_of(const plan::Plan& plan, std::uint16_t device) {
   std::string text;
@@ -97,7 +104,7 @@ std::string describe(const PlanReport& report) {
   std::string text;
   const auto line = std::back_inserter(text);
   std::format_to(line, "{}: {} layers, {} of weights, KV cache {}\n",
-                 model.name.empty() ? "model" : model.name, model.n_layer(),
+                 model.name.empty() ? "model" : wire::to_printable(model.name, kMostName), model.n_layer(),
                  format_bytes(model.weight_bytes()), format_bytes(model.kv_bytes * model.n_layer()));
   std::format_to(line, "{} of {} device{}, {} round{}: {} a token, {:.3g} tokens/s{}{}\n", in_ring,
                  predicted.devices.size(), predicted.devices.size() == 1 ? "" : "s", made.rounds,
@@ -111,6 +118,15 @@ std::string describe(const PlanReport& report) {
   if (made.any_assumed())
     std::format_to(line, "not all of it was measured ({}): these times are guesses\n",
                    made.links_assumed && in_ring > 1 ? "links are assumed" : "rates are assumed, see below");
+  if (uses_gpus(made)) std::format_to(line, "{}\n", kGpusAreToCome);
+  for (std::size_t m = 0; users > 1 && m < predicted.devices.size(); ++m) {
+    const auto& passes = report.ring.devices[m].cpu.passes;
+    if (predicted.devices[m].n_visits > 0 && !passes.empty() && passes.back().n_tokens < users)
+      std::format_to(line,
+                     "how long {} takes for {} tokens at once is not known: in proportion to the tokens is "
+                     "assumed, it is less\n",
+                     report.ring.devices[m].name, users);
+  }
   text += '\n';
   std::size_t width = 8;
   for (const plan::DeviceProfile& device : report.ring.devices) width = std::max(width, device.name.size());
@@ -144,7 +160,7 @@ std::string describe(const PlanReport& report) {
       else if (other.with_it_s)
         std::format_to(line, "{} has no layers: with one a token would take {}{}\n", name,
                        change(predicted.period_s, *other.with_it_s),
-                       *other.with_it_s < predicted.period_s ? ", too little for another device" : "");
+                       *other.with_it_s < predicted.period_s ? ", not worth another device" : "");
       else
         std::format_to(line, "{} has no layers: its memory does not hold one\n", name);
     } else if (m > 0 && !other.without_it_s) {
@@ -180,7 +196,8 @@ nlohmann::ordered_json to_json(const PlanReport& report) {
        {{"kind", kLimits[static_cast<int>(predicted.limit)]},
         {"device", predicted.limit == plan::Limit::kLink ? nlohmann::ordered_json(nullptr)
                                                          : nlohmann::ordered_json(predicted.limited_by)}}},
-      {"assumed_rates", made.any_assumed()}};
+      {"assumed_rates", made.any_assumed()},
+      {"runnable", !uses_gpus(made)}};
   auto& steps = j["steps"] = nlohmann::ordered_json::array();
   for (const plan::Step& step : made.plan.steps)
     steps.push_back({{"device", step.device}, {"begin", step.layers.begin}, {"end", step.layers.end}});

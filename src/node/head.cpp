@@ -283,7 +283,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
           .log = options.log});
   HEARTH_TRY(Progress met, node.wait(options.interrupted));
   const auto& workers = std::get<Met>(met).workers;
-  if (!workers.empty() && options.windows.empty()) {
+  if (!workers.empty() && (options.windows.empty() || options.planned || options.measured)) {
     node.control->post(MeasureLinks{});
     HEARTH_TRY(Progress measured, node.wait(options.interrupted));
     node.ring.links = std::move(std::get<Measured>(measured).links);

@@ -148,8 +148,8 @@ class Search {
          std::vector<std::uint32_t> least_layers)
       : ring_(ring), request_(request), batch_(batch), hop_s_(ring.devices.size(), 0) {
     limits_.least_layers = std::move(least_layers);
-    for (std::size_t m = 0; m < request.excluded.size(); ++m)
-      limits_.most_layers.push_back(request.excludes(m) ? 0 : ring.model.n_layer());
+    for (std::size_t m = 0; m < ring.devices.size(); ++m)
+      limits_.most_layers.push_back(request.excludes(m) || !has_slots(m) ? 0 : ring.model.n_layer());
     // Until the order is known, a hop is the mean one.
     const std::size_t n = ring.devices.size();
     for (std::size_t from = 0; from < n && n > 1; ++from) {
@@ -178,6 +178,12 @@ class Search {
   }
 
  private:
+  // Optima are of mean parts; whether the largest can pass through is told apart by no term of theirs.
+  [[nodiscard]] bool has_slots(std::size_t m) const {
+    const std::uint64_t windows = std::clamp(request_.rounds, 1U, ring_.model.n_layer());
+    return m == 0 || ring_.devices[m].memory_bytes >= ring_.model.buffer_bytes(batch_, m, windows) +
+                                                          kLeastParts * ring_.model.parts.largest_bytes;
+  }
   [[nodiscard]] double hop(std::size_t from, std::size_t to) const {
     return ring_.hop_s(from, to, request_.traffic.users);
   }
@@ -368,7 +374,6 @@ Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
   HEARTH_TRY(made.plan, split_by_windows(ring.model.n_layer(), names, request.windows, made.rounds));
   std::optional<Prediction> best;
   for (const BatchNeeds& batch : ring.model.batches) {
-    if (batch.n_tokens < request.traffic.users) continue;
     auto prediction = predict(ring, request.traffic, batch, made.plan);
     if (!prediction || (best && kLargerBatches * cost_s(*prediction) > cost_s(*best))) continue;
     best = std::move(prediction);
@@ -417,15 +422,6 @@ std::optional<Proposal> best_for(const RingProfile& ring, PlanRequest request, c
 Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
                         const std::vector<std::uint32_t>& least_layers, std::span<const BatchNeeds> batches,
                         Effort effort) {
-  // A token of each user is one pass.
-  std::vector<const BatchNeeds*> allowed;
-  for (const BatchNeeds& batch : batches)
-    if (batch.n_tokens >= request.traffic.users) allowed.push_back(&batch);
-  if (allowed.empty())
-    return fail(ErrorCode::kInvalidArgument,
-                "a token of each of {} users is more than a batch of {} tokens: ask for larger batches (-ub) "
-                "or fewer users (--users)",
-                request.traffic.users, batches.front().n_tokens);
   std::vector<Proposal> found;
   const auto attempt = [&](const BatchNeeds& batch) {
     auto made = best_for(ring, request, batch, least_layers, effort);
@@ -433,12 +429,12 @@ Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
   };
   // Buffers of smaller batches leave more memory for weights, on the fast devices too. Those between are
   // worth trying where the smallest are better than the largest.
-  attempt(*allowed.front());
-  if (allowed.size() > 1) attempt(*allowed.back());
+  attempt(batches.front());
+  if (batches.size() > 1) attempt(batches.back());
   const bool largest_will_do = found.size() == 2 && found[0].prediction.ttft_s <= request.max_ttft_s &&
                                !better(request, found[1].prediction, found[0].prediction, 1 / kLargerBatches);
   if (largest_will_do) found.pop_back();
-  for (std::size_t i = 1; i + 1 < allowed.size() && !largest_will_do; ++i) attempt(*allowed[i]);
+  for (std::size_t i = 1; i + 1 < batches.size() && !largest_will_do; ++i) attempt(batches[i]);
   if (found.empty()) return does_not_fit(ring, request.rounds, request.excluded);
   // The largest of which none is better by more than that.
   std::ranges::sort(found, std::greater{}, &Proposal::n_ubatch);
@@ -457,6 +453,14 @@ Result<Proposal> search(const RingProfile& ring, const PlanRequest& request,
               "no plan was found that gives the first token of a prompt of {} tokens within {:.3g} s; the "
               "least found is {:.3g} s: allow more (--max-ttft), or add a device",
               request.traffic.prompt_tokens, request.max_ttft_s, best->prediction.ttft_s);
+}
+
+// The ring with what is missing assumed, and with the batches that hold a token of each user: that is one
+// pass.
+Assumptions completed(const RingProfile& ring, std::uint32_t users) {
+  Assumptions made = with_assumptions(ring);
+  std::erase_if(made.ring.model.batches, [&](const BatchNeeds& batch) { return batch.n_tokens < users; });
+  return made;
 }
 
 // A plan under other conditions, of which only the time counts: with the batches that were chosen, or where
@@ -512,6 +516,12 @@ Result<std::vector<bool>> named(const RingProfile& ring, const std::vector<std::
   found.resize(ring.devices.size(), false);
   for (const std::string& name : names) {
     const auto at = std::ranges::find(ring.devices, name, &DeviceProfile::name);
+    if (std::ranges::count(ring.devices, name, &DeviceProfile::name) > 1)
+      return fail(
+          ErrorCode::kInvalidArgument,
+          "more than one device is called '{}': which one to exclude is not clear; give them names of "
+          "their own (hearth worker --name, or in the file)",
+          name);
     if (at == ring.devices.end()) {
       std::string all;
       for (const DeviceProfile& device : ring.devices) all += (all.empty() ? "" : ", ") + device.name;
@@ -526,9 +536,14 @@ Result<std::vector<bool>> named(const RingProfile& ring, const std::vector<std::
 Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request) {
   HEARTH_CHECK(!ring.model.layer_bytes.empty() && !ring.model.batches.empty() && !ring.devices.empty() &&
                (request.excluded.empty() || request.excluded.size() == ring.devices.size()));
-  Assumptions complete = with_assumptions(ring);
+  Assumptions complete = completed(ring, request.traffic.users);
+  if (complete.ring.model.batches.empty())
+    return fail(ErrorCode::kInvalidArgument,
+                "a token of each of {} users is more than a batch of {} tokens: ask for larger batches (-ub) "
+                "or fewer users (--users)",
+                request.traffic.users, ring.model.batches.front().n_tokens);
   auto made = request.windows.empty()
-                  ? search(complete.ring, request, {}, ring.model.batches, Effort::kThorough)
+                  ? search(complete.ring, request, {}, complete.ring.model.batches, Effort::kThorough)
                   : by_hand(complete.ring, request);
   if (request.is_cancelled()) return fail(ErrorCode::kCancelled, "interrupted while the plan was made");
   if (made) {
@@ -540,7 +555,7 @@ Result<Proposal> propose(const RingProfile& ring, const PlanRequest& request) {
 
 std::vector<Alternatives> alternatives(const RingProfile& ring, const PlanRequest& request,
                                        const Proposal& proposal) {
-  const Assumptions complete = with_assumptions(ring);
+  const Assumptions complete = completed(ring, request.traffic.users);
   const std::size_t n = ring.devices.size();
   std::vector<Alternatives> all(n);
   if (!request.windows.empty()) return all;

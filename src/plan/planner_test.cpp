@@ -193,6 +193,39 @@ TEST(Planner, WhatIsMissingWouldDo) {
   EXPECT_GT(lacking, 30);
 }
 
+TEST(Planner, WhatIsMissingIsOfBatchesThatHoldAllUsers) {
+  // 4 MB of buffers for 512 tokens, 1 MB for 128; 10 MB of slots and 8 MB of KV cache.
+  RingProfile ring = test_ring(8, {test_device("a", 20 * kMB)});
+  ASSERT_TRUE(propose(ring, {}));
+  const PlanRequest request = {.traffic = {.users = 512}};
+  const auto none = propose(ring, request);
+  ASSERT_FALSE(none);
+  EXPECT_THAT(none.error().message, HasSubstr("a, the head, lends 20.0 MB and needs 14.0 MB"));
+  EXPECT_THAT(none.error().message, HasSubstr("2.0 MB more, lent by a, would do"));
+  ring.devices[0].memory_bytes += 2 * kMB;
+  EXPECT_TRUE(propose(ring, request));
+}
+
+TEST(Planner, ADeviceThatHoldsOnlyMeanPartsIsLeftOut) {
+  RingProfile ring = test_ring(8, {test_device("a", 400 * kMB), test_device("b", 20 * kMB)});
+  ring.model.parts.largest_bytes = 10 * kMB;  // two of them do not fit b beside its buffers
+  ring.model.batches.resize(1);
+  ring.devices[0].cpu.passes[0].bytes_per_s = 1e8;  // a layer less would be worth a lot
+  EXPECT_THAT(layers_of(proposed(ring)), ElementsAre(8, 0));
+  ring.devices[1].memory_bytes = 40 * kMB;
+  EXPECT_GT(layers_of(proposed(ring))[1], 0U);
+}
+
+TEST(Planner, NamesThatTwoDevicesHaveExcludeNone) {
+  const RingProfile ring =
+      test_ring(8, {test_device("a", kMB), test_device("phone", kMB), test_device("phone", kMB)});
+  EXPECT_THAT(*named(ring, {"a"}), ElementsAre(true, false, false));
+  const auto found = named(ring, {"phone"});
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(found.error().message, HasSubstr("more than one device is called 'phone'"));
+}
+
 TEST(Planner, SmallerBatchesWhereTheFastDeviceHoldsMoreThen) {
   // 3 MB less of buffers are one layer more on a, which is ten times as fast; all fits either way.
   RingProfile ring = test_ring(8, {test_device("a", (1 + 50 + 4 * 101) * kMB), test_device("b", 2000 * kMB)});

@@ -192,13 +192,24 @@ class Parts {
     const auto of_visit = static_cast<double>(share_.visit_bytes[stop.visit]);
     const double streamed = bytes * std::min(share_.most_streamed, of_visit) / of_visit;
     const double unit_bytes = bytes / static_cast<double>(n);
+    largest_unit_ = std::max(largest_unit_, unit_bytes);
     const double owed = owed_ + streamed;
     const auto n_streamed =
         static_cast<std::uint64_t>(std::clamp(std::round(owed / unit_bytes), 0.0, static_cast<double>(n)));
     owed_ = owed - static_cast<double>(n_streamed) * unit_bytes;
+    n_streamed_ += n_streamed;
     const double disk_s = unit_bytes / device_.disk_bytes_per_s;
     return with(std::move(units),
                 spread_evenly(n, n_streamed, {.compute_s = unit.compute_s, .disk_s = disk_s}));
+  }
+
+  // As many units as the device's slots hold, once all stops were asked for; more than are streamed do
+  // nothing.
+  [[nodiscard]] std::uint64_t slots() const {
+    const double mean = static_cast<double>(model_.parts.mean_bytes);
+    const double held = static_cast<double>(share_.use.slot_bytes) / std::max(largest_unit_, mean);
+    const auto most = static_cast<double>(std::max<std::uint64_t>(kLeastParts, n_streamed_));
+    return static_cast<std::uint64_t>(std::clamp(held, static_cast<double>(kLeastParts), most));
   }
 
  private:
@@ -210,6 +221,8 @@ class Parts {
   const DeviceProfile& device_;
   const Share& share_;
   std::uint32_t users_;
+  double largest_unit_ = 0;  // bytes
+  std::uint64_t n_streamed_ = 0;
   double owed_ = 0;  // bytes that should have been streamed and were not
 };
 
@@ -296,14 +309,10 @@ std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffi
                traffic.prompt_tokens > 0 && batch.n_tokens > 0);
   const std::vector<Stop> stops = stops_of(ring.model, plan, gpu_layers);
   std::vector<Share> shares;
-  std::vector<SimDevice> devices;
   for (std::size_t m = 0; m < ring.devices.size(); ++m) {
     auto share = share_of(ring, batch, plan, stops, static_cast<std::uint16_t>(m),
                           gpu_layers.empty() ? 0 : gpu_layers[m], read_ahead);
     if (!share) return std::nullopt;
-    devices.push_back(
-        {.slots = std::max<std::uint64_t>(kLeastParts, share->use.slot_bytes / ring.model.parts.mean_bytes),
-         .read_ahead = read_ahead});
     shares.push_back(std::move(*share));
   }
   std::vector<Parts> parts;
@@ -315,6 +324,8 @@ std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffi
                       .hop_s = from == to ? 0 : ring.hop_s(from, to, traffic.users),
                       .units = parts[from].of(stops[i])});
   }
+  std::vector<SimDevice> devices;
+  for (const Parts& own : parts) devices.push_back({.slots = own.slots(), .read_ahead = read_ahead});
   const SimResult played = simulate(visits, devices);
 
   Prediction made = {

@@ -29,6 +29,9 @@ constexpr std::size_t kMostPasses = 31, kMostWidePasses = 5;
 constexpr std::size_t kFewPasses = 9;
 constexpr double kSmallSpread = 0.005;
 
+// Of the time, so much is left to passes however long loading took: one part of four.
+constexpr int kLeastForPasses = 4;
+
 constexpr std::uint64_t kLeastWeights = std::uint64_t{64} << 20, kMostWeights = std::uint64_t{1} << 30;
 // Caches do not forget strictly in turn: of twice their size they would still serve a good part.
 constexpr std::uint64_t kTimesTheCache = 4;
@@ -163,15 +166,14 @@ Result<std::vector<PassRate>> measure_compute(const model::ModelFile& model, com
     return fail(ErrorCode::kInvalidArgument, "a pass has 1 to {} tokens, got {}", wire::kMaxBatchTokens,
                 tokens.front() < 1 ? tokens.front() : tokens.back());
   HEARTH_TRY(const Setup setup, fit(model, backend, options, std::move(tokens)));
+  const auto start = Clock::now();
   std::vector<model::SegmentId> segments;
   for (std::uint32_t il = setup.layers.begin; il < setup.layers.end; ++il)
     segments.push_back(model::SegmentId::of_layer(il));
   HEARTH_TRY(const auto weights, residency::ResidentSource::load(model, segments, backend.device(),
                                                                  {.progress = {}, .cancelled = cancelled}));
-  const auto start = Clock::now();
-  const auto left_s = [&] {
-    return std::chrono::duration<double>(options.budget).count() - seconds_since(start);
-  };
+  const auto end = std::max(start + options.budget, Clock::now() + options.budget / kLeastForPasses);
+  const auto left_s = [&] { return std::chrono::duration<double>(end - Clock::now()).count(); };
   const auto go_on = [&](const Count& count) -> Result<> {
     if (!cancelled || !cancelled()) return {};
     return fail(ErrorCode::kCancelled, "measuring was ended at passes of {} tokens", count.n_tokens);

@@ -30,8 +30,9 @@ struct ComputeOptions {
   std::uint64_t memory_bytes = 0;
   // 1 to wire::kMaxBatchTokens each; 1 is measured always.
   std::vector<std::uint32_t> tokens = {1, 2, 4, 8, 16, 32, 128, 512};
-  // For all passes together; loading the layers comes before. Larger counts are left out when what smaller
-  // ones took says that two passes of them would take more than half of what is left.
+  // For loading the layers and all passes together; passes have a quarter of it in any case. Larger counts
+  // are left out when what smaller ones took says that two passes of them would take more than half of what
+  // is left.
   std::chrono::milliseconds budget{10'000};
   // Layers are taken until they have so many bytes, so that they are not read from a cache; 0: four times
   // the caches of the last level, 64 MiB to 1 GiB. Counts above kDecodeTokens, which read each weight from

@@ -7,8 +7,8 @@ namespace {
 // within seconds when nothing else helps.
 constexpr std::uint64_t kShortDivisor = 16, kCriticalDivisor = 4;
 constexpr std::chrono::seconds kStepInterval{1};
-// Nobody needs more than this at once.
-constexpr std::uint64_t kPlentyBytes = std::uint64_t{1} << 30;
+// What others have to find free: programs that run from files need some of what counts as free.
+constexpr std::uint64_t kFreeDivisor = 16, kPlentyBytes = std::uint64_t{1} << 30;
 
 }  // namespace
 
@@ -17,7 +17,8 @@ PinPolicy::Change PinPolicy::decide(const Look& look) {
   if (look.pressure)
     step = look.planned_bytes /
            (*look.pressure == Pressure::Level::kCritical ? kCriticalDivisor : kShortDivisor);
-  const bool pressed = look.free_where_short < std::min(step, kPlentyBytes);
+  const std::uint64_t wanted = std::min(kPlentyBytes, std::max(step, look.short_total_bytes / kFreeDivisor));
+  const bool pressed = look.pressure && look.short_free_bytes < wanted;
   if (look.lost || pressed) {
     if (taken_ && look.now - *taken_ < options_.relapse) {
       patience_ = std::min(2 * patience_, options_.most_patience);
@@ -25,11 +26,13 @@ PinPolicy::Change PinPolicy::decide(const Look& look) {
     }
     trouble_ = look.now;
   }
+  if (look.pressure && look.short_free_bytes < kPlentyBytes) trouble_ = look.now;
   if (pressed) {
     if (stepped_ && look.now - *stepped_ < kStepInterval && *look.pressure <= step_level_) return {};
     stepped_ = look.now;
     step_level_ = *look.pressure;
-    return {.give_back_bytes = std::min(step - look.free_where_short, look.pinned_bytes), .take_bytes = 0};
+    return {.give_back_bytes = std::min({step, wanted - look.short_free_bytes, look.pinned_bytes}),
+            .take_bytes = 0};
   }
   if (look.pinned_bytes >= look.planned_bytes) {
     // Long enough for the next trouble to be another one.

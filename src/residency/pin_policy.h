@@ -33,14 +33,18 @@ class PinPolicy {
   struct Look {
     TimePoint now{};
     std::optional<Pressure::Level> pressure{};  // told since the last look
-    std::uint64_t planned_bytes = 0;            // of all pins
-    std::uint64_t pinned_bytes = 0;             // now
-    bool lost = false;                          // some were found gone since the last look
-    std::uint64_t free_bytes = 0;               // that could be taken, pins not counted
-    std::uint64_t free_where_short = 0;  // the same, of what the pressure is about (Pressure::available)
+    // Of the machine or the group that the pressure is about: what could be taken, pins not counted, and its
+    // size.
+    std::uint64_t short_free_bytes = 0;
+    std::uint64_t short_total_bytes = 0;
+    std::uint64_t planned_bytes = 0;  // of all pins
+    std::uint64_t pinned_bytes = 0;   // now
+    bool lost = false;                // some were found gone since the last look
+    std::uint64_t free_bytes = 0;     // that could be taken, pins not counted
   };
-  // At most one of them is not 0. Pressure gives back a step, less what is free anyway: where as much is free
-  // already, what makes others wait is not the pins.
+  // At most one of them is not 0. Pressure gives back up to a step, until a step or a sixteenth of all memory
+  // is free, at most 1 GiB: where that is free already, what makes others wait is not the pins. Nothing is
+  // taken while others wait.
   struct Change {
     std::uint64_t give_back_bytes = 0;
     std::uint64_t take_bytes = 0;

@@ -50,16 +50,42 @@ TEST_F(Pins, OneStallIsOneStepWhoeverTellsOfIt) {
   EXPECT_GT(after(1s, shortage).give_back_bytes, 0U);
 }
 
+TEST_F(Pins, OthersNeedSomeOfWhatCountsAsFree) {
+  const auto given = [&](Pressure::Level level, std::uint64_t free, std::uint64_t total) {
+    return after(2s, {.pressure = level,
+                      .short_free_bytes = free * kMiB,
+                      .short_total_bytes = total * kMiB,
+                      .pinned_bytes = 800 * kMiB})
+        .give_back_bytes;
+  };
+  EXPECT_EQ(given(Pressure::Level::kShort, 0, 3200), 50 * kMiB) << "a step at a time";
+  EXPECT_EQ(given(Pressure::Level::kShort, 180, 3200), 20 * kMiB);
+  EXPECT_EQ(given(Pressure::Level::kShort, 200, 3200), 0U);
+  EXPECT_EQ(given(Pressure::Level::kShort, 1000, 64'000), 24 * kMiB);
+  EXPECT_EQ(given(Pressure::Level::kCritical, 1024, 64'000), 0U) << "1 GiB is enough for everybody";
+}
+
+TEST_F(Pins, NothingIsTakenWhileOthersWait) {
+  EXPECT_EQ(after(0s, {.pinned_bytes = 400 * kMiB, .lost = true}), kNothing);
+  for (int i = 0; i < 10; ++i)
+    EXPECT_EQ(after(3s, {.pressure = Pressure::Level::kShort,
+                         .short_free_bytes = 500 * kMiB,
+                         .pinned_bytes = 400 * kMiB,
+                         .free_bytes = 500 * kMiB}),
+              kNothing);
+  EXPECT_GT(after(4s, {.pinned_bytes = 400 * kMiB, .free_bytes = 500 * kMiB}).take_bytes, 0U);
+}
+
 TEST_F(Pins, PressureElsewhereIsNotOurs) {
   EXPECT_EQ(after(1s, {.pressure = Pressure::Level::kCritical,
-                       .pinned_bytes = 800 * kMiB,
-                       .free_where_short = 4000 * kMiB}),
+                       .short_free_bytes = 4000 * kMiB,
+                       .pinned_bytes = 800 * kMiB}),
             kNothing);
 }
 
 TEST_F(Pins, WhatIsFreeAlreadyIsNotGivenBackAgain) {
   const auto given = [&](Pressure::Level level, std::uint64_t free) {
-    return after(2s, {.pressure = level, .pinned_bytes = 800 * kMiB, .free_where_short = free * kMiB})
+    return after(2s, {.pressure = level, .short_free_bytes = free * kMiB, .pinned_bytes = 800 * kMiB})
         .give_back_bytes;
   };
   EXPECT_EQ(given(Pressure::Level::kShort, 20), 30 * kMiB);

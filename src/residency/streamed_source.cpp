@@ -369,11 +369,12 @@ void StreamedSource::Impl::keep(PinPolicy policy) {
     const PinPolicy::Change change =
         policy.decide({.now = Clock::now(),
                        .pressure = pressure ? std::optional(pressure->level) : std::nullopt,
+                       .short_free_bytes = pressure ? besides_pins(pressure->available) : 0,
+                       .short_total_bytes = pressure ? pressure->total : 0,
                        .planned_bytes = plan.pinned_bytes,
                        .pinned_bytes = ours,
                        .lost = some_lost,
-                       .free_bytes = besides_pins(memory().usable()),
-                       .free_where_short = pressure ? besides_pins(pressure->available) : 0});
+                       .free_bytes = besides_pins(memory().usable())});
     if (change.give_back_bytes > 0) give_back(change.give_back_bytes);
     if (change.take_bytes > 0 && take_again(change.take_bytes)) policy.took(Clock::now());
   }

@@ -76,13 +76,29 @@ class Plan(unittest.TestCase):
         self.assertIn("b is excluded (--exclude) and has a window of 10", self.refused("-lw", "10,10", "--exclude", "b", code=EXIT_USAGE))
         self.assertIn("every device is excluded", self.refused("--exclude", "a", "--exclude", "b", code=EXIT_USAGE))
         self.assertIn("a token of each of 64 users is more than a batch of 32", self.refused("--users", "64", "-ub", "32", code=EXIT_USAGE))
+        self.assertIn("a token of each of 64 users is more than a batch of 32",
+                      self.refused("-lw", "10,10", "--users", "64", "-ub", "32", code=EXIT_USAGE))
         self.assertIn("is not known", self.refused("--max-ttft", "1"))
+
+    def test_what_is_not_known_of_users_is_said(self):
+        self.write([device("a", "1 GB")])
+        self.assertIn("how long a takes for 4 tokens at once is not known", self.text("--users", "4"))
+        self.write([{**device("a", "1 GB"), "cpu": [{"tokens": 1, "rate": "10 GB/s"}, {"tokens": 4, "rate": "9 GB/s"}]}])
+        self.assertNotIn("not known", self.text("--users", "4"))
+
+    def text(self, *flags):
+        done = self.run_plan("--what-if", str(self.file), *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
 
     def test_gpus_are_planned_on_request(self):
         gpu = {"name": "G", "memory": "200 MB", "compute": "100 GB/s", "upload": "5 GB/s"}
         self.write([device("a", "1 GB", gpu=gpu)])
         self.assertEqual(self.one()["devices"][0]["gpu_layers"], 0)
+        self.assertTrue(self.one()["runnable"])
         self.assertGreater(self.one("--gpus")["devices"][0]["gpu_layers"], 5)
+        self.assertFalse(self.one("--gpus")["runnable"])
+        self.assertIn("on which hearth does not compute yet", self.text("--gpus"))
         self.assertLess(self.one("--gpus", "--gpu-mem", "a=50MB")["devices"][0]["gpu_layers"], 4)
 
     def test_what_is_wrong_is_said_with_its_place(self):
@@ -106,6 +122,11 @@ class Plan(unittest.TestCase):
             self.write(devices, **others)
             with self.subTest(message=message):
                 self.assertIn(message, self.refused())
+        self.write([good], models=[{**SHAPE, "published": {"\x1b[2J": 1}}])
+        self.assertIn("home.json.models[0].published: expected at most 64 bytes of printable", self.refused())
+        # Deeper than any stack.
+        self.file.write_text('{"devices": [' + "[" * 1_000_000 + "]" * 1_000_000 + "]}")
+        self.assertIn("home.json.devices[0]: expected an object, got an array", self.refused())
         self.file.write_text("{\"devices\": [")
         self.assertIn("home.json is no JSON", self.refused())
         self.write([good], models=[])

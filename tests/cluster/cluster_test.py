@@ -112,6 +112,12 @@ class Planned(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout), made)
 
+    def test_a_plan_by_hand_is_of_measured_links(self):
+        head = self.ring.head("plan", "-c", "1024", "-lw", "2,1,1")
+        self.assertEqual(head.wait(), 0, head.err.text())
+        self.assertIn("the windows are yours", head.out.text())
+        self.assertNotIn("assumed", head.out.text())
+
     def test_excluded_devices_have_no_layers(self):
         bench = self.json("bench", "-c", "1024", "--prompt-tokens", "8", "-n", "8", "-r", "1", "--exclude", "head", "--exclude", "w2")
         self.assertEqual(bench["layers"], [0, 8, 0])
