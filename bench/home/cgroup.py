@@ -12,14 +12,12 @@ import os
 import signal
 import time
 
-CONTROLLERS = ("memory", "blkio", "cpu", "cpuacct")
+CONTROLLERS = ("memory", "blkio", "cpu", "cpuacct", "freezer")
 TOP = "hearth-home"
 
-# Short periods: with the kernel's 100 ms a device of half a core would compute at full speed and then stand still for longer
-# than a token takes. And what a period has is used at full speed whenever a device starts to compute: parts of a core have
-# the least quota there is, 1 ms, and a period that makes it that part.
+# Of quotas of a core and more; parts of one are part_of_core's. Short: with the kernel's 100 ms a device would compute at full
+# speed and then stand still for longer than a token takes.
 CPU_PERIOD_US = 10_000
-LEAST_QUOTA_US = 1_000
 
 # blkio counts bytes only where a throttle is set: this one never binds.
 UNLIMITED_BYTES_PER_S = 1 << 40
@@ -39,7 +37,6 @@ class Use:
     oom_kills: int = 0
     major_faults: int = 0
     cpu_s: float = 0.0
-    cpu_throttled_s: float = 0.0
 
     def since(self, before):
         """The difference; the peak is this one's."""
@@ -134,9 +131,12 @@ class Groups:
                f"{self._disk} {UNLIMITED_BYTES_PER_S if bytes_per_s is None else bytes_per_s}")
 
     def limit_cores(self, cores):
-        period = CPU_PERIOD_US if cores is None or cores >= 1 else int(LEAST_QUOTA_US / cores)
-        _write(self._file("cpu", "cpu.cfs_period_us"), period)
-        _write(self._file("cpu", "cpu.cfs_quota_us"), -1 if cores is None else max(LEAST_QUOTA_US, int(cores * period)))
+        """A quota of a core or more. None: no limit."""
+        _write(self._file("cpu", "cpu.cfs_period_us"), CPU_PERIOD_US)
+        _write(self._file("cpu", "cpu.cfs_quota_us"), -1 if cores is None else int(cores * CPU_PERIOD_US))
+
+    def freezer_file(self):
+        return self._file("freezer", "freezer.state")
 
     def forget_cache(self):
         """Gives back every page that can be, and starts the peak anew."""
@@ -160,8 +160,7 @@ class Groups:
                    memory_failures=int(_read(self._file("memory", "memory.failcnt"))),
                    oom_kills=_fields(_read(self._file("memory", "memory.oom_control"))).get("oom_kill", 0),
                    major_faults=_fields(_read(self._file("memory", "memory.stat"))).get("pgmajfault", 0),
-                   cpu_s=self.cpu_s(),
-                   cpu_throttled_s=_fields(_read(self._file("cpu", "cpu.stat"))).get("throttled_time", 0) / 1e9)
+                   cpu_s=self.cpu_s())
 
 
 def _processes_in(folder):
@@ -173,8 +172,17 @@ def _processes_in(folder):
     return [process for process in found if process > 0]  # 0: lives in another process namespace
 
 
+def _thaw(mounts, run):
+    """Frozen processes cannot end."""
+    for path, _, files in os.walk(os.path.join(mounts["freezer"], TOP, run)) if "freezer" in mounts else ():
+        if "freezer.state" in files:
+            with contextlib.suppress(FileNotFoundError):
+                _write(os.path.join(path, "freezer.state"), "THAWED")
+
+
 def end_processes(mounts, run):
     """Kills every process in the groups of a run; does not wait."""
+    _thaw(mounts, run)
     for mount in dict.fromkeys(mounts.values()):
         for process in _processes_in(os.path.join(mount, TOP, run)):
             with contextlib.suppress(ProcessLookupError):
@@ -183,6 +191,7 @@ def end_processes(mounts, run):
 
 def remove_run(mounts, run):
     """Ends every process in the groups of a run and removes the groups. Raises OSError when they do not go."""
+    _thaw(mounts, run)
     for mount in dict.fromkeys(mounts.values()):
         top = os.path.join(mount, TOP)
         folder = os.path.join(top, run)

@@ -3,9 +3,10 @@
 import atexit
 import glob
 import os
+import subprocess
 import sys
 
-from . import cgroup, disk, memory, network, registry
+from . import cgroup, disk, memory, network, part_of_core, registry
 from .processes import Running
 from .scenario import load_scenario
 
@@ -116,7 +117,7 @@ class Home:
         self.run = self._entry.name
         self.folder = os.path.join(base, self.run)
         self.disk = disk.disk_of(base)
-        self.devices, self._network = [], None
+        self.devices, self._network, self._parts_of_cores = [], None, None
         atexit.register(self.close)
         try:
             self._make(limits)
@@ -137,9 +138,17 @@ class Home:
                 continue
             device.groups = cgroup.Groups(mounts, self.run, spec.name, self.disk)
             device.groups.limit_memory(limit)
-            device.groups.limit_cores(spec.cores)
+            device.groups.limit_cores(None if spec.cores is not None and spec.cores < 1 else spec.cores)
             device.namespace, device.address = self._network.add(spec)
             device.limit_disk(spec.disk_bytes_per_s)  # until they are calibrated
+        parts = [word for device in self.devices if device.groups is not None
+                 and device.spec.cores is not None and device.spec.cores < 1
+                 for word in (str(device.spec.cores), device.groups.freezer_file())]
+        if parts:
+            self._parts_of_cores = subprocess.Popen([sys.executable, "-B", part_of_core.__file__, *parts], stdin=subprocess.DEVNULL,
+                                                    stdout=subprocess.PIPE, text=True)
+            if self._parts_of_cores.stdout.readline() != "ready\n":
+                raise OSError("devices cannot have parts of a core: what freezes and thaws them did not start")
 
     def __enter__(self):
         return self
@@ -219,6 +228,11 @@ class Home:
     def close(self):
         """Ends all processes and removes everything; harmless the second time."""
         atexit.unregister(self.close)
+        if self._parts_of_cores is not None:
+            self._parts_of_cores.terminate()
+            self._parts_of_cores.wait()
+            self._parts_of_cores.stdout.close()
+            self._parts_of_cores = None
         if any(device.groups is not None for device in self.devices):
             cgroup.end_processes(registry.controllers(), self.run)  # also those whose parents are gone
         for device in self.devices:
