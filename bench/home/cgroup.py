@@ -174,7 +174,7 @@ def _processes_in(folder):
 
 def _thaw(mounts, run):
     """Frozen processes cannot end."""
-    for path, _, files in os.walk(os.path.join(mounts["freezer"], TOP, run)) if "freezer" in mounts else ():
+    for path, _, files in os.walk(os.path.join(mounts["freezer"], TOP, run)):
         if "freezer.state" in files:
             with contextlib.suppress(FileNotFoundError):
                 _write(os.path.join(path, "freezer.state"), "THAWED")
@@ -191,13 +191,12 @@ def end_processes(mounts, run):
 
 def remove_run(mounts, run):
     """Ends every process in the groups of a run and removes the groups. Raises OSError when they do not go."""
-    _thaw(mounts, run)
     for mount in dict.fromkeys(mounts.values()):
         top = os.path.join(mount, TOP)
         folder = os.path.join(top, run)
         deadline = time.monotonic() + _PATIENCE_S
         while os.path.isdir(folder):
-            end_processes({"": mount}, run)
+            end_processes(mounts, run)
             try:
                 for path, _, _ in os.walk(folder, topdown=False):
                     os.rmdir(path)

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 
-from . import cgroup, disk, memory, network, part_of_core, registry
+from . import cgroup, disk, memory, network, registry
 from .processes import Running
 from .scenario import load_scenario
 
 # The share of what the disk gives to all devices at once that their limits may add up to: the rest keeps a limit from
 # being missed because the disk itself was slow for a moment.
 DISK_SHARE = 0.8
+
+_PART_OF_CORE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "part_of_core.py")
 
 
 def default_folder():
@@ -138,17 +140,22 @@ class Home:
                 continue
             device.groups = cgroup.Groups(mounts, self.run, spec.name, self.disk)
             device.groups.limit_memory(limit)
-            device.groups.limit_cores(None if spec.cores is not None and spec.cores < 1 else spec.cores)
+            device.groups.limit_cores(None if spec.has_part_of_core else spec.cores)
             device.namespace, device.address = self._network.add(spec)
             device.limit_disk(spec.disk_bytes_per_s)  # until they are calibrated
-        parts = [word for device in self.devices if device.groups is not None
-                 and device.spec.cores is not None and device.spec.cores < 1
-                 for word in (str(device.spec.cores), device.groups.freezer_file())]
-        if parts:
-            self._parts_of_cores = subprocess.Popen([sys.executable, "-B", part_of_core.__file__, *parts], stdin=subprocess.DEVNULL,
-                                                    stdout=subprocess.PIPE, text=True)
-            if self._parts_of_cores.stdout.readline() != "ready\n":
-                raise OSError("devices cannot have parts of a core: what freezes and thaws them did not start")
+        self._give_parts_of_cores()
+
+    def _give_parts_of_cores(self):
+        words = []
+        for device in self.devices:
+            if device.groups is not None and device.spec.has_part_of_core:
+                words += [str(device.spec.cores), device.groups.freezer_file()]
+        if not words:
+            return
+        self._parts_of_cores = subprocess.Popen([sys.executable, "-B", "-P", _PART_OF_CORE, *words], stdin=subprocess.PIPE,
+                                                stdout=subprocess.PIPE, text=True)
+        if self._parts_of_cores.stdout.readline() != "ready\n":
+            raise OSError("devices cannot have parts of a core: what freezes and thaws them did not start")
 
     def __enter__(self):
         return self
@@ -229,9 +236,7 @@ class Home:
         """Ends all processes and removes everything; harmless the second time."""
         atexit.unregister(self.close)
         if self._parts_of_cores is not None:
-            self._parts_of_cores.terminate()
-            self._parts_of_cores.wait()
-            self._parts_of_cores.stdout.close()
+            self._parts_of_cores.communicate()  # it ends with its input
             self._parts_of_cores = None
         if any(device.groups is not None for device in self.devices):
             cgroup.end_processes(registry.controllers(), self.run)  # also those whose parents are gone

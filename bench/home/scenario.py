@@ -34,6 +34,10 @@ class DeviceSpec:
     jitter_ms: float = 0.0  # up to this much more, drawn for each packet; order is kept
     loss_percent: float = 0.0
 
+    @property
+    def has_part_of_core(self):
+        return self.cores is not None and self.cores < 1
+
     def memory_limit(self, weight_bytes):
         """Bytes, None for no limit."""
         if self.memory_share is None:

@@ -81,7 +81,6 @@ struct PressureWatch::State {
   Options options;
   Descriptor wake_event{-1};
   std::vector<Listener> listeners;
-  bool hears_groups = false;
   std::string sources;
   std::chrono::steady_clock::time_point next_poll = std::chrono::steady_clock::time_point::min();
 
@@ -98,7 +97,6 @@ struct PressureWatch::State {
                              .of_machine = of_machine});
     }
     if (any) sources += std::format("stalls of the {}, ", name);
-    hears_groups = hears_groups || (any && !of_machine);
   }
   void listen_to_groups() {
     // Reclaim is told to the group whose limit was hit, and to those above it: one of ours may be above us.
@@ -115,7 +113,6 @@ struct PressureWatch::State {
       }
     }
     if (any) sources += "groups, ";
-    hears_groups = hears_groups || any;
   }
   static void measure(Pressure& of, const MemoryStatus& status, bool only_machine) {
     const bool is_machine = only_machine || status.available < status.group_available;
@@ -140,7 +137,8 @@ std::optional<Pressure> PressureWatch::State::look() {
 // The worst of what the listeners say in `waits`, where they stand in their order after the wake-up.
 std::optional<Pressure> PressureWatch::State::listen(const std::vector<pollfd>& waits) {
   std::optional<Pressure> worst;
-  bool only_machine = hears_groups;
+  // Where nobody else can tell, the machine speaks for the groups too.
+  bool only_machine = !std::ranges::all_of(listeners, &Listener::of_machine);
   for (std::size_t i = 0; i < listeners.size(); ++i) {
     const short events = waits[i + 1].revents;
     Listener& listener = listeners[i];

@@ -181,8 +181,8 @@ class Search {
   // Optima are of mean parts; whether the largest can pass through is told apart by no term of theirs.
   [[nodiscard]] bool has_slots(std::size_t m) const {
     const std::uint64_t windows = std::clamp(request_.rounds, 1U, ring_.model.n_layer());
-    return m == 0 || ring_.devices[m].memory_bytes >= ring_.model.buffer_bytes(batch_, m, windows) +
-                                                          kLeastParts * ring_.model.parts.largest_bytes;
+    return m == 0 || ring_.devices[m].memory_bytes >=
+                         ring_.model.buffer_bytes(batch_, m, windows) + ring_.model.parts.least_slots();
   }
   [[nodiscard]] double hop(std::size_t from, std::size_t to) const {
     return ring_.hop_s(from, to, request_.traffic.users);

@@ -121,7 +121,7 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
     kv_in_memory -= kv;
     use.gpu_weight_bytes = std::min(wanted, room);
     if (wanted > room) {
-      const std::uint64_t slots = kLeastParts * model.parts.largest_bytes;
+      const std::uint64_t slots = model.parts.least_slots();
       if (room < slots || device.gpu->upload_bytes_per_s <= 0) return std::nullopt;
       const auto uploaded = static_cast<double>(std::min(wanted, wanted - room + slots));
       share.upload_s = uploaded / device.gpu->upload_bytes_per_s;
@@ -154,7 +154,7 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   const std::uint64_t waiting = share.group_tokens * batch.group.token_bytes;
   use.buffer_bytes += waiting;
   use.weight_memory_bytes -= waiting;
-  if (use.weight_memory_bytes < kLeastParts * model.parts.largest_bytes) return std::nullopt;
+  if (use.weight_memory_bytes < model.parts.least_slots()) return std::nullopt;
   const std::uint64_t excess = in_memory - use.weight_memory_bytes;
   use.slot_bytes = slots_wanted(share.visit_bytes, excess, use.weight_memory_bytes, model.parts);
   use.streamed_bytes = std::min(excess + use.slot_bytes, in_memory);

@@ -10,10 +10,6 @@
 namespace hearth::plan {
 namespace {
 
-std::uint64_t least_slots(const ModelProfile& model) {
-  return kLeastParts * model.parts.largest_bytes;
-}
-
 bool is_excluded(const std::vector<bool>& excluded, std::size_t m) {
   return !excluded.empty() && excluded[m];
 }
@@ -27,7 +23,7 @@ Shortage shortage_of(const RingProfile& ring, std::uint32_t rounds, const std::v
   std::uint32_t all = 0;  // layers
   for (std::size_t m = 0; m < ring.devices.size(); ++m) {
     DeviceShortage& own = found.devices.emplace_back();
-    own.needs_bytes = model.buffer_bytes(model.batches.back(), m, windows) + least_slots(model);
+    own.needs_bytes = model.buffer_bytes(model.batches.back(), m, windows) + model.parts.least_slots();
     const std::uint64_t lends = ring.devices[m].memory_bytes;
     if (own.needs_bytes > lends) own.lacks_bytes = own.needs_bytes - lends;
     if (is_excluded(excluded, m) || own.lacks_bytes > 0) continue;
@@ -87,7 +83,7 @@ std::unexpected<Error> does_not_fit(const RingProfile& ring, std::uint32_t round
 
 std::unexpected<Error> share_does_not_fit(const RingProfile& ring, const Plan& plan) {
   const BatchNeeds& batch = ring.model.batches.back();
-  const std::uint64_t slots = least_slots(ring.model);
+  const std::uint64_t slots = ring.model.parts.least_slots();
   for (std::uint16_t m = 0; m < ring.devices.size(); ++m) {
     const std::uint64_t kv = ring.model.kv_bytes * plan.layers_of(m);
     const std::uint64_t buffers = ring.model.buffer_bytes(batch, m, plan.steps_of(m).size());

@@ -22,7 +22,7 @@ double most_per_visit(std::span<const std::uint64_t> visit_bytes, std::uint64_t 
 std::uint64_t slots_wanted(std::span<const std::uint64_t> visit_bytes, std::uint64_t excess_bytes,
                            std::uint64_t memory_bytes, const PartSizes& parts) {
   HEARTH_CHECK(parts.largest_bytes > 0 && parts.mean_bytes > 0 && !visit_bytes.empty());
-  const std::uint64_t least = kLeastParts * parts.largest_bytes;
+  const std::uint64_t least = parts.least_slots();
   const auto within = [&](std::uint64_t slots) { return std::max(least, std::min(slots, memory_bytes)); };
   if (visit_bytes.size() == 1) return within((kPartsOfOneVisit - 1) * parts.mean_bytes + parts.largest_bytes);
   // The least c with the sum of min(w, c) = excess + slots, slots = c + in_use.

@@ -13,15 +13,16 @@
 
 namespace hearth::plan {
 
-// The pieces in which weights are read.
-struct PartSizes {
-  std::uint64_t largest_bytes = 0, mean_bytes = 0;  // > 0
-};
-
 // Parts in the slots of a device that is visited once per token: a deeper buffer does not help, see above.
 inline constexpr std::uint64_t kPartsOfOneVisit = 4;
 // Fewer, and the disk waits for the computing or the computing for the disk.
 inline constexpr std::uint64_t kLeastParts = 2;
+
+// The pieces in which weights are read.
+struct PartSizes {
+  std::uint64_t largest_bytes = 0, mean_bytes = 0;  // > 0
+  [[nodiscard]] std::uint64_t least_slots() const { return kLeastParts * largest_bytes; }
+};
 
 // `visit_bytes` below: of the weights that a device uses in each of its visits of one token, at least one.
 
@@ -33,7 +34,7 @@ inline constexpr std::uint64_t kLeastParts = 2;
 // streamed, S = excess + slots, is as even over the visits as they allow, and the most that one streams fits
 // the slots; one part more is being computed with, one more is being filled. With v equal visits that is
 // slots = (excess + two parts) / (v - 1) + two parts. A visit that is larger than all others together cannot
-// be evened out: then what the next smaller one streams. At least kLeastParts of the largest part, otherwise
+// be evened out: then what the next smaller one streams. At least PartSizes::least_slots(), otherwise
 // at most the memory.
 [[nodiscard]] std::uint64_t slots_wanted(std::span<const std::uint64_t> visit_bytes,
                                          std::uint64_t excess_bytes, std::uint64_t memory_bytes,

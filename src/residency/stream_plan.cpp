@@ -123,7 +123,7 @@ Result<StreamPlan> plan_stream(const StreamRequest& request) {
   const std::uint64_t all = all_in_slots(part_bytes, made.page_bytes);
   const plan::PartSizes parts = {.largest_bytes = in_slot(largest, made.page_bytes),
                                  .mean_bytes = all / part_bytes.size()};
-  if (budget < plan::kLeastParts * parts.largest_bytes)
+  if (budget < parts.least_slots())
     return fail(ErrorCode::kOutOfMemory,
                 "weights of {} have to pass through at least {} buffers of {}, there are {} for them; lend "
                 "more memory (--memory), or give this device fewer layers",
