@@ -17,6 +17,11 @@ void CellTable::lower_used_end() {
   while (used_end_ > 0 && positions_[used_end_ - 1] < 0) --used_end_;
 }
 
+void CellTable::clear(std::uint32_t cell) {
+  release(cell);
+  lower_used_end();
+}
+
 Result<> CellTable::apply(const wire::KvOp& op,
                           const std::function<void(std::uint32_t, std::int32_t)>& shifted) {
   if (op.seq >= wire::kMaxSequences || op.seq_to >= wire::kMaxSequences)

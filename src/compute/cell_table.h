@@ -29,6 +29,8 @@ class CellTable {
 
   // Places tokens: each cell must be in range and free (kProtocol otherwise; nothing is placed then).
   [[nodiscard]] Result<> place(std::span<const wire::BatchToken> tokens);
+  // Frees a cell that is used.
+  void clear(std::uint32_t cell);
 
   [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(positions_.size()); }
   [[nodiscard]] bool is_free(std::uint32_t cell) const { return positions_[cell] < 0; }

@@ -53,6 +53,8 @@ struct Head::Impl {
   void begin(SmallGraph& g, model::SegmentId segment, const residency::Part& part);
   Result<> build_embed(GraphSet& set, std::int64_t n_rows);
   Result<> build_output(GraphSet& set, std::int64_t n_rows);
+  // The model's scale and soft cap of logits, in place.
+  ggml_tensor* finished(ggml_context* ctx, ggml_tensor* logits) const;
   // Part by part as the weights come; a block's logits go to their place.
   Result<> run(GraphSet& set, model::SegmentId segment);
   void place_block(const residency::Part& part, std::int64_t n_rows) const;
@@ -126,7 +128,7 @@ void Head::Impl::begin(SmallGraph& g, model::SegmentId segment, const residency:
   for (ggml_tensor* weight : g.weights) place(weight, rows);  // somewhere, until it is known where
 }
 
-// rows = token_embd[tokens]
+// rows = token_embd[tokens] * embedding_scale
 Result<> Head::Impl::build_embed(GraphSet& set, std::int64_t n_rows) {
   const auto segment = model::SegmentId::embedding();
   const auto parts = weights.parts(segment);
@@ -135,11 +137,14 @@ Result<> Head::Impl::build_embed(GraphSet& set, std::int64_t n_rows) {
   SmallGraph& g = set.parts.emplace_back();
   begin(g, segment, parts[0]);
   ggml_tensor* ids = place(ggml_new_tensor_1d(g.ctx.get(), GGML_TYPE_I32, n_rows), tokens);
-  ggml_build_forward_expand(g.graph, place(ggml_get_rows(g.ctx.get(), g.weights[0], ids), rows));
+  ggml_tensor* embedded = place(ggml_get_rows(g.ctx.get(), g.weights[0], ids), rows);
+  if (const float scale = model.params().embedding_scale; scale != 1.0F)
+    embedded = place(ggml_scale_inplace(g.ctx.get(), embedded, scale), rows);
+  ggml_build_forward_expand(g.graph, embedded);
   return {};
 }
 
-// logits = output * rms_norm(rows). In parts, the normed rows are kept for the blocks that follow.
+// logits = scaled and capped(output * rms_norm(rows)). In parts, the normed rows are kept for the blocks that follow.
 Result<> Head::Impl::build_output(GraphSet& set, std::int64_t n_rows) {
   const auto segment = model::SegmentId::output();
   const auto parts = weights.parts(segment);
@@ -164,8 +169,9 @@ Result<> Head::Impl::build_output(GraphSet& set, std::int64_t n_rows) {
     }
     if (output != nullptr) {
       const bool direct = n_rows == 1 || part.row_end == 0;
-      ggml_build_forward_expand(
-          g.graph, place(ggml_mul_mat(g.ctx.get(), output, x), direct ? logits + part.row_begin : block));
+      ggml_tensor* out = finished(
+          g.ctx.get(), place(ggml_mul_mat(g.ctx.get(), output, x), direct ? logits + part.row_begin : block));
+      ggml_build_forward_expand(g.graph, out);
     }
     if (!ggml_gallocr_alloc_graph(activations.get(), g.graph))
       return fail(ErrorCode::kOutOfMemory, "the output head's activations for {} rows do not fit in memory",
@@ -173,6 +179,14 @@ Result<> Head::Impl::build_output(GraphSet& set, std::int64_t n_rows) {
   }
   set.n_rows = n_rows;
   return {};
+}
+
+ggml_tensor* Head::Impl::finished(ggml_context* ctx, ggml_tensor* out) const {
+  const model::HyperParams& p = model.params();
+  if (p.logit_scale != 1.0F) out = ggml_scale_inplace(ctx, out, p.logit_scale);
+  if (p.logit_cap == 0) return out;
+  out = ggml_tanh_inplace(ctx, ggml_scale_inplace(ctx, out, 1.0F / p.logit_cap));
+  return ggml_scale_inplace(ctx, out, p.logit_cap);
 }
 
 Result<> Head::Impl::run(GraphSet& set, model::SegmentId segment) {

@@ -28,7 +28,13 @@ class LayerWeights {
   using Blocks = std::vector<ggml_tensor*>;
   [[nodiscard]] Blocks& of(model::Role role) { return by_role_[static_cast<std::size_t>(role)]; }
   [[nodiscard]] const Blocks& of(model::Role role) const { return by_role_[static_cast<std::size_t>(role)]; }
-  std::array<Blocks, 32> by_role_;
+  std::array<Blocks, model::kRoles> by_role_;
+};
+
+struct LayerOptions {
+  std::uint32_t layer = 0;  // counted from the model's first
+  std::uint32_t n_ctx = 0;  // cells of layers that see the whole context
+  bool flash_attention = true;
 };
 
 // One layer's KV storage and what of it this batch sees.
@@ -48,24 +54,32 @@ struct BatchInputs {
 };
 
 // Nodes and tensors of a layer's graph whose weights are `n_weights` tensors, at most.
-[[nodiscard]] constexpr std::size_t max_layer_nodes(std::size_t n_weights) {
-  return 128 + 2 * n_weights;
+[[nodiscard]] constexpr std::size_t max_layer_nodes(std::size_t n_weights, std::uint32_t n_expert_used) {
+  return 128 + 2 * n_weights + std::size_t{2} * n_expert_used;
 }
-[[nodiscard]] constexpr std::size_t max_layer_tensors(std::size_t n_weights) {
-  return max_layer_nodes(n_weights) + n_weights + 64;  // with the weights, inputs and pieced results
+[[nodiscard]] constexpr std::size_t max_layer_tensors(std::size_t n_weights, std::uint32_t n_expert_used) {
+  // With the weights, inputs and pieced results.
+  return max_layer_nodes(n_weights, n_expert_used) + n_weights + 64;
 }
 
 // Adds the layer to `graph`, its nodes in an order that reads the weights in the order of model::Role, each
 // in one stretch; no node is a view of a weight. Returns its output, f32 [n_embd, n_tokens or n_out]; nullptr
 // for keys_and_values_only.
 [[nodiscard]] ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::ModelFile& model,
-                                       const LayerWeights& w, const LayerKv& kv, const BatchInputs& in,
-                                       bool flash_attention);
+                                       const LayerOptions& options, const LayerWeights& w, const LayerKv& kv,
+                                       const BatchInputs& in);
 
 // Rotates the keys of cells 0..n-1 by deltas (i32 [n], in positions): in place, so that a position can be
-// shifted.
-[[nodiscard]] ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model, ggml_tensor* k,
-                                           ggml_tensor* deltas, ggml_tensor* rope_factors);
+// shifted. `rope_factors` are the layer's, nullptr where it has none; the layer has RoPE.
+[[nodiscard]] ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model,
+                                           std::uint32_t layer, ggml_tensor* k, ggml_tensor* deltas,
+                                           ggml_tensor* rope_factors);
+
+// Which of a layer's tensors has the RoPE factors for contexts of n_ctx tokens; it may have none.
+[[nodiscard]] model::Role rope_factors(const model::ModelFile& model, std::uint32_t n_ctx);
+
+// cap * tanh(x / cap).
+[[nodiscard]] ggml_tensor* soft_cap(ggml_context* ctx, ggml_tensor* x, float cap);
 
 // RMS norm with weights: x / rms(x) * weight.
 [[nodiscard]] ggml_tensor* rms_norm(ggml_context* ctx, ggml_tensor* x, ggml_tensor* weight, float eps);

@@ -18,7 +18,44 @@ std::size_t aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+std::uint32_t cells_of_sliding_layers(const model::HyperParams& p, const ScratchOptions& options) {
+  for (std::uint32_t il = 0; il < p.n_layer; ++il)
+    if (p.is_sliding(il)) return layer_cells(p, il, options);
+  return 0;
+}
+
+// A layer's parts at their smallest.
+std::vector<residency::Part> largest_parts(const model::ModelFile& model, std::uint32_t il,
+                                           const ScratchOptions& options) {
+  const std::uint64_t max_block =
+      options.max_block_bytes != 0 ? options.max_block_bytes : ~std::uint64_t{0};
+  return residency::divide(model, model::SegmentId::of_layer(il), max_block, max_block);
+}
+
+// The layers whose graphs are the largest: of those that see all and of those with a sliding window the one
+// with the most parts. Layers differ in the types of their matrices, so in their blocks.
+std::vector<std::uint32_t> largest_layers(const model::ModelFile& model, const ScratchOptions& options) {
+  std::vector<std::uint32_t> layers;
+  for (const bool sliding : {false, true}) {
+    std::size_t most = 0;
+    std::uint32_t largest = 0;
+    for (std::uint32_t il = 0; il < model.params().n_layer; ++il) {
+      if (model.params().is_sliding(il) != sliding) continue;
+      if (const std::size_t n = largest_parts(model, il, options).size(); n > most) {
+        most = n;
+        largest = il;
+      }
+    }
+    if (most > 0) layers.push_back(largest);
+  }
+  return layers;
+}
+
 }  // namespace
+
+std::uint32_t layer_cells(const model::HyperParams& params, std::uint32_t il, const ScratchOptions& options) {
+  return params.kv_cells(il, options.n_cells, options.n_ubatch, options.n_seq, kCellPadding);
+}
 
 Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::ModelFile& model,
                                                  const ScratchOptions& options) {
@@ -26,9 +63,15 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   std::unique_ptr<Scratch> scratch(new Scratch(backend, options));
   const std::size_t n = options.n_ubatch, n_cells = options.n_cells, n_embd = model.params().n_embd;
   const std::size_t mask_value = options.flash_attention ? sizeof(ggml_fp16_t) : sizeof(float);
-  const std::array<std::size_t, 6> sizes = {n * n_embd * sizeof(float),     n * sizeof(std::int32_t),
-                                            n * sizeof(std::int64_t),       n * sizeof(std::int32_t),
-                                            n_cells * sizeof(std::int32_t), n * n_cells * mask_value};
+  const std::size_t n_sliding = scratch->n_sliding_cells_ = cells_of_sliding_layers(model.params(), options);
+  const std::array<std::size_t, 8> sizes = {n * n_embd * sizeof(float),
+                                            n * sizeof(std::int32_t),
+                                            n * sizeof(std::int64_t),
+                                            n * sizeof(std::int32_t),
+                                            n_cells * sizeof(std::int32_t),
+                                            n * n_cells * mask_value,
+                                            n_sliding == 0 ? 0 : n * sizeof(std::int64_t),
+                                            n * n_sliding * mask_value};
   std::size_t total = kAlignment;
   for (const std::size_t size : sizes) total += aligned(size);
   scratch->io_.reset(ggml_backend_buft_alloc_buffer(backend.buffer_type(), total));
@@ -37,7 +80,7 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
                 "the buffers of a batch of {} tokens over {} cells need {} bytes, which are not free", n,
                 n_cells, total);
   auto address = reinterpret_cast<std::uintptr_t>(ggml_backend_buffer_get_base(scratch->io_.get()));
-  std::array<void*, 6> parts{};
+  std::array<void*, sizes.size()> parts{};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     address = aligned(address);
     parts[i] = reinterpret_cast<void*>(address);
@@ -49,6 +92,8 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   scratch->out_rows = static_cast<std::int32_t*>(parts[3]);
   scratch->deltas = static_cast<std::int32_t*>(parts[4]);
   scratch->mask = parts[5];
+  scratch->sliding_cells = static_cast<std::int64_t*>(parts[6]);
+  scratch->sliding_mask = parts[7];
 
   scratch->io_bytes_ = total;
   scratch->work_bytes_ = work_bytes(model.params(), options, backend.n_threads());
@@ -56,46 +101,45 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   // The largest graphs a layer can need decide the size of the activations, once: all rows pass on, or all
   // but one.
   scratch->activations_.reset(ggml_gallocr_new(backend.buffer_type()));
-  for (const std::uint32_t n_out : {0U, options.n_ubatch - 1}) {
-    if (!scratch->activations_ || !scratch->reserve(model, n_out))
-      return fail(ErrorCode::kOutOfMemory,
-                  "the activations of a batch of {} tokens over {} cells do not fit in memory; ask for a "
-                  "smaller batch "
-                  "(-ub) or context (-c)",
-                  n, n_cells);
+  for (const std::uint32_t il : largest_layers(model, options)) {
+    for (const std::uint32_t n_out : {0U, options.n_ubatch - 1}) {
+      if (!scratch->activations_ || !scratch->reserve(model, il, n_out))
+        return fail(ErrorCode::kOutOfMemory,
+                    "the activations of a batch of {} tokens over {} cells do not fit in memory; ask for a "
+                    "smaller batch "
+                    "(-ub) or context (-c)",
+                    n, n_cells);
+    }
   }
   return scratch;
 }
 
-bool Scratch::reserve(const model::ModelFile& model, std::uint32_t n_out) {
+bool Scratch::reserve(const model::ModelFile& model, std::uint32_t il, std::uint32_t n_out) {
   const model::HyperParams& p = model.params();
-  // Layers differ in the types of their matrices, so in their blocks.
-  const std::uint64_t max_block =
-      options_.max_block_bytes != 0 ? options_.max_block_bytes : ~std::uint64_t{0};
-  auto segment = model::SegmentId::of_layer(0);
-  std::vector<residency::Part> parts = residency::divide(model, segment, max_block, max_block);
-  for (std::uint32_t il = 1; il < p.n_layer; ++il)
-    if (auto other = residency::divide(model, model::SegmentId::of_layer(il), max_block, max_block);
-        other.size() > parts.size()) {
-      segment = model::SegmentId::of_layer(il);
-      parts = std::move(other);
-    }
+  const auto segment = model::SegmentId::of_layer(il);
+  const std::vector<residency::Part> parts = largest_parts(model, il, options_);
   std::size_t n_weights = 0;
   for (const residency::Part& part : parts) n_weights += part.n_tensors;
-  const std::size_t max_nodes = max_layer_nodes(n_weights);
-  const residency::ContextPtr ctx =
-      residency::make_context(max_layer_tensors(n_weights), ggml_graph_overhead_custom(max_nodes, false));
+  const std::size_t max_nodes = max_layer_nodes(n_weights, p.n_expert_used);
+  const residency::ContextPtr ctx = residency::make_context(max_layer_tensors(n_weights, p.n_expert_used),
+                                                            ggml_graph_overhead_custom(max_nodes, false));
   ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), max_nodes, false);
   LayerWeights weights;
   for (const residency::Part& part : parts) declare(ctx.get(), model, segment, part, weights);
   // Without flash attention the values are copied in their own type, so the wider one counts.
+  const std::uint32_t n_cells = layer_cells(p, il, options_);
   const LayerKv kv = {
-      .k = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_k(), options_.n_cells), hidden),
-      .v = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_v(), options_.n_cells), hidden),
-      .n_kv = options_.n_cells};
-  const BatchInputs in = inputs(ctx.get(), p.n_embd, options_.n_ubatch, options_.n_cells, n_out);
-  ggml_tensor* out = build_layer(ctx.get(), graph, model, weights, kv, in, options_.flash_attention);
-  place(out, hidden);
+      .k = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_k(), n_cells), hidden),
+      .v = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_v(), n_cells), hidden),
+      .n_kv = n_cells};
+  const BatchInputs in = inputs(ctx.get(), {.n_embd = p.n_embd,
+                                            .n_tokens = options_.n_ubatch,
+                                            .n_kv = n_cells,
+                                            .n_out = n_out,
+                                            .sliding = p.is_sliding(il)});
+  const LayerOptions options = {
+      .layer = il, .n_ctx = options_.n_cells, .flash_attention = options_.flash_attention};
+  place(build_layer(ctx.get(), graph, model, options, weights, kv, in), hidden);
   return ggml_gallocr_reserve(activations_.get(), graph);
 }
 
@@ -106,9 +150,13 @@ std::uint64_t Scratch::bytes() const {
 std::uint64_t Scratch::work_bytes(const model::HyperParams& params, const ScratchOptions& options,
                                   std::uint32_t n_threads) {
   const std::uint64_t heads = std::uint64_t{params.n_head} * params.head_dim_v;
-  std::uint64_t values = std::max({std::uint64_t{params.n_embd}, std::uint64_t{params.n_ff}, heads});
+  const std::uint64_t experts = std::uint64_t{params.n_expert_used} * params.n_ff_exp;
+  std::uint64_t values = std::max({std::uint64_t{params.n_embd}, std::uint64_t{params.n_ff},
+                                   std::uint64_t{params.n_ff_shared}, heads, experts});
   if (!options.flash_attention) values = std::max(values, std::uint64_t{options.n_cells} * params.n_head);
-  return options.n_ubatch * values * sizeof(ggml_fp16_t) + n_threads * kTileBytes;
+  // Which rows go to each expert: room for all of them.
+  const std::uint64_t rows_of_experts = std::uint64_t{params.n_expert} * params.n_expert_used * 8;
+  return options.n_ubatch * (values * sizeof(ggml_fp16_t) + rows_of_experts) + n_threads * kTileBytes;
 }
 
 ggml_tensor* Scratch::place(ggml_tensor* tensor, void* address) const {
@@ -126,16 +174,16 @@ std::vector<ggml_tensor*> Scratch::declare(ggml_context* ctx, const model::Model
   return tensors;
 }
 
-BatchInputs Scratch::inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens, std::int64_t n_kv,
-                            std::int64_t n_out) const {
+BatchInputs Scratch::inputs(ggml_context* ctx, const InputShape& shape) const {
+  const std::int64_t n_tokens = shape.n_tokens;
+  const ggml_type mask_type = options_.flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32;
   BatchInputs in;
-  in.hidden = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_embd, n_tokens), hidden);
+  in.hidden = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, shape.n_embd, n_tokens), hidden);
   in.positions = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_tokens), positions);
-  in.cells = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens), cells);
-  in.mask =
-      place(ggml_new_tensor_2d(ctx, options_.flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, n_kv, n_tokens),
-            mask);
-  if (n_out > 0) in.out_rows = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_out), out_rows);
+  in.cells = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens), shape.sliding ? sliding_cells : cells);
+  in.mask = place(ggml_new_tensor_2d(ctx, mask_type, shape.n_kv, n_tokens),
+                  shape.sliding ? sliding_mask : mask);
+  if (shape.n_out > 0) in.out_rows = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, shape.n_out), out_rows);
   return in;
 }
 

@@ -18,8 +18,9 @@
 namespace hearth::compute {
 
 struct ScratchOptions {
-  std::uint32_t n_cells = 0;   // KV cells of every window, a multiple of kCellPadding
+  std::uint32_t n_cells = 0;   // KV cells of layers that see the whole context, a multiple of kCellPadding
   std::uint32_t n_ubatch = 0;  // most tokens in a batch
+  std::uint32_t n_seq = 1;     // most sequences at a time
   bool flash_attention = true;
   // Matrices come in blocks of rows of this size (residency/division.h); 0: whole.
   std::uint64_t max_block_bytes = 0;
@@ -51,9 +52,14 @@ class Scratch {
   std::int32_t* out_rows = nullptr;   // [n_ubatch]
   std::int32_t* deltas = nullptr;     // [n_cells]
   void* mask = nullptr;               // [n_ubatch][n_cells] f16 with flash attention, else f32
+  // As `cells` and `mask`, of layers with a sliding window; [n_cells] are n_sliding_cells().
+  std::int64_t* sliding_cells = nullptr;
+  void* sliding_mask = nullptr;
 
   [[nodiscard]] Backend& backend() const { return backend_; }
   [[nodiscard]] const ScratchOptions& options() const { return options_; }
+  // KV cells of each layer with a sliding window; 0: the model has none.
+  [[nodiscard]] std::uint32_t n_sliding_cells() const { return n_sliding_cells_; }
   // With what the backend takes by itself when it computes.
   [[nodiscard]] std::uint64_t bytes() const;
   // That: a matrix product has its right side in the type of the left one's dot product, at most 2 bytes a
@@ -62,9 +68,12 @@ class Scratch {
   [[nodiscard]] static std::uint64_t work_bytes(const model::HyperParams& params,
                                                 const ScratchOptions& options, std::uint32_t n_threads);
 
-  // Tensors over the memory above, for a graph in `ctx`.
-  [[nodiscard]] BatchInputs inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t n_tokens,
-                                   std::int64_t n_kv, std::int64_t n_out) const;
+  // Tensors over the memory above, for a graph in `ctx`. n_out = 0: all rows pass on.
+  struct InputShape {
+    std::int64_t n_embd, n_tokens, n_kv, n_out;
+    bool sliding;  // of a layer with a sliding window
+  };
+  [[nodiscard]] BatchInputs inputs(ggml_context* ctx, const InputShape& shape) const;
   ggml_tensor* place(ggml_tensor* tensor, void* address) const;  // returns `tensor`
   // The tensors of a part of a layer, also added to `weights`. They are somewhere, so that they count as
   // allocated; where they really are is said before each compute.
@@ -80,8 +89,8 @@ class Scratch {
  private:
   explicit Scratch(Backend& backend, const ScratchOptions& options) : backend_(backend), options_(options) {}
 
-  // Makes room for a full batch over all cells; false when there is no memory. n_out = 0: all rows pass on.
-  [[nodiscard]] bool reserve(const model::ModelFile& model, std::uint32_t n_out);
+  // Makes room for a full batch over all cells of layer il; false when there is no memory.
+  [[nodiscard]] bool reserve(const model::ModelFile& model, std::uint32_t il, std::uint32_t n_out);
 
   Backend& backend_;
   ScratchOptions options_;
@@ -89,6 +98,11 @@ class Scratch {
   std::unique_ptr<ggml_gallocr, FreeAllocator> activations_;
   std::uint64_t io_bytes_ = 0, work_bytes_ = 0;
   std::uint64_t generation_ = 0;
+  std::uint32_t n_sliding_cells_ = 0;
 };
+
+// KV cells of layer il of a window of a Scratch with these options.
+[[nodiscard]] std::uint32_t layer_cells(const model::HyperParams& params, std::uint32_t il,
+                                        const ScratchOptions& options);
 
 }  // namespace hearth::compute

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "compute/slices.h"
+#include "compute/sliding_cells.h"
 #include "wire/hidden.h"
 
 namespace hearth::compute {
@@ -35,6 +37,7 @@ struct LayerGraph {
 
 struct Shape {
   std::uint32_t n_tokens = 0, n_kv = 0, n_out = 0;
+  std::uint32_t n_kv_sliding = 0;  // of layers with a sliding window
   friend bool operator==(const Shape&, const Shape&) = default;
 };
 
@@ -80,22 +83,39 @@ struct Arrivals {
   std::uint32_t now = 0;                        // later ones are not there yet
 };
 
+// What a mask is made from: the tokens in the cells that are looked at.
+struct Sight {
+  const CellTable& cells;
+  std::uint32_t n_kv;
+  std::uint32_t n_swa = 0;  // only so many tokens back; 0: all
+  Arrivals arrivals = {};
+};
+
 // mask[i][c] = 0 where token i may see cell c, -inf elsewhere.
 template <class Value>
-void fill_mask(Value* mask, const wire::Batch& batch, const CellTable& cells, const Arrivals& arrivals,
-               std::uint32_t n_kv, Value hidden) {
+void fill_mask(Value* mask, const wire::Batch& batch, const Sight& sight, Value hidden) {
+  const CellTable& cells = sight.cells;
+  const Arrivals& arrivals = sight.arrivals;
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     const wire::BatchToken& token = batch.tokens[i];
-    Value* row = mask + i * n_kv;
-    for (std::uint32_t cell = 0; cell < n_kv; ++cell) {
+    Value* row = mask + i * sight.n_kv;
+    for (std::uint32_t cell = 0; cell < sight.n_kv; ++cell) {
       const std::int32_t position = cells.position(cell);
-      const bool visible = position >= 0 && position <= token.position &&
-                           cells.sequences(cell).intersects(token.sequences) &&
-                           (arrivals.of_cell.empty() || arrivals.of_cell[cell] <= arrivals.now);
+      const bool visible =
+          position >= 0 && position <= token.position &&
+          (sight.n_swa == 0 || std::int64_t{token.position} - position < std::int64_t{sight.n_swa}) &&
+          cells.sequences(cell).intersects(token.sequences) &&
+          (arrivals.of_cell.empty() || arrivals.of_cell[cell] <= arrivals.now);
       row[cell] = visible ? Value{0} : hidden;
     }
   }
 }
+
+// A batch's place in the layers with a sliding window, when it was the last to come.
+struct SlidingPlace {
+  std::vector<std::uint32_t> cells;  // of each token
+  std::optional<CellTable> table;    // of a group's batch, whose later ones change it; else the window's is it
+};
 
 constexpr ggml_fp16_t kHalfMinusInfinity = 0xFC00;
 
@@ -107,19 +127,24 @@ struct Window::Impl {
   plan::LayerRange layers;
   residency::WeightSource& weights;
   CellTable cells;
+  std::optional<SlidingCells> sliding;  // of the layers with a sliding window, if there are any
   std::unique_ptr<KvStorage> kv;
   // By layer of the window. Layers of a kind have the same graph.
   std::vector<std::uint32_t> kind_of;
   std::vector<GraphSet> graphs;
   std::uint64_t clock = 0;
-  std::vector<std::int32_t> deltas;  // [n_cells] of the shift being applied; empty when there is none
+  // [n_cells] of the shift being applied, of both kinds of layers.
+  std::vector<std::int32_t> deltas, sliding_deltas;
   // Of the group at hand.
   std::vector<Shape> shapes;            // of each batch; n_tokens = 0: nothing to compute
+  std::vector<SlidingPlace> slid;       // of each batch
   std::vector<std::uint32_t> arrivals;  // [n_cells], all 0 between groups; empty before the first
   std::vector<std::span<const residency::TensorPlace>> held;  // of a layer's parts
   std::uint32_t n_released = 0;                               // the first of them that went already
 
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
+  // The batch's tokens in both tables.
+  Result<SlidingPlace> place(const wire::Batch& batch);
   [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
   Result<LayerGraph> build(std::uint32_t il, const Shape& shape);
   [[nodiscard]] bool same_kind(std::uint32_t il, std::uint32_t other) const;
@@ -138,7 +163,10 @@ struct Window::Impl {
   GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
-  void fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen);
+  Result<> shift_layer(std::uint32_t il, std::uint32_t n_cells);
+  void fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen,
+                   const SlidingPlace& at);
+  void write_mask(void* mask, const wire::Batch& batch, const Sight& sight) const;
 };
 
 Window::Window(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -149,23 +177,31 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                                wire::KvType kv_type) {
   HEARTH_CHECK(layers.begin < layers.end && layers.end <= model.params().n_layer);
   const std::uint32_t n_cells = scratch.options().n_cells;
-  // Every layer of the architectures that there are attends to the whole context.
-  const std::vector<std::uint32_t> cells(layers.size(), n_cells);
+  std::vector<std::uint32_t> cells;
+  bool slides = false;
+  for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
+    cells.push_back(layer_cells(model.params(), il, scratch.options()));
+    slides = slides || model.params().is_sliding(il);
+  }
   HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, cells));
   std::unique_ptr<Impl> impl(new Impl{.scratch = scratch,
                                       .model = model,
                                       .layers = layers,
                                       .weights = weights,
                                       .cells = CellTable(n_cells),
+                                      .sliding = {},
                                       .kv = std::move(kv),
                                       .kind_of = {},
                                       .graphs = {},
                                       .clock = 0,
                                       .deltas = {},
+                                      .sliding_deltas = {},
                                       .shapes = {},
+                                      .slid = {},
                                       .arrivals = {},
                                       .held = {},
                                       .n_released = 0});
+  if (slides) impl->sliding.emplace(scratch.n_sliding_cells(), model.params().n_swa);
   impl->find_kinds();
   return std::unique_ptr<Window>(new Window(std::move(impl)));
 }
@@ -173,7 +209,9 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
 // Whether the layers' graphs differ in nothing but where weights, keys and values are.
 bool Window::Impl::same_kind(std::uint32_t il, std::uint32_t other) const {
   const std::uint32_t last = model.params().n_layer - 1;  // rows may be left out after it
-  if ((il == last) != (other == last) || kv->n_cells(il) != kv->n_cells(other)) return false;
+  const model::HyperParams& p = model.params();
+  if ((il == last) != (other == last) || p.is_sliding(il) != p.is_sliding(other) || p.rope(il) != p.rope(other))
+    return false;
   const auto segment = model::SegmentId::of_layer(il), other_segment = model::SegmentId::of_layer(other);
   const auto same_tensor = [](const model::SegmentTensor& a, const model::SegmentTensor& b) {
     return a.role == b.role && a.tensor->type == b.tensor->type && a.tensor->ne == b.tensor->ne;
@@ -212,12 +250,12 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
   const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
   HEARTH_CHECK(n_tokens <= w.scratch.options().n_ubatch);
   HEARTH_TRY_VOID(w.apply(batch.operations));
-  HEARTH_TRY_VOID(w.cells.place(batch.tokens));
+  HEARTH_TRY(const SlidingPlace at, w.place(batch));
   if (batch.operations_only || n_tokens == 0) return std::span<const float>{};
 
   const Shape shape = w.shape_of(batch);
   GraphSet& set = w.graphs_for(shape);
-  w.fill_inputs(batch, shape, {});
+  w.fill_inputs(batch, shape, {}, at);
   for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
     HEARTH_TRY_VOID(w.compute(il, set));
     HEARTH_TRY_VOID(w.check_rows(il, batch, shape));
@@ -225,11 +263,24 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
   return std::span<const float>(w.scratch.hidden, std::size_t{shape.n_out} * w.model.params().n_embd);
 }
 
+Result<SlidingPlace> Window::Impl::place(const wire::Batch& batch) {
+  HEARTH_TRY_VOID(cells.place(batch.tokens));
+  SlidingPlace at;
+  if (sliding) {
+    HEARTH_TRY(at.cells, sliding->place(batch.tokens));
+  }
+  return at;
+}
+
 Shape Window::Impl::shape_of(const wire::Batch& batch) const {
   const auto n_tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  const auto seen = [](const CellTable& table) {
+    return std::min(table.size(), std::max(kCellPadding, pad_cells(table.used_end())));
+  };
   return {.n_tokens = n_tokens,
-          .n_kv = std::min(cells.size(), std::max(kCellPadding, pad_cells(cells.used_end()))),
-          .n_out = is_last() ? batch.n_outputs() : n_tokens};
+          .n_kv = seen(cells),
+          .n_out = is_last() ? batch.n_outputs() : n_tokens,
+          .n_kv_sliding = sliding ? seen(sliding->table()) : 0};
 }
 
 // After a layer: its rows are numbers.
@@ -310,13 +361,15 @@ Result<> Window::run_group(std::span<GroupItem> items) {
 Result<> Window::Impl::place_group(std::span<GroupItem> items) {
   arrivals.resize(cells.size());
   shapes.clear();
+  slid.clear();
   for (std::size_t i = 0; i < items.size(); ++i) {
     GroupItem& item = items[i];
     const wire::Batch& batch = *item.batch;
     HEARTH_CHECK(batch.tokens.size() <= scratch.options().n_ubatch);
     HEARTH_CHECK(i == 0 || may_follow(batch), "operations in the middle of a group");
     HEARTH_TRY_VOID(apply(batch.operations));
-    HEARTH_TRY_VOID(cells.place(batch.tokens));
+    HEARTH_TRY(slid.emplace_back(), place(batch));
+    if (sliding && i + 1 < items.size()) slid.back().table = sliding->table();
     for (const wire::BatchToken& token : batch.tokens)
       arrivals[token.cell] = static_cast<std::uint32_t>(i) + 1;
     shapes.push_back(batch.operations_only ? Shape{} : shape_of(batch));
@@ -339,7 +392,8 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
     const Shape& shape = shapes[i];
     if (shape.n_tokens == 0) continue;
     std::ranges::copy(item.rows, scratch.hidden);
-    fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1});
+    fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1},
+                slid[i]);
     GraphSet& set = graphs_for(shape);
     HEARTH_TRY_VOID(!holds         ? compute(il, set)
                     : held.empty() ? compute_and_hold(il, set)
@@ -411,10 +465,12 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   const auto parts = weights.parts(segment);
   std::size_t n_weights = 0;
   for (const residency::Part& part : parts) n_weights += part.n_tensors;
-  built.ctx = residency::make_context(max_layer_tensors(n_weights),
-                                      ggml_graph_overhead_custom(max_layer_nodes(n_weights), false));
+  const model::HyperParams& p = model.params();
+  const std::size_t n_nodes = max_layer_nodes(n_weights, p.n_expert_used);
+  built.ctx = residency::make_context(max_layer_tensors(n_weights, p.n_expert_used),
+                                      ggml_graph_overhead_custom(n_nodes, false));
   ggml_context* ctx = built.ctx.get();
-  built.graph = ggml_new_graph_custom(ctx, max_layer_nodes(n_weights), false);
+  built.graph = ggml_new_graph_custom(ctx, n_nodes, false);
   LayerWeights by_role;
   for (const residency::Part& part : parts) {
     built.first.push_back(built.weights.size());
@@ -422,15 +478,22 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
     built.weights.insert(built.weights.end(), tensors.begin(), tensors.end());
   }
   // Only after the last layer rows are left out, and only when some are.
-  const bool select = il + 1 == model.params().n_layer && shape.n_out < shape.n_tokens;
-  BatchInputs in =
-      scratch.inputs(ctx, model.params().n_embd, shape.n_tokens, shape.n_kv, select ? shape.n_out : 0);
-  in.keys_and_values_only = shape.n_out == 0 && il + 1 == model.params().n_layer;
+  const bool select = il + 1 == p.n_layer && shape.n_out < shape.n_tokens;
+  const bool slides = p.is_sliding(il);
+  const std::uint32_t n_kv = slides ? shape.n_kv_sliding : shape.n_kv;
+  BatchInputs in = scratch.inputs(ctx, {.n_embd = p.n_embd,
+                                        .n_tokens = shape.n_tokens,
+                                        .n_kv = n_kv,
+                                        .n_out = select ? shape.n_out : 0,
+                                        .sliding = slides});
+  in.keys_and_values_only = shape.n_out == 0 && il + 1 == p.n_layer;
   built.k = declare_like(ctx, kv->k(il));
   built.v = declare_like(ctx, kv->v(il));
-  const LayerKv layer_kv = {.k = built.k.tensor, .v = built.v.tensor, .n_kv = shape.n_kv};
-  ggml_tensor* out =
-      build_layer(ctx, built.graph, model, by_role, layer_kv, in, scratch.options().flash_attention);
+  const LayerKv layer_kv = {.k = built.k.tensor, .v = built.v.tensor, .n_kv = n_kv};
+  const LayerOptions options = {.layer = il,
+                                .n_ctx = scratch.options().n_cells,
+                                .flash_attention = scratch.options().flash_attention};
+  ggml_tensor* out = build_layer(ctx, built.graph, model, options, by_role, layer_kv, in);
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);
   HEARTH_TRY_VOID(scratch.allocate(built.graph));
@@ -443,62 +506,86 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
 
 Result<> Window::Impl::apply(std::span<const wire::KvOp> operations) {
   bool shifted = false;
-  for (const wire::KvOp& operation : operations) {
-    HEARTH_TRY_VOID(cells.apply(operation, [&](std::uint32_t cell, std::int32_t delta) {
-      if (!shifted) deltas.assign(cells.size(), 0);
+  const auto add_to = [&shifted](std::vector<std::int32_t>& sums) {
+    return [&](std::uint32_t cell, std::int32_t delta) {
       shifted = true;
-      deltas[cell] += delta;
-    }));
+      sums[cell] += delta;
+    };
+  };
+  if (std::ranges::contains(operations, wire::KvOpKind::kShift, &wire::KvOp::kind)) {
+    deltas.assign(cells.size(), 0);
+    if (sliding) sliding_deltas.assign(sliding->table().size(), 0);
+  }
+  for (const wire::KvOp& operation : operations) {
+    HEARTH_TRY_VOID(cells.apply(operation, add_to(deltas)));
+    if (sliding) HEARTH_TRY_VOID(sliding->apply(operation, add_to(sliding_deltas)));
   }
   return shifted ? shift_keys() : Result<>{};
 }
 
 Result<> Window::Impl::shift_keys() {
-  const std::int64_t n = cells.used_end();
-  if (n == 0) return {};
-  std::copy_n(deltas.begin(), n, scratch.deltas);
   for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
-    const residency::ContextPtr ctx =
-        residency::make_context(32, ggml_graph_overhead_custom(kShiftNodes, false));
-    ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kShiftNodes, false);
-    // Of the weights only the rope factors matter: where there are none nothing is fetched.
-    const auto segment = model::SegmentId::of_layer(il);
-    const auto& tensors = model.segment(segment);
-    const auto at = static_cast<std::size_t>(
-        std::ranges::find(tensors, model::Role::kRopeFactors, &model::SegmentTensor::role) - tensors.begin());
-    const bool has_factors = at < tensors.size();
-    const auto parts = weights.parts(segment);
-    std::uint32_t part = 0;
-    ggml_tensor* factors = nullptr;
-    if (has_factors) {
-      while (at >= parts[part].first_tensor + parts[part].n_tensors) ++part;
-      HEARTH_TRY(const auto places, weights.acquire(segment, part));
-      factors = residency::declare(ctx.get(), *tensors[at].tensor);
-      point_weights({&factors, 1}, places.subspan(at - parts[part].first_tensor, 1));
-    }
-    ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas);
-    ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, kv->k(il), delta, factors));
-    Result<> done = scratch.allocate(graph);
-    if (done) done = scratch.backend().compute(graph);
-    if (has_factors) weights.release(segment, part);
-    HEARTH_TRY_VOID(std::move(done));
+    if (!model.params().rope(il).is_on) continue;
+    const bool slides = model.params().is_sliding(il);
+    const std::uint32_t n_cells = slides ? sliding->table().used_end() : cells.used_end();
+    if (n_cells == 0) continue;
+    std::copy_n((slides ? sliding_deltas : deltas).begin(), n_cells, scratch.deltas);
+    HEARTH_TRY_VOID(shift_layer(il, n_cells));
   }
   return {};
 }
 
-void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen) {
+// By scratch.deltas.
+Result<> Window::Impl::shift_layer(std::uint32_t il, std::uint32_t n_cells) {
+  const residency::ContextPtr ctx =
+      residency::make_context(32, ggml_graph_overhead_custom(kShiftNodes, false));
+  ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kShiftNodes, false);
+  // Of the weights only the rope factors matter: where there are none nothing is fetched.
+  const auto segment = model::SegmentId::of_layer(il);
+  const auto& tensors = model.segment(segment);
+  const model::Role role = rope_factors(model, scratch.options().n_cells);
+  const auto at = static_cast<std::size_t>(
+      std::ranges::find(tensors, role, &model::SegmentTensor::role) - tensors.begin());
+  const bool has_factors = at < tensors.size();
+  const auto parts = weights.parts(segment);
+  std::uint32_t part = 0;
+  ggml_tensor* factors = nullptr;
+  if (has_factors) {
+    while (at >= parts[part].first_tensor + parts[part].n_tensors) ++part;
+    HEARTH_TRY(const auto places_of_part, weights.acquire(segment, part));
+    factors = residency::declare(ctx.get(), *tensors[at].tensor);
+    point_weights({&factors, 1}, places_of_part.subspan(at - parts[part].first_tensor, 1));
+  }
+  ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n_cells), scratch.deltas);
+  ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, il, kv->k(il), delta, factors));
+  Result<> done = scratch.allocate(graph);
+  if (done) done = scratch.backend().compute(graph);
+  if (has_factors) weights.release(segment, part);
+  return done;
+}
+
+void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen,
+                               const SlidingPlace& at) {
   std::int32_t out = 0;
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     scratch.positions[i] = batch.tokens[i].position;
     scratch.cells[i] = batch.tokens[i].cell;
+    if (sliding) scratch.sliding_cells[i] = at.cells[i];
     if (batch.tokens[i].output) scratch.out_rows[out++] = static_cast<std::int32_t>(i);
   }
+  write_mask(scratch.mask, batch, {.cells = cells, .n_kv = shape.n_kv, .arrivals = seen});
+  if (sliding)
+    write_mask(scratch.sliding_mask, batch,
+               {.cells = at.table ? *at.table : sliding->table(),
+                .n_kv = shape.n_kv_sliding,
+                .n_swa = sliding->n_swa()});
+}
+
+void Window::Impl::write_mask(void* mask, const wire::Batch& batch, const Sight& sight) const {
   if (scratch.options().flash_attention)
-    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(scratch.mask), batch, cells, seen, shape.n_kv,
-                           kHalfMinusInfinity);
+    fill_mask<ggml_fp16_t>(static_cast<ggml_fp16_t*>(mask), batch, sight, kHalfMinusInfinity);
   else
-    fill_mask<float>(static_cast<float*>(scratch.mask), batch, cells, seen, shape.n_kv,
-                     -std::numeric_limits<float>::infinity());
+    fill_mask<float>(static_cast<float*>(mask), batch, sight, -std::numeric_limits<float>::infinity());
 }
 
 }  // namespace hearth::compute

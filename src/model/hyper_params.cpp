@@ -67,12 +67,18 @@ class Reader {
     return value;
   }
 
+  [[nodiscard]] Result<> must_be_zero(std::string_view suffix, std::string_view meaning) const {
+    HEARTH_TRY(const auto value, file_.optional_f32(key(suffix)));
+    if (value.value_or(0) == 0) return {};
+    return fail(ErrorCode::kUnsupported, "key {} is {}: {} cannot be run yet", shown(suffix), *value,
+                meaning);
+  }
   // Refuses a number that would change the computation in a way hearth's graphs do not have.
   [[nodiscard]] Result<> must_be_off(std::string_view suffix, std::string_view meaning) const {
     HEARTH_TRY(const auto value, file_.optional_u32(key(suffix)));
     if (value.value_or(0) == 0) return {};
-    return fail(ErrorCode::kUnsupported, "key {} is {}: {} cannot be run yet, only dense {} models can",
-                shown(suffix), *value, meaning, arch_.name);
+    return fail(ErrorCode::kUnsupported, "key {} is {}: {} models with {} cannot be run yet",
+                shown(suffix), *value, arch_.name, meaning);
   }
 
  private:
@@ -104,24 +110,51 @@ class Reader {
   const ArchTraits& arch_;
 };
 
+// A number that may be missing.
+Result<float> number_or(const gguf::File& file, const Reader& reader, std::string_view suffix,
+                        float default_value) {
+  HEARTH_TRY(const auto value, file.optional_f32(reader.key(suffix)));
+  return value.value_or(default_value);
+}
+
+Result<RopeScaling> read_scaling_type(const gguf::File& file, const Reader& reader, const ArchTraits& arch) {
+  HEARTH_TRY(const auto type, file.optional_string(reader.key("rope.scaling.type")));
+  const std::string_view name = type.value_or("linear");
+  if (name == "none") return RopeScaling::kNone;
+  if (name == "linear") return RopeScaling::kLinear;
+  if (name == "yarn") return RopeScaling::kYarn;
+  if (name == "longrope" && arch.fused) return RopeScaling::kLongRope;
+  return fail(ErrorCode::kUnsupported,
+              "key {} is {}: of the RoPE scalings 'none', 'linear', 'yarn', phi3's 'longrope' and Llama 3's "
+              "factors (tensor rope_freqs.weight) can be run",
+              reader.shown("rope.scaling.type"), quote(name));
+}
+
+// YaRN (Peng et al. 2023) makes queries and keys longer by 1 + 0.1 ln(factor). ggml does so wherever
+// ext_factor is not 0; libllama passes what cancels it times that very length, and so does hearth, in the
+// same order.
+float yarn_attn_factor(float freq_scale) {
+  const float factor = 1.0F / freq_scale;
+  const float length = factor <= 1.0F ? 1.0F : 0.1F * std::log(factor) + 1.0F;
+  return length * (1.0F / (1.0F + 0.1F * std::log(factor)));
+}
+
 // What libllama does: the type defaults to linear, a missing or zero factor means 1, "none" ignores the
 // factor.
-Result<> read_rope(const gguf::File& file, const Reader& reader, HyperParams& params) {
-  HEARTH_TRY(const auto freq_base, file.optional_f32(reader.key("rope.freq_base")));
-  HEARTH_TRY(params.rope_freq_base, reader.positive("rope.freq_base", freq_base.value_or(10000.0F)));
-
-  HEARTH_TRY(const auto type, file.optional_string(reader.key("rope.scaling.type")));
-  const std::string_view scaling = type.value_or("linear");
-  if (scaling != "none" && scaling != "linear")
-    return fail(ErrorCode::kUnsupported,
-                "key {} is {}: of the RoPE scalings 'none', 'linear' and Llama 3's factors (tensor "
-                "rope_freqs.weight) can be run",
-                reader.shown("rope.scaling.type"), quote(scaling));
-
-  HEARTH_TRY(const auto attn_factor, file.optional_f32(reader.key("rope.scaling.attn_factor")));
-  if (attn_factor.value_or(1.0F) != 1.0F)
-    return fail(ErrorCode::kUnsupported, "key {} is {}, only 1 can be run",
-                reader.shown("rope.scaling.attn_factor"), *attn_factor);
+Result<> read_rope(const gguf::File& file, const Reader& reader, const ArchTraits& arch,
+                   HyperParams& params) {
+  HEARTH_TRY(const float freq_base, number_or(file, reader, "rope.freq_base", 10000.0F));
+  HEARTH_TRY(params.rope_freq_base, reader.positive("rope.freq_base", freq_base));
+  params.no_rope_period = arch.no_rope_period;
+  HEARTH_TRY(const auto finetuned, file.optional_bool(reader.key("rope.scaling.finetuned")));
+  if (arch.file_scales && !finetuned.value_or(true))
+    return fail(ErrorCode::kUnsupported, "key {} is false: {} models without RoPE cannot be run",
+                reader.shown("rope.scaling.finetuned"), arch.name);
+  HEARTH_TRY(const RopeScaling scaling, read_scaling_type(file, reader, arch));
+  HEARTH_TRY(params.n_ctx_orig,
+             reader.count_or("rope.scaling.original_context_length", kMaxContext, params.n_ctx_train));
+  HEARTH_TRY(const float attn_factor, number_or(file, reader, "rope.scaling.attn_factor", 1.0F));
+  HEARTH_TRY(params.rope_attn_factor, reader.positive("rope.scaling.attn_factor", attn_factor));
 
   std::string_view factor_key = "rope.scaling.factor";
   HEARTH_TRY(auto factor, file.optional_f32(reader.key(factor_key)));
@@ -129,17 +162,147 @@ Result<> read_rope(const gguf::File& file, const Reader& reader, HyperParams& pa
     factor_key = "rope.scale_linear";  // older files
     HEARTH_TRY(factor, file.optional_f32(reader.key(factor_key)));
   }
-  if (scaling == "none" || factor.value_or(0.0F) == 0.0F) return {};
-  HEARTH_TRY(const float checked, reader.positive(factor_key, *factor));
-  params.rope_freq_scale = 1.0F / checked;
-  if (checked != 1.0F) params.rope_scaling = RopeScaling::kLinear;
-  if (!std::isnormal(params.rope_freq_scale))
+  if (scaling != RopeScaling::kNone && factor.value_or(0.0F) != 0.0F) {
+    HEARTH_TRY(const float checked, reader.positive(factor_key, *factor));
+    params.rope_freq_scale = 1.0F / checked;
+    if (checked != 1.0F) params.rope_scaling = scaling;
+    if (!std::isnormal(params.rope_freq_scale))
+      return fail(ErrorCode::kInvalidFile, "key {} is {}, far outside every useful range",
+                  reader.shown(factor_key), checked);
+  }
+  if (scaling == RopeScaling::kLongRope) params.rope_scaling = scaling;
+  if (scaling != RopeScaling::kYarn) return {};
+
+  params.rope_scaling = scaling;
+  HEARTH_TRY_VOID(reader.must_be_zero("rope.scaling.yarn_log_multiplier", "YaRN of DeepSeek's kind"));
+  HEARTH_TRY(params.yarn_ext_factor, number_or(file, reader, "rope.scaling.yarn_ext_factor", 1.0F));
+  if (params.yarn_ext_factor < 0) params.yarn_ext_factor = 1;  // libllama's "not said"
+  HEARTH_TRY(const float fast, number_or(file, reader, "rope.scaling.yarn_beta_fast", 32.0F));
+  HEARTH_TRY(params.yarn_beta_fast, reader.positive("rope.scaling.yarn_beta_fast", fast));
+  HEARTH_TRY(const float slow, number_or(file, reader, "rope.scaling.yarn_beta_slow", 1.0F));
+  HEARTH_TRY(params.yarn_beta_slow, reader.positive("rope.scaling.yarn_beta_slow", slow));
+  if (params.yarn_ext_factor != 0)
+    params.rope_attn_factor = yarn_attn_factor(params.rope_freq_scale) * params.rope_attn_factor;
+  if (!std::isnormal(params.rope_attn_factor))
     return fail(ErrorCode::kInvalidFile, "key {} is {}, far outside every useful range",
-                reader.shown(factor_key), checked);
+                reader.shown(factor_key), factor.value_or(1.0F));
   return {};
 }
 
-Result<> read_heads(const gguf::File& file, const Reader& reader, HyperParams& params) {
+// Which layers see a window only, from `attention.sliding_window_pattern`: a period or a flag for each layer.
+Result<> read_pattern(const gguf::File& file, const Reader& reader, const ArchTraits& arch,
+                      HyperParams& params) {
+  constexpr std::string_view kPattern = "attention.sliding_window_pattern";
+  params.sliding.assign(params.n_layer, false);
+  const gguf::Value* value = file.find(reader.key(kPattern));
+  if (const auto* flags = value == nullptr ? nullptr : std::get_if<std::vector<bool>>(value)) {
+    if (flags->size() != params.n_layer)
+      return fail(ErrorCode::kInvalidFile, "key {} has {} flags, expected one for each of the {} layers",
+                  reader.shown(kPattern), flags->size(), params.n_layer);
+    params.sliding = *flags;
+    return {};
+  }
+  // 0: all of them.
+  HEARTH_TRY(const auto given, file.optional_u32(reader.key(kPattern)));
+  const std::uint32_t period = given.value_or(arch.sliding_period);
+  for (std::uint32_t il = 0; il < params.n_layer; ++il)
+    params.sliding[il] = period == 0 || il % period < period - 1;
+  return {};
+}
+
+Result<> read_sliding(const gguf::File& file, const Reader& reader, const ArchTraits& arch,
+                      HyperParams& params) {
+  if (arch.sliding_period == 0) return {};
+  constexpr std::string_view kWindow = "attention.sliding_window";
+  HEARTH_TRY(const auto given, file.optional_u32(reader.key(kWindow)));
+  const std::uint32_t n_swa = given.value_or(arch.default_window);
+  if (n_swa > kMaxContext)
+    return fail(ErrorCode::kInvalidFile, "key {} is {}, expected at most {}", reader.shown(kWindow), n_swa,
+                kMaxContext);
+  if (n_swa == 0) return {};
+  params.n_swa = n_swa;
+  HEARTH_TRY_VOID(read_pattern(file, reader, arch, params));
+  params.sliding_rope_scaled = arch.sliding_rope_scaled;
+  const float usual = arch.sliding_rope_base > 0 ? arch.sliding_rope_base : params.rope_freq_base;
+  HEARTH_TRY(const float base, number_or(file, reader, "rope.freq_base_swa", usual));
+  HEARTH_TRY(params.sliding_freq_base, reader.positive("rope.freq_base_swa", base));
+  return {};
+}
+
+Result<> read_experts(const gguf::File& file, const Reader& reader, const ArchTraits& arch,
+                      HyperParams& params) {
+  if (arch.experts == Presence::kNo) return reader.must_be_off("expert_count", "a mixture of experts");
+  HEARTH_TRY(const auto given, file.optional_u32(reader.key("expert_count")));
+  if (given.value_or(0) == 0 && arch.experts == Presence::kOptional) return {};
+  HEARTH_TRY(params.n_expert, reader.count("expert_count", kMaxExperts));
+  // ggml takes a stack of one matrix for a matrix.
+  if (params.n_expert < 2)
+    return fail(ErrorCode::kUnsupported, "key {} is {}: a mixture of fewer than 2 experts cannot be run",
+                reader.shown("expert_count"), params.n_expert);
+  HEARTH_TRY(params.n_expert_used, reader.count("expert_used_count", kMaxExpertsUsed));
+  if (params.n_expert_used > params.n_expert)
+    return fail(ErrorCode::kInvalidFile, "key {} is {}, but there are {} experts",
+                reader.shown("expert_used_count"), params.n_expert_used, params.n_expert);
+  // As libllama: llama's experts have the dense width, others an own one or their share of it.
+  const std::uint32_t usual =
+      arch.experts == Presence::kOptional ? params.n_ff : params.n_ff / params.n_expert_used;
+  if (usual == 0 || arch.experts == Presence::kYes) {
+    HEARTH_TRY(params.n_ff_exp, usual == 0
+                                    ? reader.count("expert_feed_forward_length", kMaxFf)
+                                    : reader.count_or("expert_feed_forward_length", kMaxFf, usual));
+  } else {
+    params.n_ff_exp = usual;
+  }
+  if (arch.shared_expert) {
+    HEARTH_TRY(params.n_ff_shared,
+               params.n_ff == 0
+                   ? reader.count("expert_shared_feed_forward_length", kMaxFf)
+                   : reader.count_or("expert_shared_feed_forward_length", kMaxFf, params.n_ff));
+  }
+  HEARTH_TRY(params.expert_weights_scale, number_or(file, reader, "expert_weights_scale", 0));
+  return reader.must_be_off("expert_group_count", "experts in groups");
+}
+
+// Scales and soft caps.
+Result<> read_scales(const gguf::File& file, const Reader& reader, const ArchTraits& arch,
+                     HyperParams& params) {
+  const float n_embd = static_cast<float>(params.n_embd);
+  const bool wide = arch.n_layer_wide_scale != 0 && params.n_layer == arch.n_layer_wide_scale;
+  const std::uint32_t scaled_by = wide ? params.n_embd / params.n_head : params.head_dim_k;
+  params.attention_scale = 1.0F / std::sqrt(static_cast<float>(scaled_by));
+  if (arch.embedding_scaled) params.embedding_scale = std::sqrt(n_embd);
+  params.attention_cap = arch.attention_cap;
+  params.logit_cap = arch.logit_cap;
+  if (arch.attention_cap > 0) {
+    HEARTH_TRY(const float cap, number_or(file, reader, "attn_logit_softcapping", arch.attention_cap));
+    HEARTH_TRY(params.attention_cap, reader.positive("attn_logit_softcapping", cap));
+  }
+  if (arch.may_cap_logits) {
+    HEARTH_TRY(const float cap, number_or(file, reader, "final_logit_softcapping", arch.logit_cap));
+    if (cap != 0) {
+      HEARTH_TRY(params.logit_cap, reader.positive("final_logit_softcapping", cap));
+    }
+  }
+  if (!arch.file_scales) return {};
+  // 0: none.
+  const auto scale = [&](std::string_view suffix, float& into) -> Result<> {
+    HEARTH_TRY(const float value, number_or(file, reader, suffix, 0));
+    if (value != 0) {
+      HEARTH_TRY(into, reader.positive(suffix, value));
+    }
+    return {};
+  };
+  HEARTH_TRY_VOID(scale("embedding_scale", params.embedding_scale));
+  HEARTH_TRY_VOID(scale("residual_scale", params.residual_scale));
+  HEARTH_TRY_VOID(scale("attention.scale", params.attention_scale));
+  HEARTH_TRY(const float divisor, file.f32(reader.key("logit_scale")));
+  HEARTH_TRY(const float checked, reader.positive("logit_scale", divisor));
+  params.logit_scale = 1.0F / checked;
+  return {};
+}
+
+Result<> read_heads(const gguf::File& file, const Reader& reader, const ArchTraits& arch,
+                    HyperParams& params) {
   HEARTH_TRY(const auto n_head, reader.uniform_count("attention.head_count", kMaxHeads, params.n_layer));
   if (!n_head)
     return fail(ErrorCode::kInvalidFile, "key {} is missing", reader.shown("attention.head_count"));
@@ -174,13 +337,39 @@ Result<> read_heads(const gguf::File& file, const Reader& reader, HyperParams& p
     return fail(ErrorCode::kUnsupported,
                 "heads have {} values for keys and {} for values; only equal ones can be run",
                 params.head_dim_k, params.head_dim_v);
-  if (params.n_rot != params.head_dim_k)
+  if (params.n_rot > params.head_dim_k)
+    return fail(ErrorCode::kInvalidFile, "key {} is {}, but a head has {} values",
+                reader.shown("rope.dimension_count"), params.n_rot, params.head_dim_k);
+  if (params.n_rot != params.head_dim_k && !arch.fused)
     return fail(ErrorCode::kUnsupported, "key {} is {}; only RoPE over whole heads ({} values) can be run",
                 reader.shown("rope.dimension_count"), params.n_rot, params.head_dim_k);
   return {};
 }
 
 }  // namespace
+
+Rope HyperParams::rope(std::uint32_t il) const {
+  Rope rope = {.is_on = no_rope_period == 0 || (il + 1) % no_rope_period != 0,
+               .freq_base = rope_freq_base,
+               .freq_scale = rope_freq_scale,
+               .ext_factor = yarn_ext_factor,
+               .attn_factor = rope_attn_factor};
+  if (!is_sliding(il)) return rope;
+  rope.freq_base = sliding_freq_base;
+  if (!sliding_rope_scaled) {
+    rope.freq_scale = rope.attn_factor = 1;
+    rope.ext_factor = 0;
+  }
+  return rope;
+}
+
+std::uint32_t HyperParams::kv_cells(std::uint32_t il, std::uint32_t n_cells, std::uint32_t n_ubatch,
+                                    std::uint32_t n_seq, std::uint32_t padding) const {
+  if (!is_sliding(il)) return n_cells;
+  const std::uint64_t seen = std::uint64_t{n_swa} * n_seq + n_ubatch;
+  const std::uint64_t padded = (seen + padding - 1) / padding * padding;
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(padded, n_cells));
+}
 
 Result<const ArchTraits*> read_architecture(const gguf::File& file) {
   HEARTH_TRY(const std::string_view name, file.string("general.architecture"));
@@ -196,7 +385,6 @@ Result<const ArchTraits*> read_architecture(const gguf::File& file) {
 
 Result<HyperParams> read_params(const gguf::File& file, const ArchTraits& arch) {
   const Reader reader(file, arch);
-  HEARTH_TRY_VOID(reader.must_be_off("expert_count", "a mixture of experts"));
   HEARTH_TRY_VOID(reader.must_be_off("nextn_predict_layers", "layers that predict several tokens"));
   HEARTH_TRY(const auto causal, file.optional_bool(reader.key("attention.causal")));
   if (!causal.value_or(true))
@@ -211,18 +399,22 @@ Result<HyperParams> read_params(const gguf::File& file, const ArchTraits& arch) 
   HEARTH_TRY(params.n_embd, reader.count("embedding_length", kMaxEmbd));
   HEARTH_TRY(params.n_ctx_train, reader.count("context_length", kMaxContext));
   HEARTH_TRY(const auto n_ff, reader.uniform_count("feed_forward_length", kMaxFf, params.n_layer));
-  if (!n_ff) return fail(ErrorCode::kInvalidFile, "key {} is missing", reader.shown("feed_forward_length"));
-  params.n_ff = *n_ff;
-  HEARTH_TRY_VOID(read_heads(file, reader, params));
+  params.n_ff = n_ff.value_or(0);
+  HEARTH_TRY_VOID(read_heads(file, reader, arch, params));
+  HEARTH_TRY_VOID(read_experts(file, reader, arch, params));
+  if (params.n_ff == 0 && params.n_expert == 0)
+    return fail(ErrorCode::kInvalidFile, "key {} is missing", reader.shown("feed_forward_length"));
   HEARTH_TRY(const float eps, file.f32(reader.key("attention.layer_norm_rms_epsilon")));
   HEARTH_TRY(params.rms_eps, reader.positive("attention.layer_norm_rms_epsilon", eps));
-  HEARTH_TRY_VOID(read_rope(file, reader, params));
+  HEARTH_TRY_VOID(read_rope(file, reader, arch, params));
+  HEARTH_TRY_VOID(read_sliding(file, reader, arch, params));
+  HEARTH_TRY_VOID(read_scales(file, reader, arch, params));
 
   // The vocabulary's size is that of the embedding table; the tokenizer must agree, or ids would point past
   // its end.
-  const gguf::Tensor* embedding = file.find_tensor(tensor_name(Role::kTokenEmbedding));
-  if (embedding == nullptr)
-    return fail(ErrorCode::kInvalidFile, "tensor {} is missing", quote(tensor_name(Role::kTokenEmbedding)));
+  const std::string table = tensor_name(Role::kTokenEmbedding, arch);
+  const gguf::Tensor* embedding = file.find_tensor(table);
+  if (embedding == nullptr) return fail(ErrorCode::kInvalidFile, "tensor {} is missing", quote(table));
   if (embedding->ne[1] < 1 || embedding->ne[1] > kMaxVocab)
     return fail(ErrorCode::kInvalidFile, "tensor {} has {} rows, expected 1 to {}", quote(embedding->name),
                 embedding->ne[1], kMaxVocab);

@@ -21,6 +21,10 @@ inline constexpr std::uint32_t kMaxHeadDim = 1'024;
 // Width of the feed-forward network; the largest dense models have 53,248.
 inline constexpr std::uint32_t kMaxFf = 1U << 20;
 
+// Experts of a layer and those that one token goes to; published models have up to 512 and 22.
+inline constexpr std::uint32_t kMaxExperts = 4'096;
+inline constexpr std::uint32_t kMaxExpertsUsed = 64;
+
 // Vocabularies have up to 262,144 pieces.
 inline constexpr std::uint32_t kMaxVocab = 1U << 22;
 

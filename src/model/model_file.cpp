@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <format>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -16,6 +17,14 @@ using gguf::TensorType;
 std::string shape_text(const gguf::Tensor& tensor) {
   std::string text = std::format("[{}", tensor.ne[0]);
   for (std::uint32_t i = 1; i < tensor.n_dims; ++i) text += std::format(", {}", tensor.ne[i]);
+  return text + "]";
+}
+
+// Without the last dimensions of 1.
+std::string shape_text(std::span<const std::int64_t> shape) {
+  while (shape.size() > 1 && shape.back() == 1) shape = shape.first(shape.size() - 1);
+  std::string text = std::format("[{}", shape[0]);
+  for (const std::int64_t n : shape.subspan(1)) text += std::format(", {}", n);
   return text + "]";
 }
 
@@ -42,22 +51,19 @@ std::string missing_hint(const gguf::File& file, Role role, std::uint32_t layer)
 // The tensor of `role` with everything checked; nullptr when it may be absent and is.
 Result<const gguf::Tensor*> checked_tensor(const gguf::File& file, const ArchTraits& arch,
                                            const HyperParams& params, Role role, std::uint32_t layer) {
-  const Presence expected = presence(role, arch);
+  const Presence expected = presence(role, arch, params);
   if (expected == Presence::kNo) return nullptr;
-  const std::string name = tensor_name(role, layer);
+  const std::string name = tensor_name(role, arch, layer);
   const gguf::Tensor* tensor = file.find_tensor(name);
   if (tensor == nullptr) {
     if (expected == Presence::kOptional) return nullptr;
     return fail(ErrorCode::kInvalidFile, "tensor {} is missing{}", quote(name),
                 missing_hint(file, role, layer));
   }
-  const auto shape = tensor_shape(role, params);
-  if (tensor->ne[0] != shape[0] || tensor->ne[1] != shape[1] || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
-    const std::string wanted =
-        is_vector(role) ? std::format("[{}]", shape[0]) : std::format("[{}, {}]", shape[0], shape[1]);
+  const auto shape = tensor_shape(role, arch, params);
+  if (!std::ranges::equal(shape, std::span(tensor->ne).first(shape.size())) || tensor->ne[3] != 1)
     return fail(ErrorCode::kInvalidFile, "tensor {} has shape {}, expected {}", quote(name),
-                shape_text(*tensor), wanted);
-  }
+                shape_text(*tensor), shape_text(shape));
   if (is_vector(role) && tensor->type != TensorType::kF32)
     return fail(ErrorCode::kUnsupported, "tensor {} is {}; norms, biases and RoPE factors must be F32",
                 quote(name), gguf::type_info(tensor->type).name);
@@ -134,7 +140,7 @@ const std::vector<SegmentTensor>& ModelFile::segment(SegmentId id) const {
 std::uint64_t ModelFile::segment_bytes(SegmentId id) const {
   std::uint64_t bytes = 0;
   for (const SegmentTensor& t : segment(id))
-    if (t.role != Role::kRopeFactors) bytes += t.tensor->bytes;
+    if (!is_shared(t.role)) bytes += t.tensor->bytes;
   return bytes;
 }
 

@@ -171,8 +171,14 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const bool is_head = device == 0;
   const Share share = share_of(plan, device);
   const std::size_t n_layers = share.n_layers;
-  const std::uint64_t kv_bytes =
-      compute::KvStorage::bytes(model_.params(), share.n_layers, plan.kv_type, n_cells);
+  const compute::ScratchOptions scratch_options = {.n_cells = n_cells,
+                                                   .n_ubatch = plan.n_ubatch,
+                                                   .flash_attention = plan.flash_attention};
+  std::uint64_t kv_bytes = 0;
+  for (const model::SegmentId id : share.segments)
+    if (id.kind == model::SegmentId::Kind::kLayer)
+      kv_bytes += compute::KvStorage::bytes(
+          model_.params(), 1, plan.kv_type, compute::layer_cells(model_.params(), id.layer, scratch_options));
   std::uint64_t weight_bytes = 0;
   for (const model::SegmentId id : share.segments)
     if (id.kind != model::SegmentId::Kind::kEmbedding) weight_bytes += model_.segment_bytes(id);
@@ -197,12 +203,9 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (n_layers > 0) {
     // Whether layers are streamed, in blocks of rows, shows when this is known: where it may be, room for it.
     const bool may_stream = weight_bytes > left / 2;
-    HEARTH_TRY(epoch->scratch,
-               compute::Scratch::create(backend_, model_,
-                                        {.n_cells = n_cells,
-                                         .n_ubatch = plan.n_ubatch,
-                                         .flash_attention = plan.flash_attention,
-                                         .max_block_bytes = may_stream ? residency::kBlockBytes : 0}));
+    compute::ScratchOptions blocks = scratch_options;
+    blocks.max_block_bytes = may_stream ? residency::kBlockBytes : 0;
+    HEARTH_TRY(epoch->scratch, compute::Scratch::create(backend_, model_, blocks));
     report.compute_bytes += epoch->scratch->bytes();
     HEARTH_TRY_VOID(take(left, epoch->scratch->bytes(),
                          std::format("computing {} tokens at once", plan.n_ubatch),

@@ -13,8 +13,9 @@ std::uint32_t rows(const gguf::Tensor& tensor) {
 
 std::uint32_t rows_per_block(const model::SegmentTensor& t, std::uint64_t max_block_bytes) {
   const gguf::Tensor& tensor = *t.tensor;
-  // Rows of the embedding are looked up one by one.
-  if (model::is_vector(t.role) || t.role == model::Role::kTokenEmbedding || tensor.bytes <= max_block_bytes)
+  // Rows of the embedding are looked up one by one, and experts by their number.
+  if (model::is_vector(t.role) || t.role == model::Role::kTokenEmbedding || model::is_experts(t.role) ||
+      tensor.bytes <= max_block_bytes)
     return rows(tensor);
   const std::uint64_t most =
       std::max<std::uint64_t>(max_block_bytes / tensor.row_bytes() / kRowBlock, 1) * kRowBlock;

@@ -30,7 +30,11 @@ constexpr Role kRoles[] = {
     Role::kTokenEmbedding, Role::kOutputNorm, Role::kOutput,    Role::kRopeFactors, Role::kAttnNorm,
     Role::kAttnQ,          Role::kAttnK,      Role::kAttnV,     Role::kAttnQBias,   Role::kAttnKBias,
     Role::kAttnVBias,      Role::kAttnQNorm,  Role::kAttnKNorm, Role::kAttnOutput,  Role::kAttnOutputBias,
-    Role::kFfnNorm,        Role::kFfnGate,    Role::kFfnUp,     Role::kFfnDown,
+    Role::kFfnNorm,        Role::kFfnGate,    Role::kFfnUp,     Role::kFfnDown,     Role::kAttnQkv,
+    Role::kRopeLong, Role::kRopeShort, Role::kAttnSinks, Role::kAttnPostNorm, Role::kRouter,
+    Role::kRouterBias, Role::kExpertsGate, Role::kExpertsGateBias, Role::kExpertsUp, Role::kExpertsUpBias,
+    Role::kExpertsDown, Role::kExpertsDownBias, Role::kSharedRouter, Role::kSharedGate, Role::kSharedUp,
+    Role::kSharedDown, Role::kFfnPostNorm,
 };
 
 std::uint32_t code_of(Role role) {
@@ -153,6 +157,7 @@ Writer header_body(const PackHeader& header) {
       w.number<std::uint64_t>(tensor.row_values);
       w.number<std::uint64_t>(tensor.row_begin);
       w.number<std::uint64_t>(tensor.row_end);
+      w.number<std::uint32_t>(tensor.n_matrices);
     }
   }
   const std::uint64_t size = w.bytes().size() + std::tuple_size_v<Digest>;
@@ -164,7 +169,7 @@ Writer header_body(const PackHeader& header) {
 constexpr std::uint64_t kMaxPackRows = std::uint64_t{1} << 24;
 
 // What one tensor and one segment without its tensors take in a header.
-constexpr std::size_t kTensorBytes = 3 * 4 + 5 * 8;
+constexpr std::size_t kTensorBytes = 4 * 4 + 5 * 8;
 constexpr std::size_t kSegmentBytes = 3 * 4 + 3 * 8;
 
 PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentId id) {
@@ -178,6 +183,7 @@ PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentI
   t.row_values = r.number<std::uint64_t>("row of a tensor", 1, kMaxPackRows);
   t.row_begin = r.number<std::uint64_t>("first row of a tensor", 0, kMaxPackRows);
   t.row_end = r.number<std::uint64_t>("end of the rows of a tensor", t.row_begin + 1, kMaxPackRows);
+  t.n_matrices = r.number<std::uint32_t>("number of matrices of a tensor", 1, model::kMaxExperts);
   if (r.failed()) return t;
   if (layout != 0) t.layout = layouts[layout - 1];
   r.expect(std::ranges::contains(model::roles_of(id.kind), t.role),
@@ -190,8 +196,14 @@ PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentI
   r.expect(t.row_values % info->block_values == 0,
            std::format("a row of {} values is no whole number of {} blocks", t.row_values, info->name));
   if (model::is_vector(t.role))
-    r.expect(info->name == "F32" && t.layout.empty() && t.row_end == 1,
-             "a vector must be one plain row of F32");
+    r.expect(info->name == "F32" && t.layout.empty() && t.row_begin == 0, "a vector must be plain F32");
+  if (model::is_experts(t.role))
+    r.expect(t.row_begin == 0 && t.n_matrices > 1 && t.row_end % t.n_matrices == 0,
+             std::format("{} rows from row {} are no matrices of {} experts", t.row_end, t.row_begin,
+                         t.n_matrices));
+  else
+    r.expect(t.n_matrices == 1,
+             std::format("a tensor is {} matrices, but only experts have several", t.n_matrices));
   if (t.layout.empty())
     r.expect(t.bytes == plain,
              std::format("a plain tensor has {} bytes, its shape needs {}", t.bytes, plain));
@@ -200,7 +212,8 @@ PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentI
 
 // Tensors of a segment come in the order of Role; a matrix may come in several blocks of rows.
 void check_order(Reader& r, const PackTensor* before, const PackTensor& t) {
-  const bool is_next_block = before != nullptr && before->role == t.role && !model::is_vector(t.role);
+  const bool is_next_block = before != nullptr && before->role == t.role &&
+                             !model::is_vector(t.role) && !model::is_experts(t.role);
   if (is_next_block)
     r.expect(t.row_begin == before->row_end && t.ggml_type == before->ggml_type &&
                  t.row_values == before->row_values,

@@ -15,10 +15,11 @@
 #include "base/result.h"
 #include "model/model_file.h"
 #include "residency/pack_hash.h"
+#include "residency/weight_source.h"
 
 namespace hearth::residency {
 
-inline constexpr std::uint32_t kPackVersion = 1;
+inline constexpr std::uint32_t kPackVersion = 2;
 // Pages and the sectors of disks are at most this, and direct I/O needs their alignment.
 inline constexpr std::uint64_t kPackBlock = 4096;
 // 2 TB of weights in blocks of 8 MiB make 13 MB.
@@ -44,9 +45,13 @@ struct PackTensor {
   std::uint64_t offset = 0;  // in the file, a multiple of kPackBlock
   std::uint64_t bytes = 0;   // allocated size in that layout
   std::uint64_t row_values = 0;
-  std::uint64_t row_begin = 0, row_end = 0;  // vectors: 0, 1
+  std::uint64_t row_begin = 0, row_end = 0;
+  std::uint32_t n_matrices = 1;  // of equal numbers of rows: one for each expert
   // From the segment's record, 0 while it is absent.
   std::uint64_t xxh3 = 0;
+  [[nodiscard]] MatrixShape shape() const {
+    return {.row_values = row_values, .rows = row_end - row_begin, .n_matrices = n_matrices};
+  }
   friend bool operator==(const PackTensor&, const PackTensor&) = default;
 };
 

@@ -23,11 +23,11 @@ PackTensor stored(const model::SegmentTensor& t, const Piece& piece, ggml_backen
                  .bytes = piece.bytes,
                  .row_values = static_cast<std::uint64_t>(t.tensor->ne[0]),
                  .row_begin = piece.row_begin,
-                 .row_end = piece.row_end};
+                 .row_end = piece.row_end,
+                 .n_matrices = model::is_experts(t.role) ? static_cast<std::uint32_t>(t.tensor->ne[2]) : 1};
   if (repack && is_matrix(t.role)) {
     const ContextPtr ctx = make_context(1);
-    ggml_tensor* block = ggml_new_tensor_2d(ctx.get(), static_cast<ggml_type>(t.tensor->type),
-                                            t.tensor->ne[0], piece.row_end - piece.row_begin);
+    ggml_tensor* block = declare(ctx.get(), out.ggml_type, out.shape());
     if (ggml_backend_buffer_type_t layout = repack_type(device, block); layout != nullptr) {
       out.layout = ggml_backend_buft_name(layout);
       out.bytes = ggml_backend_buft_get_alloc_size(layout, block);

@@ -180,7 +180,7 @@ TEST(Pack, ComputesWhatResidentSourceComputes) {
             const std::uint64_t rows = tensor.row_end - tensor.row_begin;
             TensorPlace place{.data = nullptr, .buffer = plain.get(), .extra = nullptr};
             if (!tensor.layout.empty()) {
-              place = value_of(handles.place(tensor.layout, tensor.ggml_type, tensor.row_values, rows));
+              place = value_of(handles.place(tensor.layout, tensor.ggml_type, tensor.shape()));
               ++n_repacked;
             }
             place.data = const_cast<std::uint8_t*>(pack.bytes().data()) + tensor.offset;

@@ -16,11 +16,28 @@ ggml_backend_buffer_type_t* layouts_of(ggml_backend_dev_t device) {
 
 }  // namespace
 
+ggml_tensor* declare(ggml_context* ctx, std::uint32_t type, const MatrixShape& shape) {
+  const auto ggml = static_cast<ggml_type>(type);
+  const auto row_values = static_cast<std::int64_t>(shape.row_values);
+  const auto n_matrices = static_cast<std::int64_t>(shape.n_matrices);
+  const std::int64_t rows = static_cast<std::int64_t>(shape.rows) / n_matrices;
+  return n_matrices == 1 ? ggml_new_tensor_2d(ctx, ggml, row_values, rows)
+                         : ggml_new_tensor_3d(ctx, ggml, row_values, rows, n_matrices);
+}
+
 ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* weight) {
+  constexpr std::int64_t kTokens = 512;
   for (auto* type = layouts_of(device); type != nullptr && *type != nullptr; ++type) {
-    const ContextPtr ctx = make_context(2);
-    ggml_tensor* rows = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, weight->ne[0], 512);
-    ggml_tensor* product = ggml_mul_mat(ctx.get(), weight, rows);
+    const ContextPtr ctx = make_context(3);
+    ggml_tensor* product = nullptr;
+    if (weight->ne[2] == 1) {
+      product =
+          ggml_mul_mat(ctx.get(), weight, ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, weight->ne[0], kTokens));
+    } else {
+      ggml_tensor* rows = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, weight->ne[0], 1, kTokens);
+      ggml_tensor* ids = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 1, kTokens);
+      product = ggml_mul_mat_id(ctx.get(), weight, rows, ids);
+    }
     const BufferPtr empty(ggml_backend_buft_alloc_buffer(*type, 0));
     weight->buffer = empty.get();
     const bool supported = ggml_backend_dev_supports_op(device, product);
@@ -53,12 +70,11 @@ std::string cpu_features(ggml_backend_dev_t device) {
   return text;
 }
 
-Result<std::span<const std::uint8_t>> Repacker::repack(ggml_backend_buffer_type_t layout, ggml_type type,
-                                                       std::uint64_t row_values, std::uint64_t rows,
+Result<std::span<const std::uint8_t>> Repacker::repack(ggml_backend_buffer_type_t layout, std::uint32_t type,
+                                                       const MatrixShape& shape,
                                                        std::span<const std::uint8_t> plain) {
   const ContextPtr ctx = make_context(1);
-  ggml_tensor* tensor = ggml_new_tensor_2d(ctx.get(), type, static_cast<std::int64_t>(row_values),
-                                           static_cast<std::int64_t>(rows));
+  ggml_tensor* tensor = declare(ctx.get(), type, shape);
   HEARTH_CHECK(plain.size() == ggml_nbytes(tensor), "the matrix has another size");
   const std::size_t bytes = ggml_backend_buft_get_alloc_size(layout, tensor);
   if (!buffer_ || ggml_backend_buffer_get_type(buffer_.get()) != layout ||
@@ -78,16 +94,14 @@ Result<std::span<const std::uint8_t>> Repacker::repack(ggml_backend_buffer_type_
   return std::span<const std::uint8_t>(address, bytes);
 }
 
-Result<TensorPlace> LayoutHandles::place(std::string_view name, std::uint32_t type, std::uint64_t row_values,
-                                         std::uint64_t rows) {
+Result<TensorPlace> LayoutHandles::place(std::string_view name, std::uint32_t type,
+                                         const MatrixShape& shape) {
   ggml_backend_buffer_type_t layout = find_layout(device_, name);
   const ContextPtr ctx = make_context(1);
-  ggml_tensor* tensor =
-      ggml_new_tensor_2d(ctx.get(), static_cast<ggml_type>(type), static_cast<std::int64_t>(row_values),
-                         static_cast<std::int64_t>(rows));
+  ggml_tensor* tensor = declare(ctx.get(), type, shape);
   if (layout == nullptr || repack_type(device_, tensor) != layout)
     return fail(ErrorCode::kUnsupported, "this device has no layout {} for a {} matrix of {} x {}", name,
-                ggml_type_name(tensor->type), row_values, rows);
+                ggml_type_name(tensor->type), shape.row_values, shape.rows);
   // ggml initialises a tensor only inside a buffer it fits, so the handle has the size of the largest one.
   const std::size_t bytes = ggml_backend_buft_get_alloc_size(layout, tensor);
   ggml_backend_buffer* buffer = nullptr;

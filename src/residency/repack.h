@@ -17,6 +17,9 @@
 
 namespace hearth::residency {
 
+// A tensor header of that type and shape, without data.
+[[nodiscard]] ggml_tensor* declare(ggml_context* ctx, std::uint32_t type, const MatrixShape& shape);
+
 // The first layout of the device, in its order of preference, that can multiply by this matrix; nullptr for
 // plain. The same question that libllama asks: an op with a weight in an empty buffer of that type.
 [[nodiscard]] ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* weight);
@@ -32,11 +35,10 @@ namespace hearth::residency {
 // Memory in which matrices are repacked one after another.
 class Repacker {
  public:
-  // `plain` holds `rows` rows of `row_values` values of `type`. The span returned has the layout's allocated
+  // `plain` holds the rows of `shape`, of `type`. The span returned has the layout's allocated
   // size, bytes that the layout leaves unused are zero, and it is valid until the next call. kOutOfMemory.
   [[nodiscard]] Result<std::span<const std::uint8_t>> repack(ggml_backend_buffer_type_t layout,
-                                                             ggml_type type, std::uint64_t row_values,
-                                                             std::uint64_t rows,
+                                                             std::uint32_t type, const MatrixShape& shape,
                                                              std::span<const std::uint8_t> plain);
 
  private:
@@ -52,8 +54,8 @@ class LayoutHandles {
   // plain). They are good for any address that is aligned to 64 bytes and live as long as this object. The
   // buffer takes address space, no memory. kUnsupported when the device has no such layout or does not use it
   // for this matrix.
-  [[nodiscard]] Result<TensorPlace> place(std::string_view name, std::uint32_t type, std::uint64_t row_values,
-                                          std::uint64_t rows);
+  [[nodiscard]] Result<TensorPlace> place(std::string_view name, std::uint32_t type,
+                                          const MatrixShape& shape);
 
  private:
   ggml_backend_dev_t device_;

@@ -239,8 +239,7 @@ Result<> StreamedSource::Impl::add_units(model::SegmentId id, std::uint64_t max_
     for (const PackTensor& tensor : stored.tensors) {
       TensorPlace handle;
       if (!tensor.layout.empty()) {
-        HEARTH_TRY(handle, handles.place(tensor.layout, tensor.ggml_type, tensor.row_values,
-                                         tensor.row_end - tensor.row_begin));
+        HEARTH_TRY(handle, handles.place(tensor.layout, tensor.ggml_type, tensor.shape()));
       }
       unit.handles.push_back(handle);
     }

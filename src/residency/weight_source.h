@@ -19,6 +19,13 @@ struct ggml_backend_buffer_type;
 
 namespace hearth::residency {
 
+// A matrix, or a stack of one for each expert.
+struct MatrixShape {
+  std::uint64_t row_values = 0;
+  std::uint64_t rows = 0;        // of all matrices together
+  std::uint64_t n_matrices = 1;  // each has rows / n_matrices
+};
+
 // Where one tensor's bytes are. `buffer` tells ggml which layout they have (plain or repacked).
 struct TensorPlace {
   void* data = nullptr;

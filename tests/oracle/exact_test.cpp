@@ -2,6 +2,7 @@
 // is common.
 //
 // Claimed under the exactness contract: f32 links, the same threads, the same batches.
+#include <algorithm>
 #include <format>
 #include <string>
 #include <tuple>
@@ -25,11 +26,22 @@ struct Cut {
   std::uint32_t rounds = 1;
 };
 
-const Cut kCuts[] = {{"one device", {8}},
-                     {"two", {4, 4}},
-                     {"four even", {2, 2, 2, 2}},
-                     {"four uneven", {1, 4, 1, 2}},
-                     {"four, two rounds", {1, 1, 1, 1}, 2}};
+constexpr std::uint32_t kLayers = 12;
+const Cut kCuts[] = {{"one device", {12}},
+                     {"three", {5, 4, 3}},
+                     {"four uneven", {1, 6, 2, 3}},
+                     {"four, three rounds", {1, 1, 1, 1}, 3}};
+
+// The model of an architecture; "mixtral" is a llama of experts, "olmo3" an olmo2 with sliding windows.
+synth::SynthSpec spec_of(const std::string& arch, const std::string& type) {
+  synth::SynthSpec spec = small_spec(arch == "mixtral" ? "llama" : arch == "olmo3" ? "olmo2" : arch, type);
+  spec.shape.n_layer = kLayers;
+  if (arch == "mixtral") spec.shape.n_expert = 4;
+  if (arch == "olmo3") spec.shape.n_swa = 48;
+  if (arch == "gemma2") spec.attention_cap = 5;
+  if (arch == "gemma2" || arch == "gemma3") spec.logit_cap = 4;
+  return spec;
+}
 
 // Which types have another layout depends on the CPU; these have one wherever there is AVX2.
 bool surely_repacked(const std::string& type) {
@@ -44,7 +56,7 @@ class ExactMatrix : public ::testing::TestWithParam<std::tuple<std::string, std:
 
 TEST_P(ExactMatrix, EveryCutGivesTheBitsOfLibllama) {
   const auto& [arch, type] = GetParam();
-  const auto model = test_model(small_spec(arch, type));
+  const auto model = test_model(spec_of(arch, type));
   for (const bool repack : {true, false}) {
     RingOptions options = {.n_ctx = 512, .n_ubatch = kChunk, .repack = repack};
     oracle::Oracle oracle = open_oracle(model, options);
@@ -59,7 +71,7 @@ TEST_P(ExactMatrix, EveryCutGivesTheBitsOfLibllama) {
       options.windows = cut.windows;
       options.rounds = cut.rounds;
       // The weights may move between any two computes; once per layout is enough.
-      if (cut.rounds == 2) options.moving_weights.emplace();
+      if (cut.rounds == 3) options.moving_weights.emplace();
       const auto ring = open_ring(model, options);
       ASSERT_EQ(ring->windows().size(), cut.windows.size() * cut.rounds);
       if (!repack) {
@@ -75,12 +87,27 @@ TEST_P(ExactMatrix, EveryCutGivesTheBitsOfLibllama) {
   }
 }
 
+std::string name_of(const ::testing::TestParamInfo<ExactMatrix::ParamType>& test) {
+  std::string name = std::get<0>(test.param) + "_" + std::get<1>(test.param);
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, ExactMatrix,
+                         ::testing::Combine(::testing::Values("gemma2", "gemma3", "gpt-oss", "granite",
+                                                              "llama", "mixtral", "olmo2", "olmo3", "phi3",
+                                                              "qwen2", "qwen2moe", "qwen3", "qwen3moe",
+                                                              "smollm3"),
+                                            ::testing::Values("F16", "Q8_0", "Q4_K_M")),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(MoreTypes, ExactMatrix,
                          ::testing::Combine(::testing::Values("llama", "qwen2", "qwen3"),
-                                            ::testing::Values("F16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")),
-                         [](const auto& test) {
-                           return std::get<0>(test.param) + "_" + std::get<1>(test.param);
-                         });
+                                            ::testing::Values("Q4_0", "Q6_K")),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Experts, ExactMatrix,
+                         ::testing::Combine(::testing::Values("gpt-oss", "qwen3moe"),
+                                            ::testing::Values("MXFP4_MOE", "Q4_0")),
+                         name_of);
 
 }  // namespace
 }  // namespace hearth::testing

@@ -105,6 +105,7 @@ struct Oracle::Impl {
     params.flash_attn_type = to_llama(options.flash);
     params.type_k = params.type_v = options.kv_type == KvType::kF32 ? GGML_TYPE_F32 : GGML_TYPE_F16;
     params.kv_unified = options.kv_unified;
+    params.swa_full = false;  // as hearth: layers with a sliding window keep what they look back to
     params.offload_kqv = false;
     params.op_offload = false;
     params.no_perf = true;

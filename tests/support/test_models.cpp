@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/test_dir.h"
+#include "model/architecture.h"
 
 namespace hearth::testing {
 namespace {
@@ -17,10 +18,11 @@ struct Models {
 
 std::string key_of(const synth::SynthSpec& spec) {
   const synth::Shape& s = spec.shape;
-  return std::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", spec.arch, s.n_layer,
+  return std::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", spec.arch, s.n_layer,
                      s.n_embd, s.n_head, s.n_head_kv, s.head_dim, s.n_ff, s.n_vocab, s.n_ctx, s.tied,
                      spec.type, spec.vocab_from.string(), spec.seed, spec.qkv_bias, spec.rope_freqs,
-                     spec.rope_scale_linear, spec.rope_freq_base, spec.outliers, spec.split_files);
+                     spec.rope_scale_linear, spec.rope_freq_base, spec.outliers, spec.split_files, s.n_expert,
+                     s.n_expert_used, s.n_swa, s.n_rot, spec.rope_yarn, spec.attention_cap, spec.logit_cap);
 }
 
 }  // namespace
@@ -39,6 +41,9 @@ synth::SynthSpec small_spec(std::string_view arch, std::string_view type) {
     spec.shape.n_head_kv = 2;
     spec.shape.head_dim = 64;
   }
+  const model::ArchTraits* traits = model::find_architecture(arch);
+  if (traits != nullptr && traits->experts == model::Presence::kYes) spec.shape.n_expert = 8;
+  if (traits != nullptr && traits->default_window > 0) spec.shape.n_swa = 48;
   return spec;
 }
 

@@ -60,6 +60,7 @@ int run(int argc, char** argv) {
   synth::SynthSpec spec;
   std::string out, shape = "tiny", pool = "auto", vocab_from;
   std::optional<std::uint32_t> layers, embd, heads, kv_heads, head_dim, ff, vocab, ctx;
+  std::optional<std::uint32_t> experts, experts_used, window, rot;
   bool tied = false, untied = false;
 
   CLI::App app{kHelp, "hearth-synth"};
@@ -73,6 +74,10 @@ int run(int argc, char** argv) {
   app.add_option("--kv-heads", kv_heads, "heads of K and V; divides --heads");
   app.add_option("--head-dim", head_dim, "width of a head");
   app.add_option("--ff", ff, "width of the feed-forward part");
+  app.add_option("--experts", experts, "experts of a layer, each of that width (llama, qwen2moe, qwen3moe, gpt-oss)");
+  app.add_option("--experts-used", experts_used, "experts that a token goes to");
+  app.add_option("--window", window, "tokens that layers with a sliding window see (gemma, gpt-oss, olmo2)");
+  app.add_option("--rot", rot, "values of a head that RoPE turns (phi3)");
   app.add_option("--vocab,--n-vocab", vocab,
                  "vocabulary, padded with unused tokens (default: the tokenizer's)");
   app.add_option("--ctx", ctx, "context length the model claims");
@@ -83,8 +88,12 @@ int run(int argc, char** argv) {
       ->check(CLI::ExistingFile);
   app.add_flag("--tied", tied, "the embedding table is the output head");
   app.add_flag("--untied", untied, "an output head of its own, where the preset is tied")->excludes("--tied");
-  app.add_flag("--qkv-bias", spec.qkv_bias, "biases of Q, K and V (llama; qwen2 always has them)");
-  app.add_flag("--rope-freqs", spec.rope_freqs, "RoPE frequency factors of Llama 3.1 (llama)");
+  app.add_flag("--qkv-bias", spec.qkv_bias, "biases of Q, K and V, where they may be");
+  app.add_flag("--rope-freqs", spec.rope_freqs,
+               "RoPE frequency factors: of Llama 3.1 (llama, granite), for long and short contexts (phi3)");
+  app.add_option("--rope-yarn", spec.rope_yarn, "YaRN by this factor");
+  app.add_option("--attention-cap", spec.attention_cap, "soft cap of attention scores (gemma2)");
+  app.add_option("--logit-cap", spec.logit_cap, "soft cap of logits (gemma2, gemma3)");
   app.add_option("--rope-scale-linear", spec.rope_scale_linear, "linear RoPE scaling by this factor");
   app.add_option("--rope-freq-base", spec.rope_freq_base, "RoPE base (default: the architecture's)");
   app.add_flag("--outliers", spec.outliers, "some channels of the hidden rows reach 1e6");
@@ -113,6 +122,10 @@ int run(int argc, char** argv) {
   set(spec.shape.n_ff, ff);
   set(spec.shape.n_vocab, vocab);
   set(spec.shape.n_ctx, ctx);
+  set(spec.shape.n_expert, experts);
+  set(spec.shape.n_expert_used, experts_used);
+  set(spec.shape.n_swa, window);
+  set(spec.shape.n_rot, rot);
   if (tied) spec.shape.tied = true;
   if (untied) spec.shape.tied = false;
   spec.vocab_from = vocab_from;

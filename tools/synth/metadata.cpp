@@ -136,9 +136,10 @@ Vocabulary make_tokenizer(gguf_context* to) {
   return v;
 }
 
-void set_architecture_keys(gguf_context* to, const SynthSpec& spec, const ArchRow& arch,
-                           std::uint32_t n_vocab) {
+void set_architecture_keys(gguf_context* to, const SynthSpec& spec, const PlannedModel& planned) {
   const Shape& s = spec.shape;
+  const model::ArchTraits& arch = *planned.arch;
+  const model::HyperParams& p = planned.params;
   const auto key = [&](std::string_view name) { return std::format("{}.{}", arch.name, name); };
   const auto u32 = [&](std::string_view name, std::uint32_t value) {
     gguf_set_val_u32(to, key(name).c_str(), value);
@@ -161,21 +162,40 @@ void set_architecture_keys(gguf_context* to, const SynthSpec& spec, const ArchRo
   u32("attention.head_count_kv", s.n_head_kv);
   u32("attention.key_length", s.head_dim);
   u32("attention.value_length", s.head_dim);
-  f32("attention.layer_norm_rms_epsilon", arch.rms_eps);
-  u32("rope.dimension_count", s.head_dim);
-  f32("rope.freq_base", spec.rope_freq_base > 0 ? spec.rope_freq_base : arch.rope_freq_base);
+  f32("attention.layer_norm_rms_epsilon", p.rms_eps);
+  u32("rope.dimension_count", p.n_rot);
+  f32("rope.freq_base", p.rope_freq_base);
   if (spec.rope_scale_linear > 0) {
     gguf_set_val_str(to, key("rope.scaling.type").c_str(), "linear");
     f32("rope.scaling.factor", spec.rope_scale_linear);
   }
-  u32("vocab_size", n_vocab);
+  if (spec.rope_yarn > 0) {
+    gguf_set_val_str(to, key("rope.scaling.type").c_str(), "yarn");
+    f32("rope.scaling.factor", spec.rope_yarn);
+  }
+  if (p.n_ctx_orig != s.n_ctx) u32("rope.scaling.original_context_length", p.n_ctx_orig);
+  if (p.rope_attn_factor != 1) f32("rope.scaling.attn_factor", p.rope_attn_factor);
+  if (p.n_swa > 0) u32("attention.sliding_window", p.n_swa);
+  if (p.n_expert > 0) {
+    u32("expert_count", p.n_expert);
+    u32("expert_used_count", p.n_expert_used);
+    if (arch.experts == model::Presence::kYes) u32("expert_feed_forward_length", p.n_ff_exp);
+    if (arch.shared_expert) u32("expert_shared_feed_forward_length", p.n_ff_shared);
+  }
+  if (p.attention_cap > 0) f32("attn_logit_softcapping", p.attention_cap);
+  if (p.logit_cap > 0) f32("final_logit_softcapping", p.logit_cap);
+  if (arch.file_scales) {
+    f32("embedding_scale", p.embedding_scale);
+    f32("residual_scale", p.residual_scale);
+    f32("attention.scale", p.attention_scale);
+    f32("logit_scale", 1 / p.logit_scale);
+  }
+  u32("vocab_size", p.n_vocab);
 }
 
 }  // namespace
 
 Result<Metadata> make_metadata(const SynthSpec& spec) {
-  const ArchRow* arch = find_arch(spec.arch);
-  HEARTH_CHECK(arch != nullptr);  // plan_tensors() has said so
   Metadata result{.gguf = GgufPtr(gguf_init_empty())};
   gguf_context* gguf = result.gguf.get();
 
@@ -201,7 +221,8 @@ Result<Metadata> make_metadata(const SynthSpec& spec) {
   if (!vocabulary.scores.empty()) {
     gguf_set_arr_data(gguf, "tokenizer.ggml.scores", GGUF_TYPE_FLOAT32, vocabulary.scores.data(), n_vocab);
   }
-  set_architecture_keys(gguf, spec, *arch, n_vocab);
+  HEARTH_TRY(const PlannedModel planned, plan_model(spec, n_vocab));
+  set_architecture_keys(gguf, spec, planned);
   result.n_vocab = n_vocab;
   return result;
 }

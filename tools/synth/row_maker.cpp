@@ -52,11 +52,11 @@ std::int64_t chunk_weights(const PlannedTensor& tensor) {
 
 }  // namespace
 
-RowMaker::RowMaker(const SynthSpec& spec, bool pooled)
+RowMaker::RowMaker(const SynthSpec& spec, float rope_freq_base, bool pooled)
     : seed_(spec.seed),
       n_embd_(spec.shape.n_embd),
       rope_old_ctx_(8192),
-      rope_freq_base_(spec.rope_freq_base > 0 ? spec.rope_freq_base : find_arch(spec.arch)->rope_freq_base),
+      rope_freq_base_(rope_freq_base),
       pooled_(pooled) {}
 
 bool RowMaker::uses_pool(const PlannedTensor& tensor) const {

@@ -17,7 +17,8 @@ namespace hearth::synth {
 
 class RowMaker {
  public:
-  RowMaker(const SynthSpec& spec, bool pooled);
+  // rope_freq_base: of the factors of Llama 3.1.
+  RowMaker(const SynthSpec& spec, float rope_freq_base, bool pooled);
 
   // Makes what rows of `tensor` need: quantization tables, the pool of its type and scale.
   void prepare(const PlannedTensor& tensor);

@@ -106,11 +106,13 @@ void add_tensor(gguf_context* gguf, const PlannedTensor& planned) {
   ggml_tensor tensor{};
   tensor.type = planned.type;
   tensor.ne[0] = planned.n_in;
-  tensor.ne[1] = planned.n_out;
-  tensor.ne[2] = tensor.ne[3] = 1;
+  tensor.ne[1] = planned.n_out / planned.n_matrices;
+  tensor.ne[2] = planned.n_matrices;
+  tensor.ne[3] = 1;
   tensor.nb[0] = ggml_type_size(planned.type);
   tensor.nb[1] = ggml_row_size(planned.type, planned.n_in);
-  tensor.nb[2] = tensor.nb[3] = tensor.nb[1] * static_cast<std::size_t>(planned.n_out);
+  tensor.nb[2] = tensor.nb[1] * static_cast<std::size_t>(tensor.ne[1]);
+  tensor.nb[3] = tensor.nb[2] * static_cast<std::size_t>(tensor.ne[2]);
   ggml_set_name(&tensor, planned.name.c_str());
   gguf_add_tensor(gguf, &tensor);
 }
@@ -192,6 +194,7 @@ Result<SynthReport> write_model(const SynthSpec& spec, const fs::path& path) {
   // The plan is checked before the tokenizer is read; a vocabulary size does not change what can be wrong.
   HEARTH_TRY_VOID(plan_tensors(spec, 1));
   HEARTH_TRY(Metadata metadata, make_metadata(spec));
+  HEARTH_TRY(const PlannedModel planned, plan_model(spec, metadata.n_vocab));
   HEARTH_TRY(const std::vector<PlannedTensor> tensors, plan_tensors(spec, metadata.n_vocab));
   if (spec.split_files > tensors.size()) {
     return fail(ErrorCode::kInvalidArgument, "--split-files is {} but the model has {} tensors",
@@ -208,7 +211,7 @@ Result<SynthReport> write_model(const SynthSpec& spec, const fs::path& path) {
       spec.pool == Pool::kOn || (spec.pool == Pool::kAuto && report.n_weights >= kPoolFromWeights);
   HEARTH_TRY_VOID(check_space(path, data_bytes));
 
-  RowMaker maker(spec, report.pooled);
+  RowMaker maker(spec, planned.params.rope_freq_base, report.pooled);
   const std::uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
   TensorWriter writer(maker, spec.n_threads == 0 ? cores : spec.n_threads);
   std::vector<PendingFile> files;

@@ -9,22 +9,18 @@
 #include <ggml.h>
 
 #include "base/result.h"
+#include "model/model_file.h"
 #include "synth/synth.h"
 
 namespace hearth::synth {
 
-// What distinguishes an architecture here. Adding one is adding a row to kArchs.
-struct ArchRow {
-  std::string_view name;
-  bool always_qkv_bias;
-  bool may_qkv_bias;
-  bool qk_norm;
-  bool may_rope_freqs;
-  float rope_freq_base;
-  float rms_eps;
+// The spec's architecture and what the model's hyper-parameters will be; kInvalidArgument when the spec asks
+// for what cannot be. `n_vocab` is the final size of the vocabulary.
+struct PlannedModel {
+  const model::ArchTraits* arch = nullptr;
+  model::HyperParams params;
 };
-
-[[nodiscard]] const ArchRow* find_arch(std::string_view name);
+[[nodiscard]] Result<PlannedModel> plan_model(const SynthSpec& spec, std::uint32_t n_vocab);
 
 enum class Fill : std::uint8_t {
   kNormal,     // normal with mean 0
@@ -37,6 +33,7 @@ struct PlannedTensor {
   ggml_type type = GGML_TYPE_F32;
   std::int64_t n_in = 0;   // row length
   std::int64_t n_out = 1;  // rows; one-dimensional tensors have 1
+  std::int64_t n_matrices = 1;  // that the rows make
   bool one_dimensional = false;
   Fill fill = Fill::kNormal;
   float scale = 1;         // standard deviation, or the centre of a norm gain
