@@ -1,5 +1,6 @@
 #include "synth/metadata.h"
 
+#include <algorithm>
 #include <format>
 #include <string>
 #include <string_view>
@@ -136,6 +137,16 @@ Vocabulary make_tokenizer(gguf_context* to) {
   return v;
 }
 
+// libllama asks a phi3 vocabulary for these by name and loads none without.
+void add_phi_tokens(Vocabulary& v) {
+  for (const char* token : {"<unk>", "<s>", "</s>", "<|endoftext|>"}) {
+    if (std::ranges::contains(v.tokens, token)) continue;
+    v.tokens.emplace_back(token);
+    v.types.push_back(kTypeControl);
+    if (!v.scores.empty()) v.scores.push_back(0);
+  }
+}
+
 void set_architecture_keys(gguf_context* to, const SynthSpec& spec, const PlannedModel& planned) {
   const Shape& s = spec.shape;
   const model::ArchTraits& arch = *planned.arch;
@@ -205,6 +216,7 @@ Result<Metadata> make_metadata(const SynthSpec& spec) {
   } else {
     HEARTH_TRY(vocabulary, copy_tokenizer(gguf, spec.vocab_from));
   }
+  if (spec.arch == "phi3") add_phi_tokens(vocabulary);
   const auto n_tokens = static_cast<std::uint32_t>(vocabulary.tokens.size());
   const std::uint32_t n_vocab = spec.shape.n_vocab == 0 ? n_tokens : spec.shape.n_vocab;
   if (n_vocab < n_tokens) {
