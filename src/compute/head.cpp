@@ -144,7 +144,8 @@ Result<> Head::Impl::build_embed(GraphSet& set, std::int64_t n_rows) {
   return {};
 }
 
-// logits = scaled and capped(output * rms_norm(rows)). In parts, the normed rows are kept for the blocks that follow.
+// logits = scaled and capped(output * rms_norm(rows)). In parts, the normed rows are kept for the blocks that
+// follow.
 Result<> Head::Impl::build_output(GraphSet& set, std::int64_t n_rows) {
   const auto segment = model::SegmentId::output();
   const auto parts = weights.parts(segment);

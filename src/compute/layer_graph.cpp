@@ -84,9 +84,9 @@ ggml_tensor* Builder::rope(ggml_tensor* x) const {
   const model::Rope r = p.rope(options.layer);
   if (!r.is_on) return x;
   const Role role = rope_factors(model, options.n_ctx);
-  return ggml_rope_ext(ctx, x, in.positions, w[role], static_cast<int>(p.n_rot),
-                       rope_mode(model.arch().rope), static_cast<int>(p.n_ctx_orig), r.freq_base,
-                       r.freq_scale, r.ext_factor, r.attn_factor, p.yarn_beta_fast, p.yarn_beta_slow);
+  return ggml_rope_ext(ctx, x, in.positions, w[role], static_cast<int>(p.n_rot), rope_mode(model.arch().rope),
+                       static_cast<int>(p.n_ctx_orig), r.freq_base, r.freq_scale, r.ext_factor, r.attn_factor,
+                       p.yarn_beta_fast, p.yarn_beta_slow);
 }
 
 // Each step of all three before the next one: so the nodes read the weights in the order of model::Role, and

@@ -27,8 +27,7 @@ std::uint32_t cells_of_sliding_layers(const model::HyperParams& p, const Scratch
 // A layer's parts at their smallest.
 std::vector<residency::Part> largest_parts(const model::ModelFile& model, std::uint32_t il,
                                            const ScratchOptions& options) {
-  const std::uint64_t max_block =
-      options.max_block_bytes != 0 ? options.max_block_bytes : ~std::uint64_t{0};
+  const std::uint64_t max_block = options.max_block_bytes != 0 ? options.max_block_bytes : ~std::uint64_t{0};
   return residency::divide(model, model::SegmentId::of_layer(il), max_block, max_block);
 }
 
@@ -128,10 +127,9 @@ bool Scratch::reserve(const model::ModelFile& model, std::uint32_t il, std::uint
   for (const residency::Part& part : parts) declare(ctx.get(), model, segment, part, weights);
   // Without flash attention the values are copied in their own type, so the wider one counts.
   const std::uint32_t n_cells = layer_cells(p, il, options_);
-  const LayerKv kv = {
-      .k = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_k(), n_cells), hidden),
-      .v = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_v(), n_cells), hidden),
-      .n_kv = n_cells};
+  const LayerKv kv = {.k = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_k(), n_cells), hidden),
+                      .v = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, p.n_embd_v(), n_cells), hidden),
+                      .n_kv = n_cells};
   const BatchInputs in = inputs(ctx.get(), {.n_embd = p.n_embd,
                                             .n_tokens = options_.n_ubatch,
                                             .n_kv = n_cells,
@@ -181,8 +179,8 @@ BatchInputs Scratch::inputs(ggml_context* ctx, const InputShape& shape) const {
   in.hidden = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, shape.n_embd, n_tokens), hidden);
   in.positions = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_tokens), positions);
   in.cells = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens), shape.sliding ? sliding_cells : cells);
-  in.mask = place(ggml_new_tensor_2d(ctx, mask_type, shape.n_kv, n_tokens),
-                  shape.sliding ? sliding_mask : mask);
+  in.mask =
+      place(ggml_new_tensor_2d(ctx, mask_type, shape.n_kv, n_tokens), shape.sliding ? sliding_mask : mask);
   if (shape.n_out > 0) in.out_rows = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, shape.n_out), out_rows);
   return in;
 }

@@ -125,9 +125,15 @@ INSTANTIATE_TEST_SUITE_P(
     All, AnyBatch,
     ::testing::Values(Case{"llama", true, wire::KvType::kF16}, Case{"qwen2", true, wire::KvType::kF32},
                       Case{"qwen3", true, wire::KvType::kF16}, Case{"llama", false, wire::KvType::kF16},
-                      Case{"qwen2", false, wire::KvType::kF32}, Case{"qwen3", false, wire::KvType::kF32}),
+                      Case{"qwen2", false, wire::KvType::kF32}, Case{"qwen3", false, wire::KvType::kF32},
+                      Case{"gemma2", true, wire::KvType::kF16}, Case{"gemma2", false, wire::KvType::kF32},
+                      Case{"gpt-oss", true, wire::KvType::kF16}, Case{"gpt-oss", false, wire::KvType::kF16},
+                      Case{"phi3", true, wire::KvType::kF16}, Case{"qwen2moe", true, wire::KvType::kF16},
+                      Case{"qwen2moe", false, wire::KvType::kF32}),
     [](const auto& test) {
-      return std::string(test.param.arch) + (test.param.flash_attention ? "Flash" : "NoFlash") +
+      std::string name = test.param.arch;
+      std::ranges::replace(name, '-', '_');
+      return name + (test.param.flash_attention ? "Flash" : "NoFlash") +
              (test.param.kv_type == wire::KvType::kF32 ? "F32" : "F16");
     });
 

@@ -114,7 +114,7 @@ void fill_mask(Value* mask, const wire::Batch& batch, const Sight& sight, Value 
 // A batch's place in the layers with a sliding window, when it was the last to come.
 struct SlidingPlace {
   std::vector<std::uint32_t> cells;  // of each token
-  std::optional<CellTable> table;    // of a group's batch, whose later ones change it; else the window's is it
+  std::optional<CellTable> table;  // of a group's batch, whose later ones change it; else the window's is it
 };
 
 constexpr ggml_fp16_t kHalfMinusInfinity = 0xFC00;
@@ -210,7 +210,8 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
 bool Window::Impl::same_kind(std::uint32_t il, std::uint32_t other) const {
   const std::uint32_t last = model.params().n_layer - 1;  // rows may be left out after it
   const model::HyperParams& p = model.params();
-  if ((il == last) != (other == last) || p.is_sliding(il) != p.is_sliding(other) || p.rope(il) != p.rope(other))
+  if ((il == last) != (other == last) || p.is_sliding(il) != p.is_sliding(other) ||
+      p.rope(il) != p.rope(other))
     return false;
   const auto segment = model::SegmentId::of_layer(il), other_segment = model::SegmentId::of_layer(other);
   const auto same_tensor = [](const model::SegmentTensor& a, const model::SegmentTensor& b) {
@@ -392,8 +393,7 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
     const Shape& shape = shapes[i];
     if (shape.n_tokens == 0) continue;
     std::ranges::copy(item.rows, scratch.hidden);
-    fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1},
-                slid[i]);
+    fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1}, slid[i]);
     GraphSet& set = graphs_for(shape);
     HEARTH_TRY_VOID(!holds         ? compute(il, set)
                     : held.empty() ? compute_and_hold(il, set)
@@ -490,9 +490,8 @@ Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
   built.k = declare_like(ctx, kv->k(il));
   built.v = declare_like(ctx, kv->v(il));
   const LayerKv layer_kv = {.k = built.k.tensor, .v = built.v.tensor, .n_kv = n_kv};
-  const LayerOptions options = {.layer = il,
-                                .n_ctx = scratch.options().n_cells,
-                                .flash_attention = scratch.options().flash_attention};
+  const LayerOptions options = {
+      .layer = il, .n_ctx = scratch.options().n_cells, .flash_attention = scratch.options().flash_attention};
   ggml_tensor* out = build_layer(ctx, built.graph, model, options, by_role, layer_kv, in);
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);
@@ -544,8 +543,8 @@ Result<> Window::Impl::shift_layer(std::uint32_t il, std::uint32_t n_cells) {
   const auto segment = model::SegmentId::of_layer(il);
   const auto& tensors = model.segment(segment);
   const model::Role role = rope_factors(model, scratch.options().n_cells);
-  const auto at = static_cast<std::size_t>(
-      std::ranges::find(tensors, role, &model::SegmentTensor::role) - tensors.begin());
+  const auto at = static_cast<std::size_t>(std::ranges::find(tensors, role, &model::SegmentTensor::role) -
+                                           tensors.begin());
   const bool has_factors = at < tensors.size();
   const auto parts = weights.parts(segment);
   std::uint32_t part = 0;

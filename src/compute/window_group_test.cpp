@@ -150,17 +150,22 @@ TEST_P(Group, GivesTheBitsOfOneAfterAnother) {
     std::vector<std::uint32_t> cells;
     for (std::uint32_t cell = 0; cell < grouped[1]->cells().used_end(); ++cell)
       if (!grouped[1]->cells().is_free(cell)) cells.push_back(cell);
-    for (const std::uint32_t il : {1U, 2U})
-      EXPECT_EQ(value_of(grouped[1]->kv().export_cells(il, cells)),
-                value_of(one_by_one[1]->kv().export_cells(il, cells)));
+    for (const std::uint32_t il : {1U, 2U}) {
+      std::vector<std::uint32_t> own = cells;  // a layer with a sliding window has fewer
+      std::erase_if(own, [&](std::uint32_t cell) { return cell >= grouped[1]->kv().n_cells(il); });
+      EXPECT_EQ(value_of(grouped[1]->kv().export_cells(il, own)),
+                value_of(one_by_one[1]->kv().export_cells(il, own)));
+    }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Group,
-                         ::testing::Combine(::testing::Values("llama", "qwen2", "qwen3"), ::testing::Bool()),
+                         ::testing::Combine(::testing::Values("llama", "qwen2", "qwen3", "gemma2", "gpt-oss"),
+                                            ::testing::Bool()),
                          [](const auto& test) {
-                           return std::string(std::get<0>(test.param)) +
-                                  (std::get<1>(test.param) ? "" : "_flash_off");
+                           std::string name = std::get<0>(test.param);
+                           std::ranges::replace(name, '-', '_');
+                           return name + (std::get<1>(test.param) ? "" : "_flash_off");
                          });
 
 // The first batch computes with the parts that are there, the last leaves what it is done with.

@@ -80,7 +80,7 @@ struct ArchTraits {
   bool scale_queries = false;     // attention's scale is applied to the queries (the same but for rounding)
   float attention_cap = 0;        // soft caps where the file says nothing: cap * tanh(x / cap); 0: none
   float logit_cap = 0;
-  bool may_cap_logits = false;    // the file may say another one, as it may where attention_cap is not 0
+  bool may_cap_logits = false;  // the file may say another one, as it may where attention_cap is not 0
   // A model of so many layers scales attention by n_embd / n_head instead of a head's length: gemma's 27B.
   std::uint32_t n_layer_wide_scale = 0;
 };

@@ -77,8 +77,8 @@ class Reader {
   [[nodiscard]] Result<> must_be_off(std::string_view suffix, std::string_view meaning) const {
     HEARTH_TRY(const auto value, file_.optional_u32(key(suffix)));
     if (value.value_or(0) == 0) return {};
-    return fail(ErrorCode::kUnsupported, "key {} is {}: {} models with {} cannot be run yet",
-                shown(suffix), *value, arch_.name, meaning);
+    return fail(ErrorCode::kUnsupported, "key {} is {}: {} models with {} cannot be run yet", shown(suffix),
+                *value, arch_.name, meaning);
   }
 
  private:
@@ -247,17 +247,15 @@ Result<> read_experts(const gguf::File& file, const Reader& reader, const ArchTr
   const std::uint32_t usual =
       arch.experts == Presence::kOptional ? params.n_ff : params.n_ff / params.n_expert_used;
   if (usual == 0 || arch.experts == Presence::kYes) {
-    HEARTH_TRY(params.n_ff_exp, usual == 0
-                                    ? reader.count("expert_feed_forward_length", kMaxFf)
-                                    : reader.count_or("expert_feed_forward_length", kMaxFf, usual));
+    HEARTH_TRY(params.n_ff_exp, usual == 0 ? reader.count("expert_feed_forward_length", kMaxFf)
+                                           : reader.count_or("expert_feed_forward_length", kMaxFf, usual));
   } else {
     params.n_ff_exp = usual;
   }
   if (arch.shared_expert) {
     HEARTH_TRY(params.n_ff_shared,
-               params.n_ff == 0
-                   ? reader.count("expert_shared_feed_forward_length", kMaxFf)
-                   : reader.count_or("expert_shared_feed_forward_length", kMaxFf, params.n_ff));
+               params.n_ff == 0 ? reader.count("expert_shared_feed_forward_length", kMaxFf)
+                                : reader.count_or("expert_shared_feed_forward_length", kMaxFf, params.n_ff));
   }
   HEARTH_TRY(params.expert_weights_scale, number_or(file, reader, "expert_weights_scale", 0));
   return reader.must_be_off("expert_group_count", "experts in groups");

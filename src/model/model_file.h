@@ -29,8 +29,9 @@ struct Rope {
   bool is_on = true;  // false: the layer knows no positions
   float freq_base = 0;
   float freq_scale = 1;
-  float ext_factor = 0;   // YaRN's mix of interpolation and extrapolation
-  float attn_factor = 1;  // of the result's length; ggml multiplies it by 1 + 0.1 ln(1 / freq_scale) with YaRN
+  float ext_factor = 0;  // YaRN's mix of interpolation and extrapolation
+  float attn_factor =
+      1;  // of the result's length; ggml multiplies it by 1 + 0.1 ln(1 / freq_scale) with YaRN
   friend bool operator==(const Rope&, const Rope&) = default;
 };
 
@@ -41,7 +42,7 @@ struct HyperParams {
   std::uint32_t n_vocab = 0;
   std::uint32_t n_ctx_train = 0;
   std::uint32_t n_head = 0;
-  std::uint32_t n_head_kv = 0;  // divides n_head
+  std::uint32_t n_head_kv = 0;   // divides n_head
   std::uint32_t n_ff = 0;        // of a dense layer; of models of experts only: what the file says, or 0
   std::uint32_t head_dim_k = 0;  // attention.key_length, or n_embd / n_head
   std::uint32_t head_dim_v = 0;

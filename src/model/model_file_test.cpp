@@ -37,9 +37,10 @@ std::vector<std::string> names(const std::vector<SegmentTensor>& segment) {
 TEST(Architectures, Rows) {
   std::vector<std::string> found;
   for (const ArchTraits& arch : architectures()) found.emplace_back(arch.name);
-  EXPECT_THAT(found, ElementsAre("llama", "qwen2", "qwen3"));
+  EXPECT_THAT(found, ElementsAre("gemma2", "gemma3", "gpt-oss", "granite", "llama", "olmo2", "phi3", "qwen2",
+                                 "qwen2moe", "qwen3", "qwen3moe", "smollm3"));
   ASSERT_NE(find_architecture("qwen3"), nullptr);
-  EXPECT_EQ(find_architecture("qwen3")->qk_norm, Presence::kYes);
+  EXPECT_EQ(find_architecture("qwen3")->qk_norm, QkNorm::kHead);
   EXPECT_EQ(find_architecture("llama")->rope, RopeKind::kInterleaved);
   EXPECT_EQ(find_architecture("qwen2")->rope, RopeKind::kHalves);
   EXPECT_EQ(find_architecture("gpt2"), nullptr);
@@ -213,6 +214,90 @@ TEST(ModelFile, RopeScaling) {
   }
 }
 
+TEST(ModelFile, Yarn) {
+  TinyModel tiny("llama");
+  tiny.set(tiny.text("rope.scaling.type", "yarn")).set(tiny.f32("rope.scaling.factor", 4));
+  tiny.set(tiny.u32("rope.scaling.original_context_length", 32));
+  const auto model = read(tiny);
+  ASSERT_TRUE(model) << model.error().message;
+  const HyperParams& p = model->params();
+  EXPECT_EQ(p.rope_scaling, RopeScaling::kYarn);
+  EXPECT_EQ(p.n_ctx_orig, 32U);
+  const Rope rope = p.rope(1);
+  EXPECT_EQ(rope.freq_scale, 0.25F);
+  EXPECT_EQ(rope.ext_factor, 1.0F);
+  // ggml makes it longer by 1 + 0.1 ln 4 on its own, and that is all it should be.
+  EXPECT_NEAR(rope.attn_factor, 1.0F, 1e-6F);
+  EXPECT_EQ(p.yarn_beta_fast, 32.0F);
+  EXPECT_EQ(p.yarn_beta_slow, 1.0F);
+}
+
+TEST(ModelFile, Gemma2) {
+  TinyModel tiny("gemma2");
+  const auto model = read(tiny);
+  ASSERT_TRUE(model) << model.error().message;
+  const HyperParams& p = model->params();
+  EXPECT_TRUE(model->tied_embeddings());
+  EXPECT_EQ(p.n_swa, 4096U);
+  EXPECT_THAT(p.sliding, ElementsAre(true, false));
+  EXPECT_EQ(p.embedding_scale, 8.0F);   // sqrt(64)
+  EXPECT_EQ(p.attention_scale, 0.25F);  // 1 / sqrt(16)
+  EXPECT_EQ(p.attention_cap, 50.0F);
+  EXPECT_EQ(p.logit_cap, 30.0F);
+  EXPECT_THAT(
+      names(model->segment(SegmentId::of_layer(0))),
+      ElementsAre("blk.0.attn_norm.weight", "blk.0.attn_q.weight", "blk.0.attn_k.weight",
+                  "blk.0.attn_v.weight", "blk.0.attn_output.weight", "blk.0.post_attention_norm.weight",
+                  "blk.0.ffn_norm.weight", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight",
+                  "blk.0.ffn_down.weight", "blk.0.post_ffw_norm.weight"));
+
+  tiny.set(tiny.u32("attention.sliding_window", 100)).set(tiny.f32("final_logit_softcapping", 20));
+  tiny.set(gguf::array_key("gemma2.attention.sliding_window_pattern", 7, 2, std::string("\0\1", 2)));
+  const auto other = read(tiny);
+  ASSERT_TRUE(other) << other.error().message;
+  EXPECT_EQ(other->params().n_swa, 100U);
+  EXPECT_THAT(other->params().sliding, ElementsAre(false, true));
+  EXPECT_EQ(other->params().logit_cap, 20.0F);
+  // 100 tokens back for each of 2 sequences, and a batch of 64: 264, padded to 512; never more than all.
+  EXPECT_EQ(other->params().kv_cells(1, 1024, 64, 2, 256), 512U);
+  EXPECT_EQ(other->params().kv_cells(1, 256, 64, 2, 256), 256U);
+  EXPECT_EQ(other->params().kv_cells(0, 1024, 64, 2, 256), 1024U);
+}
+
+TEST(ModelFile, Experts) {
+  TinyModel tiny("qwen3moe");
+  const auto model = read(tiny);
+  ASSERT_TRUE(model) << model.error().message;
+  EXPECT_EQ(model->params().n_expert, 4U);
+  EXPECT_EQ(model->params().n_expert_used, 2U);
+  EXPECT_EQ(model->params().n_ff_exp, 32U);
+  const auto& layer = model->segment(SegmentId::of_layer(1));
+  EXPECT_EQ(layer.back().role, Role::kExpertsDown);
+  EXPECT_EQ(layer.back().tensor->n_rows(), 4 * 64);
+
+  tiny.drop("expert_feed_forward_length");  // then 96 / 2
+  const auto share = read(tiny);
+  ASSERT_FALSE(share);
+  EXPECT_THAT(share.error().message,
+              HasSubstr("'blk.0.ffn_gate_exps.weight' has shape [64, 32, 4], expected [64, 48, 4]"));
+}
+
+TEST(ModelFile, Phi3) {
+  TinyModel tiny("phi3");
+  tiny.set(tiny.u32("rope.dimension_count", 12)).set(tiny.f32("rope.scaling.attn_factor", 1.25F));
+  tiny.set(tiny.u32("attention.sliding_window", 64));
+  tiny.add("rope_factors_long.weight", {6}, kF32).add("rope_factors_short.weight", {6}, kF32);
+  const auto model = read(tiny);
+  ASSERT_TRUE(model) << model.error().message;
+  EXPECT_EQ(model->params().n_rot, 12U);
+  EXPECT_EQ(model->params().rope(0).attn_factor, 1.25F);
+  EXPECT_TRUE(model->params().sliding.empty()) << "as libllama";
+  EXPECT_THAT(names(model->segment(SegmentId::of_layer(1))),
+              ElementsAre("blk.1.attn_norm.weight", "blk.1.attn_qkv.weight", "rope_factors_long.weight",
+                          "rope_factors_short.weight", "blk.1.attn_output.weight", "blk.1.ffn_norm.weight",
+                          "blk.1.ffn_up.weight", "blk.1.ffn_down.weight"));
+}
+
 TEST(ModelFile, AcceptsOtherSpellings) {
   struct Case {
     const char* what;
@@ -285,7 +370,7 @@ constexpr auto kUnsupported = ErrorCode::kUnsupported;
 const BadCase kKeyCases[] = {
     {"UnknownArchitecture", "llama",
      [](TinyModel& m) { m.set(gguf::string_key("general.architecture", "gpt2")); }, kUnsupported,
-     "architecture 'gpt2' cannot be run; supported are: llama, qwen2, qwen3"},
+     "architecture 'gpt2' cannot be run; supported are: gemma2, gemma3, gpt-oss, granite, llama, "},
     {"HostileArchitectureName", "llama",
      [](TinyModel& m) { m.set(gguf::string_key("general.architecture", "\x1b[2Jx")); }, kUnsupported,
      "architecture '\\x1b[2Jx' cannot be run"},
@@ -371,16 +456,56 @@ const BadCase kKeyCases[] = {
      "key 'llama.rope.scaling.factor' is -2"},
     {"AbsurdScale", "llama", [](TinyModel& m) { m.set(m.f32("rope.scaling.factor", 1e-39F)); }, kInvalid,
      "key 'llama.rope.scaling.factor' is"},
-    {"Yarn", "qwen2", [](TinyModel& m) { m.set(m.text("rope.scaling.type", "yarn")); }, kUnsupported,
-     "key 'qwen2.rope.scaling.type' is 'yarn': of the RoPE scalings 'none', 'linear' and Llama 3's factors"},
+    {"DynamicRope", "qwen2", [](TinyModel& m) { m.set(m.text("rope.scaling.type", "dynamic")); },
+     kUnsupported,
+     "key 'qwen2.rope.scaling.type' is 'dynamic': of the RoPE scalings 'none', 'linear', 'yarn'"},
+    {"YarnOfDeepSeek", "qwen2",
+     [](TinyModel& m) {
+       m.set(m.text("rope.scaling.type", "yarn")).set(m.f32("rope.scaling.yarn_log_multiplier", 0.1F));
+     },
+     kUnsupported, "key 'qwen2.rope.scaling.yarn_log_multiplier' is 0.1"},
+    {"YarnOfATinyFactor", "qwen2",
+     [](TinyModel& m) {
+       // 1 + 0.1 ln(factor) is 0 there.
+       m.set(m.text("rope.scaling.type", "yarn")).set(m.f32("rope.scaling.factor", 4.539993e-05F));
+     },
+     kInvalid, "key 'qwen2.rope.scaling.factor' is"},
+    {"YarnWithoutBeta", "qwen2",
+     [](TinyModel& m) {
+       m.set(m.text("rope.scaling.type", "yarn")).set(m.f32("rope.scaling.yarn_beta_fast", 0));
+     },
+     kInvalid, "key 'qwen2.rope.scaling.yarn_beta_fast' is 0"},
     {"Longrope", "llama", [](TinyModel& m) { m.set(m.text("rope.scaling.type", "longrope")); }, kUnsupported,
      "is 'longrope'"},
     {"UnknownScaling", "llama", [](TinyModel& m) { m.set(m.text("rope.scaling.type", "")); }, kUnsupported,
      "is ''"},
-    {"AttentionFactor", "llama", [](TinyModel& m) { m.set(m.f32("rope.scaling.attn_factor", 1.5)); },
-     kUnsupported, "key 'llama.rope.scaling.attn_factor' is 1.5, only 1 can be run"},
-    {"Experts", "llama", [](TinyModel& m) { m.set(m.u32("expert_count", 8)); }, kUnsupported,
-     "key 'llama.expert_count' is 8: a mixture of experts cannot be run yet, only dense llama models can"},
+    {"AttentionFactor", "llama", [](TinyModel& m) { m.set(m.f32("rope.scaling.attn_factor", -1.5)); },
+     kInvalid, "key 'llama.rope.scaling.attn_factor' is -1.5"},
+    {"ExpertsOfADenseArchitecture", "qwen2", [](TinyModel& m) { m.set(m.u32("expert_count", 8)); },
+     kUnsupported, "key 'qwen2.expert_count' is 8: qwen2 models with a mixture of experts cannot be run"},
+    {"ExpertsWithoutUse", "llama", [](TinyModel& m) { m.set(m.u32("expert_count", 8)); }, kInvalid,
+     "key 'llama.expert_used_count' is missing"},
+    {"NoExperts", "qwen3moe", [](TinyModel& m) { m.set(m.u32("expert_count", 0)); }, kInvalid,
+     "key 'qwen3moe.expert_count' is 0, expected 1 to 4096"},
+    {"OneExpert", "qwen3moe", [](TinyModel& m) { m.set(m.u32("expert_count", 1)); }, kUnsupported,
+     "a mixture of fewer than 2 experts"},
+    {"MoreExpertsUsedThanThereAre", "qwen3moe", [](TinyModel& m) { m.set(m.u32("expert_used_count", 5)); },
+     kInvalid, "key 'qwen3moe.expert_used_count' is 5, but there are 4 experts"},
+    {"TooManyExpertsUsed", "qwen3moe", [](TinyModel& m) { m.set(m.u32("expert_used_count", 65)); }, kInvalid,
+     "key 'qwen3moe.expert_used_count' is 65, expected 1 to 64"},
+    {"ExpertsInGroups", "qwen3moe", [](TinyModel& m) { m.set(m.u32("expert_group_count", 2)); }, kUnsupported,
+     "key 'qwen3moe.expert_group_count' is 2"},
+    {"ZeroCap", "gemma2", [](TinyModel& m) { m.set(m.f32("attn_logit_softcapping", 0)); }, kInvalid,
+     "key 'gemma2.attn_logit_softcapping' is 0, expected a finite number above 0"},
+    {"WindowTooLarge", "gemma2", [](TinyModel& m) { m.set(m.u32("attention.sliding_window", 0xFFFFFFFF)); },
+     kInvalid, "key 'gemma2.attention.sliding_window' is 4294967295, expected at most 2147483647"},
+    {"PatternOfAnotherLength", "gemma2",
+     [](TinyModel& m) {
+       m.set(gguf::array_key("gemma2.attention.sliding_window_pattern", 7, 3, std::string(3, 1)));
+     },
+     kInvalid, "key 'gemma2.attention.sliding_window_pattern' has 3 flags, expected one for each of the 2"},
+    {"RopeLongerThanAHead", "phi3", [](TinyModel& m) { m.set(m.u32("rope.dimension_count", 32)); }, kInvalid,
+     "key 'phi3.rope.dimension_count' is 32, but a head has 16 values"},
     {"NextTokenLayers", "qwen3", [](TinyModel& m) { m.set(m.u32("nextn_predict_layers", 1)); }, kUnsupported,
      "key 'qwen3.nextn_predict_layers' is 1"},
     {"NotCausal", "llama", [](TinyModel& m) { m.set(gguf::bool_key("llama.attention.causal", 0)); },
@@ -468,14 +593,18 @@ TEST(Roles, EveryRoleIsInOneSegment) {
     EXPECT_TRUE(std::ranges::is_sorted(roles_of(kind)));
     for (const Role role : roles_of(kind)) ++count[role];
   }
-  for (int i = 0; i <= static_cast<int>(Role::kFfnDown); ++i) EXPECT_EQ(count[static_cast<Role>(i)], 1) << i;
+  for (std::size_t i = 0; i < kRoles; ++i) EXPECT_EQ(count[static_cast<Role>(i)], 1) << i;
 }
 
 TEST(Roles, Names) {
-  EXPECT_EQ(tensor_name(Role::kRopeFactors, 7), "rope_freqs.weight");
-  EXPECT_EQ(tensor_name(Role::kOutput), "output.weight");
-  EXPECT_EQ(tensor_name(Role::kAttnKNorm, 7), "blk.7.attn_k_norm.weight");
-  EXPECT_EQ(tensor_name(Role::kAttnOutputBias, 0), "blk.0.attn_output.bias");
+  const ArchTraits& llama = *find_architecture("llama");
+  EXPECT_EQ(tensor_name(Role::kRopeFactors, llama, 7), "rope_freqs.weight");
+  EXPECT_EQ(tensor_name(Role::kOutput, llama), "output.weight");
+  EXPECT_EQ(tensor_name(Role::kAttnKNorm, llama, 7), "blk.7.attn_k_norm.weight");
+  EXPECT_EQ(tensor_name(Role::kAttnOutputBias, llama, 0), "blk.0.attn_output.bias");
+  EXPECT_EQ(tensor_name(Role::kFfnNorm, llama, 3), "blk.3.ffn_norm.weight");
+  EXPECT_EQ(tensor_name(Role::kFfnNorm, *find_architecture("gpt-oss"), 3),
+            "blk.3.post_attention_norm.weight");
   EXPECT_TRUE(is_vector(Role::kRopeFactors));
   EXPECT_FALSE(is_vector(Role::kTokenEmbedding));
 }

@@ -77,7 +77,6 @@ const RoleRow& row_of(Role role) {
   return row;
 }
 
-
 // Types with CPU kernels for both row look-up and multiplication. Not here: Q8_1 and Q8_K, which hold
 // activations inside ggml, and integers and doubles.
 constexpr TensorType kMatrixTypes[] = {

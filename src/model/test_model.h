@@ -20,7 +20,8 @@ inline constexpr std::uint32_t kF32 = 0;
 inline constexpr std::uint32_t kF16 = 1;
 inline constexpr std::uint32_t kQ8_0 = 8;
 
-// 2 layers, n_embd 64, 4 heads of 16 values, 2 KV heads, n_ff 96, 48 tokens, context 128.
+// 2 layers, n_embd 64, 4 heads of 16 values, 2 KV heads, n_ff 96, 48 tokens, context 128; qwen3moe: 4 experts
+// of width 32, 2 of them used. Architectures: gemma2, llama, phi3, qwen2, qwen3, qwen3moe.
 class TinyModel {
  public:
   explicit TinyModel(std::string arch) : arch_(std::move(arch)) {
@@ -35,24 +36,44 @@ class TinyModel {
     set(gguf::f32_key(arch_ + ".attention.layer_norm_rms_epsilon", 1e-5F));
     add("token_embd.weight", {64, 48}, kF16);
     add("output_norm.weight", {64}, kF32);
-    add("output.weight", {64, 48}, kF16);
+    if (arch_ != "gemma2") add("output.weight", {64, 48}, kF16);
+    if (arch_ == "qwen3moe") {
+      set(u32("expert_count", 4));
+      set(u32("expert_used_count", 2));
+      set(u32("expert_feed_forward_length", 32));
+    }
     for (int il = 0; il < 2; ++il) {
       const auto blk = [&](std::string_view name) { return std::format("blk.{}.{}", il, name); };
       add(blk("attn_norm.weight"), {64}, kF32);
-      add(blk("attn_q.weight"), {64, 64}, kF16);
-      add(blk("attn_k.weight"), {64, 32}, kF16);
-      add(blk("attn_v.weight"), {64, 32}, kF16);
+      if (arch_ == "phi3") {
+        add(blk("attn_qkv.weight"), {64, 128}, kF16);
+      } else {
+        add(blk("attn_q.weight"), {64, 64}, kF16);
+        add(blk("attn_k.weight"), {64, 32}, kF16);
+        add(blk("attn_v.weight"), {64, 32}, kF16);
+      }
       add(blk("attn_output.weight"), {64, 64}, kF16);
       add(blk("ffn_norm.weight"), {64}, kF32);
-      add(blk("ffn_gate.weight"), {64, 96}, kF16);
-      add(blk("ffn_up.weight"), {64, 96}, kF16);
-      add(blk("ffn_down.weight"), {96, 64}, kF16);
+      if (arch_ == "qwen3moe") {
+        add(blk("ffn_gate_inp.weight"), {64, 4}, kF32);
+        add(blk("ffn_gate_exps.weight"), {64, 32, 4}, kF16);
+        add(blk("ffn_up_exps.weight"), {64, 32, 4}, kF16);
+        add(blk("ffn_down_exps.weight"), {32, 64, 4}, kF16);
+      } else {
+        if (arch_ != "phi3") add(blk("ffn_gate.weight"), {64, 96}, kF16);
+        add(blk("ffn_up.weight"), {64, arch_ == "phi3" ? 192 : 96}, kF16);
+        add(blk("ffn_down.weight"), {96, 64}, kF16);
+      }
+      if (arch_ == "gemma2") {
+        add(blk("post_attention_norm.weight"), {64}, kF32);
+        add(blk("post_ffw_norm.weight"), {64}, kF32);
+      }
       if (arch_ == "qwen2") {
         add(blk("attn_q.bias"), {64}, kF32);
         add(blk("attn_k.bias"), {32}, kF32);
         add(blk("attn_v.bias"), {32}, kF32);
       }
-      if (arch_ == "qwen3") {
+      if (arch_ == "qwen3" || arch_ == "qwen3moe") {
         add(blk("attn_q_norm.weight"), {16}, kF32);
         add(blk("attn_k_norm.weight"), {16}, kF32);
       }

@@ -171,14 +171,13 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const bool is_head = device == 0;
   const Share share = share_of(plan, device);
   const std::size_t n_layers = share.n_layers;
-  const compute::ScratchOptions scratch_options = {.n_cells = n_cells,
-                                                   .n_ubatch = plan.n_ubatch,
-                                                   .flash_attention = plan.flash_attention};
+  const compute::ScratchOptions scratch_options = {
+      .n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention};
   std::uint64_t kv_bytes = 0;
   for (const model::SegmentId id : share.segments)
     if (id.kind == model::SegmentId::Kind::kLayer)
-      kv_bytes += compute::KvStorage::bytes(
-          model_.params(), 1, plan.kv_type, compute::layer_cells(model_.params(), id.layer, scratch_options));
+      kv_bytes += compute::KvStorage::bytes(model_.params(), 1, plan.kv_type,
+                                            compute::layer_cells(model_.params(), id.layer, scratch_options));
   std::uint64_t weight_bytes = 0;
   for (const model::SegmentId id : share.segments)
     if (id.kind != model::SegmentId::Kind::kEmbedding) weight_bytes += model_.segment_bytes(id);

@@ -169,9 +169,8 @@ class Maker {
     const auto [begin, size] = rows_in(source, tensor);
     plain_.resize(size);
     HEARTH_TRY_VOID(source_.read(source, begin, plain_));
-    HEARTH_TRY(const auto bytes,
-               repacker_.repack(find_layout(device_, tensor.layout), tensor.ggml_type, tensor.shape(),
-                                plain_));
+    HEARTH_TRY(const auto bytes, repacker_.repack(find_layout(device_, tensor.layout), tensor.ggml_type,
+                                                  tensor.shape(), plain_));
     HEARTH_CHECK(bytes.size() == tensor.bytes, "the layout has another size than it was planned with");
     HEARTH_TRY_VOID(put(writer, tensor.offset, bytes, hash));
     return xxh3(bytes);

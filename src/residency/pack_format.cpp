@@ -27,14 +27,16 @@ constexpr std::size_t kRecordFixedBytes = 8 + 4 + 4 + 8 + 32 + 32;
 // What stands in a pack for each role: its place here. The order is the format's own, model::Role may change
 // its.
 constexpr Role kRoles[] = {
-    Role::kTokenEmbedding, Role::kOutputNorm, Role::kOutput,    Role::kRopeFactors, Role::kAttnNorm,
-    Role::kAttnQ,          Role::kAttnK,      Role::kAttnV,     Role::kAttnQBias,   Role::kAttnKBias,
-    Role::kAttnVBias,      Role::kAttnQNorm,  Role::kAttnKNorm, Role::kAttnOutput,  Role::kAttnOutputBias,
-    Role::kFfnNorm,        Role::kFfnGate,    Role::kFfnUp,     Role::kFfnDown,     Role::kAttnQkv,
-    Role::kRopeLong, Role::kRopeShort, Role::kAttnSinks, Role::kAttnPostNorm, Role::kRouter,
-    Role::kRouterBias, Role::kExpertsGate, Role::kExpertsGateBias, Role::kExpertsUp, Role::kExpertsUpBias,
-    Role::kExpertsDown, Role::kExpertsDownBias, Role::kSharedRouter, Role::kSharedGate, Role::kSharedUp,
-    Role::kSharedDown, Role::kFfnPostNorm,
+    Role::kTokenEmbedding, Role::kOutputNorm,    Role::kOutput,         Role::kRopeFactors,
+    Role::kAttnNorm,       Role::kAttnQ,         Role::kAttnK,          Role::kAttnV,
+    Role::kAttnQBias,      Role::kAttnKBias,     Role::kAttnVBias,      Role::kAttnQNorm,
+    Role::kAttnKNorm,      Role::kAttnOutput,    Role::kAttnOutputBias, Role::kFfnNorm,
+    Role::kFfnGate,        Role::kFfnUp,         Role::kFfnDown,        Role::kAttnQkv,
+    Role::kRopeLong,       Role::kRopeShort,     Role::kAttnSinks,      Role::kAttnPostNorm,
+    Role::kRouter,         Role::kRouterBias,    Role::kExpertsGate,    Role::kExpertsGateBias,
+    Role::kExpertsUp,      Role::kExpertsUpBias, Role::kExpertsDown,    Role::kExpertsDownBias,
+    Role::kSharedRouter,   Role::kSharedGate,    Role::kSharedUp,       Role::kSharedDown,
+    Role::kFfnPostNorm,
 };
 
 std::uint32_t code_of(Role role) {
@@ -212,8 +214,8 @@ PackTensor read_tensor(Reader& r, std::span<const std::string> layouts, SegmentI
 
 // Tensors of a segment come in the order of Role; a matrix may come in several blocks of rows.
 void check_order(Reader& r, const PackTensor* before, const PackTensor& t) {
-  const bool is_next_block = before != nullptr && before->role == t.role &&
-                             !model::is_vector(t.role) && !model::is_experts(t.role);
+  const bool is_next_block =
+      before != nullptr && before->role == t.role && !model::is_vector(t.role) && !model::is_experts(t.role);
   if (is_next_block)
     r.expect(t.row_begin == before->row_end && t.ggml_type == before->ggml_type &&
                  t.row_values == before->row_values,

@@ -206,7 +206,8 @@ TEST(Pack, ComputesWhatResidentSourceComputes) {
 TEST(Pack, ALayoutThatTheDeviceHasNotIsAnError) {
   Packing p(test_model(small_spec("llama", "F16")));
   LayoutHandles handles(p.backend->device());
-  EXPECT_EQ(handles.place("NO_SUCH_LAYOUT", GGML_TYPE_Q4_0, 64, 64).error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(handles.place("NO_SUCH_LAYOUT", GGML_TYPE_Q4_0, {.row_values = 64, .rows = 64}).error().code,
+            ErrorCode::kUnsupported);
 }
 
 // Two ways to the same pack.

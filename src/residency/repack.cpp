@@ -31,8 +31,8 @@ ggml_backend_buffer_type_t repack_type(ggml_backend_dev_t device, ggml_tensor* w
     const ContextPtr ctx = make_context(3);
     ggml_tensor* product = nullptr;
     if (weight->ne[2] == 1) {
-      product =
-          ggml_mul_mat(ctx.get(), weight, ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, weight->ne[0], kTokens));
+      product = ggml_mul_mat(ctx.get(), weight,
+                             ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, weight->ne[0], kTokens));
     } else {
       ggml_tensor* rows = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, weight->ne[0], 1, kTokens);
       ggml_tensor* ids = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 1, kTokens);

@@ -85,7 +85,31 @@ INSTANTIATE_TEST_SUITE_P(
                 }),
         variant("HeadsOfEighty", "llama", "Q8_0", [](Variant& v) { v.spec.shape.head_dim = 80; }),
         variant("Outliers", "llama", "Q8_0", [](Variant& v) { v.spec.outliers = true; }),
-        variant("SplitFile", "qwen2", "Q4_K_M", [](Variant& v) { v.spec.split_files = 3; })),
+        variant("SplitFile", "qwen2", "Q4_K_M", [](Variant& v) { v.spec.split_files = 3; }),
+        variant("Yarn", "llama", "Q8_0", [](Variant& v) { v.spec.rope_yarn = 4; }),
+        variant("YarnOfHalves", "qwen3", "Q4_0", [](Variant& v) { v.spec.rope_yarn = 2.5; }),
+        variant("YarnInSlidingWindowsToo", "gpt-oss", "MXFP4_MOE", [](Variant& v) { v.spec.rope_yarn = 32; }),
+        variant("LinearRopeButInSlidingWindows", "gemma3", "Q8_0",
+                [](Variant& v) { v.spec.rope_scale_linear = 8; }),
+        variant("YarnButInSlidingWindows", "olmo2", "Q8_0",
+                [](Variant& v) {
+                  v.spec.rope_yarn = 8;
+                  v.spec.shape.n_swa = 32;
+                }),
+        variant("LongFactors", "phi3", "Q8_0", [](Variant& v) { v.spec.rope_freqs = true; }),
+        variant("ShortFactorsOfPartOfAHead", "phi3", "Q4_0",
+                [](Variant& v) {
+                  v.spec.rope_freqs = true;
+                  v.spec.shape.n_rot = 24;
+                  v.options.n_ctx = 256;
+                }),
+        variant("FactorsInGranite", "granite", "Q4_0", [](Variant& v) { v.spec.rope_freqs = true; }),
+        variant("BiasesInSmolLM", "smollm3", "Q8_0", [](Variant& v) { v.spec.qkv_bias = true; }),
+        variant("TiedPhi", "phi3", "Q8_0", [](Variant& v) { v.spec.shape.tied = true; }),
+        variant("UntiedGemma3", "gemma3", "Q4_0", [](Variant& v) { v.spec.shape.tied = false; }),
+        variant("TiedGemma3", "gemma3", "Q8_0", [](Variant& v) { v.spec.shape.tied = true; }),
+        variant("OneExpertUsed", "qwen3moe", "Q8_0", [](Variant& v) { v.spec.shape.n_expert_used = 1; }),
+        variant("AllExpertsUsed", "qwen2moe", "Q4_0", [](Variant& v) { v.spec.shape.n_expert_used = 8; })),
     [](const auto& test) { return test.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(
@@ -146,6 +170,48 @@ INSTANTIATE_TEST_SUITE_P(
                   v.options.rounds = 2;
                   v.options.windows = {1, 2, 1};
                 }),
+        // The windows' cells are used again and again.
+        variant("ManyTimesTheSlidingWindow", "gpt-oss", "Q8_0",
+                [](Variant& v) {
+                  v.spec.shape.n_layer = 4;
+                  v.options = {.windows = {1, 3}, .n_ctx = 1536, .n_ubatch = 96};
+                  v.n_prompt = 1200;
+                  v.n_generated = 200;
+                }),
+        variant("SlidingTokenByToken", "gemma2", "Q8_0",
+                [](Variant& v) {
+                  v.spec.shape.n_layer = 4;
+                  v.spec.shape.n_swa = 20;
+                  v.options = {.windows = {1, 3}, .n_ctx = 768, .n_ubatch = 1};
+                  v.n_prompt = 600;
+                }),
+        variant("SlidingWindowAsLargeAsTheContext", "gemma3", "Q4_0",
+                [](Variant& v) {
+                  v.spec.shape.n_swa = 512;
+                  v.n_prompt = 300;
+                }),
+        variant("EveryRowOfExperts", "qwen3moe", "Q4_K_M", [](Variant& v) { v.outputs = Outputs::kAll; }),
+        variant("NoOutputBeforeTheEndOfGemma", "gemma2", "Q6_K",
+                [](Variant& v) { v.outputs = Outputs::kEnd; }),
+        variant("NoOutputBeforeTheEndOfPhi", "phi3", "Q4_0", [](Variant& v) { v.outputs = Outputs::kEnd; }),
+        variant("TwoThreadsOfExperts", "qwen2moe", "Q4_0",
+                [](Variant& v) {
+                  v.options.n_threads = 2;
+                  v.n_generated = 12;
+                }),
+        variant("FlashOffWithSoftCaps", "gemma2", "Q4_K_M",
+                [](Variant& v) {
+                  v.options.flash_attention = false;
+                  v.spec.attention_cap = 5;
+                  v.n_prompt = 280;
+                }),
+        variant("FlashOffWithSinks", "gpt-oss", "Q8_0",
+                [](Variant& v) {
+                  v.options.flash_attention = false;
+                  v.n_prompt = 280;
+                }),
+        variant("FlashOffScaledQueries", "phi3", "Q8_0",
+                [](Variant& v) { v.options.flash_attention = false; }),
         variant("FlashOff", "llama", "Q4_K_M", [](Variant& v) { v.options.flash_attention = false; }),
         variant("FlashOffQwen3", "qwen3", "F16",
                 [](Variant& v) {

@@ -1,6 +1,7 @@
 // Exact, with weights that come and go in parts: the bits of libllama and of the same ring with whole
 // segments, however the layers and the output matrix are divided. Each part is at another address each time
 // and spoiled when it was released.
+#include <algorithm>
 #include <format>
 #include <ostream>
 #include <string>
@@ -66,6 +67,18 @@ INSTANTIATE_TEST_SUITE_P(All, Parts,
                                             ::testing::Values("F16", "Q8_0", "Q4_K_M", "Q6_K")),
                          [](const auto& test) {
                            return std::get<0>(test.param) + "_" + std::get<1>(test.param);
+                         });
+
+INSTANTIATE_TEST_SUITE_P(Architectures, Parts,
+                         ::testing::Values(std::tuple("gemma2", "Q4_K_M"), std::tuple("gemma3", "Q8_0"),
+                                           std::tuple("gpt-oss", "MXFP4_MOE"), std::tuple("granite", "Q4_0"),
+                                           std::tuple("olmo2", "Q4_K_M"), std::tuple("phi3", "Q4_0"),
+                                           std::tuple("qwen2moe", "Q4_K_M"), std::tuple("qwen3moe", "Q4_0"),
+                                           std::tuple("smollm3", "Q8_0")),
+                         [](const auto& test) {
+                           std::string name = std::get<0>(test.param) + "_" + std::get<1>(test.param);
+                           std::ranges::replace(name, '-', '_');
+                           return name;
                          });
 
 struct Variant {

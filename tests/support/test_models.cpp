@@ -18,11 +18,12 @@ struct Models {
 
 std::string key_of(const synth::SynthSpec& spec) {
   const synth::Shape& s = spec.shape;
-  return std::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", spec.arch, s.n_layer,
-                     s.n_embd, s.n_head, s.n_head_kv, s.head_dim, s.n_ff, s.n_vocab, s.n_ctx, s.tied,
-                     spec.type, spec.vocab_from.string(), spec.seed, spec.qkv_bias, spec.rope_freqs,
-                     spec.rope_scale_linear, spec.rope_freq_base, spec.outliers, spec.split_files, s.n_expert,
-                     s.n_expert_used, s.n_swa, s.n_rot, spec.rope_yarn, spec.attention_cap, spec.logit_cap);
+  return std::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}",
+                     spec.arch, s.n_layer, s.n_embd, s.n_head, s.n_head_kv, s.head_dim, s.n_ff, s.n_vocab,
+                     s.n_ctx, s.tied, spec.type, spec.vocab_from.string(), spec.seed, spec.qkv_bias,
+                     spec.rope_freqs, spec.rope_scale_linear, spec.rope_freq_base, spec.outliers,
+                     spec.split_files, s.n_expert, s.n_expert_used, s.n_swa, s.n_rot, spec.rope_yarn,
+                     spec.attention_cap, spec.logit_cap);
 }
 
 }  // namespace

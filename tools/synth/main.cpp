@@ -74,7 +74,8 @@ int run(int argc, char** argv) {
   app.add_option("--kv-heads", kv_heads, "heads of K and V; divides --heads");
   app.add_option("--head-dim", head_dim, "width of a head");
   app.add_option("--ff", ff, "width of the feed-forward part");
-  app.add_option("--experts", experts, "experts of a layer, each of that width (llama, qwen2moe, qwen3moe, gpt-oss)");
+  app.add_option("--experts", experts,
+                 "experts of a layer, each of that width (llama, qwen2moe, qwen3moe, gpt-oss)");
   app.add_option("--experts-used", experts_used, "experts that a token goes to");
   app.add_option("--window", window, "tokens that layers with a sliding window see (gemma, gpt-oss, olmo2)");
   app.add_option("--rot", rot, "values of a head that RoPE turns (phi3)");

@@ -29,8 +29,8 @@ struct Shape {
   std::uint32_t n_ff = 512;
   std::uint32_t n_expert = 0;  // > 0: feed-forward is a mixture of experts of width n_ff each
   std::uint32_t n_expert_used = 2;
-  std::uint32_t n_swa = 0;  // > 0: the window of layers with a sliding one, where the architecture has such
-  std::uint32_t n_rot = 0;  // values of a head that RoPE turns (phi3); 0: all
+  std::uint32_t n_swa = 0;    // > 0: the window of layers with a sliding one, where the architecture has such
+  std::uint32_t n_rot = 0;    // values of a head that RoPE turns (phi3); 0: all
   std::uint32_t n_vocab = 0;  // 0: as many as the tokenizer has; more: padded with unused tokens
   std::uint32_t n_ctx = 4096;
   bool tied = false;  // no output.weight: token_embd.weight is the output head
@@ -48,9 +48,9 @@ struct SynthSpec {
   // GGUF whose tokenizer.* keys are copied. Empty: an SPM vocabulary of bytes is made (260 tokens).
   std::filesystem::path vocab_from;
   std::uint64_t seed = 1;
-  bool qkv_bias = false;  // attn_{q,k,v}.bias where the architecture may have them
-  bool rope_freqs = false;  // rope_freqs.weight with the factors of Llama 3.1 (llama, granite); phi3: long and
-                            // short factors, the long ones for contexts beyond 256
+  bool qkv_bias = false;    // attn_{q,k,v}.bias where the architecture may have them
+  bool rope_freqs = false;  // rope_freqs.weight with the factors of Llama 3.1 (llama, granite); phi3: long
+                            // and short factors, the long ones for contexts beyond 256
   float rope_scale_linear = 0;  // > 0: rope.scaling.type linear with this factor
   float rope_yarn = 0;          // > 0: rope.scaling.type yarn with this factor, trained for 128 tokens
   float rope_freq_base = 0;     // 0: the architecture's usual one

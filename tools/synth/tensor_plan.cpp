@@ -25,14 +25,15 @@ struct Usual {
   float rms_eps = 1e-6F;
 };
 constexpr std::array kUsual{
-    Usual{"llama", 10000, 1e-5F},     Usual{"qwen2", 1000000},     Usual{"qwen2moe", 1000000},
-    Usual{"qwen3", 1000000},          Usual{"qwen3moe", 1000000},  Usual{"gemma3", 1000000},
-    Usual{"gpt-oss", 150000, 1e-5F},  Usual{"smollm3", 2000000},   Usual{"olmo2", 500000},
-    Usual{"phi3", 10000, 1e-5F},      Usual{"granite", 10000, 1e-5F},
+    Usual{"llama", 10000, 1e-5F},    Usual{"qwen2", 1000000},        Usual{"qwen2moe", 1000000},
+    Usual{"qwen3", 1000000},         Usual{"qwen3moe", 1000000},     Usual{"gemma3", 1000000},
+    Usual{"gpt-oss", 150000, 1e-5F}, Usual{"smollm3", 2000000},      Usual{"olmo2", 500000},
+    Usual{"phi3", 10000, 1e-5F},     Usual{"granite", 10000, 1e-5F},
 };
-constexpr float kGraniteEmbedding = 12, kGraniteResidual = 0.5F, kGraniteAttention = 0.15F, kGraniteLogits = 4;
-constexpr std::uint32_t kYarnContext = 128;       // that a model with YaRN was trained for
-constexpr std::uint32_t kLongRopeContext = 256;   // beyond it phi3 takes its long factors
+constexpr float kGraniteEmbedding = 12, kGraniteResidual = 0.5F, kGraniteAttention = 0.15F,
+                kGraniteLogits = 4;
+constexpr std::uint32_t kYarnContext = 128;      // that a model with YaRN was trained for
+constexpr std::uint32_t kLongRopeContext = 256;  // beyond it phi3 takes its long factors
 constexpr float kLongRopeAttention = 1.19F;
 
 struct Preset {
@@ -193,8 +194,7 @@ Result<> check_shape(const SynthSpec& spec, const ArchTraits& arch) {
     return fail(ErrorCode::kInvalidArgument, "{}: {} models have no such thing", option, arch.name);
   };
   HEARTH_TRY_VOID(only(spec.qkv_bias, arch.qkv_bias != Presence::kNo, "--qkv-bias"));
-  HEARTH_TRY_VOID(
-      only(spec.rope_freqs, arch.rope_factors != Presence::kNo || arch.fused, "--rope-freqs"));
+  HEARTH_TRY_VOID(only(spec.rope_freqs, arch.rope_factors != Presence::kNo || arch.fused, "--rope-freqs"));
   HEARTH_TRY_VOID(only(s.n_expert > 0, arch.experts != Presence::kNo, "--experts"));
   HEARTH_TRY_VOID(only(s.n_swa > 0, arch.sliding_period > 0, "--window"));
   HEARTH_TRY_VOID(only(s.n_rot > 0, arch.fused, "--rot"));
@@ -287,7 +287,9 @@ Result<PlannedModel> plan_model(const SynthSpec& spec, std::uint32_t n_vocab) {
   p.n_rot = s.n_rot > 0 ? s.n_rot : s.head_dim;
   p.rms_eps = usual.rms_eps;
   p.rope_freq_base = spec.rope_freq_base > 0 ? spec.rope_freq_base : usual.rope_freq_base;
-  p.n_ctx_orig = spec.rope_yarn > 0 ? kYarnContext : arch->fused && spec.rope_freqs ? kLongRopeContext : s.n_ctx;
+  p.n_ctx_orig = spec.rope_yarn > 0               ? kYarnContext
+                 : arch->fused && spec.rope_freqs ? kLongRopeContext
+                                                  : s.n_ctx;
   p.rope_attn_factor = arch->fused && spec.rope_freqs ? kLongRopeAttention : 1;
   p.n_swa = s.n_swa;
   if (s.n_expert > 0) {

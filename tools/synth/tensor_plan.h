@@ -31,8 +31,8 @@ enum class Fill : std::uint8_t {
 struct PlannedTensor {
   std::string name;
   ggml_type type = GGML_TYPE_F32;
-  std::int64_t n_in = 0;   // row length
-  std::int64_t n_out = 1;  // rows; one-dimensional tensors have 1
+  std::int64_t n_in = 0;        // row length
+  std::int64_t n_out = 1;       // rows; one-dimensional tensors have 1
   std::int64_t n_matrices = 1;  // that the rows make
   bool one_dimensional = false;
   Fill fill = Fill::kNormal;
