@@ -18,12 +18,23 @@ using model::SegmentId;
 // What buffers need besides, roughly.
 constexpr std::uint64_t kSmallBuffers = 4ULL << 20;
 
+// KV cells of a layer with a sliding window.
+std::uint32_t sliding_cells(const model::HyperParams& p, std::uint32_t n_cells, std::uint32_t n_ubatch) {
+  const auto il = static_cast<std::uint32_t>(std::ranges::find(p.sliding, true) - p.sliding.begin());
+  if (il == p.sliding.size()) return 0;
+  return compute::layer_cells(p, il, {.n_cells = n_cells, .n_ubatch = n_ubatch});
+}
+
 // Hidden rows, mask and activations of the largest batch, frames, on the head the logits: a generous
 // estimate, the exact number comes with loading. Without flash attention each head's scores are in memory,
 // and a layer's values.
 std::uint64_t buffer_bytes(const model::HyperParams& p, const ModelRequest& request, std::uint32_t n_cells,
                            std::uint32_t n_ubatch, bool head) {
-  std::uint64_t bytes = n_ubatch * (n_cells * 4ULL + 16ULL * (std::uint64_t{p.n_embd} + p.n_ff));
+  // The widest rows: of feed-forward, or of all experts that a token goes to.
+  const std::uint64_t of_experts = p.n_expert_used * (std::uint64_t{p.n_ff_exp} + p.n_embd) + p.n_ff_shared;
+  const std::uint64_t wide = p.n_expert == 0 ? p.n_ff : of_experts;
+  const std::uint64_t masks = n_cells + (p.sliding.empty() ? 0 : sliding_cells(p, n_cells, n_ubatch));
+  std::uint64_t bytes = n_ubatch * (masks * 4ULL + 16ULL * (p.n_embd + wide));
   if (!request.flash_attention) bytes += 4ULL * n_cells * (std::uint64_t{n_ubatch} * p.n_head + p.n_embd_v());
   bytes += compute::Scratch::work_bytes(
       p, {.n_cells = n_cells, .n_ubatch = n_ubatch, .flash_attention = request.flash_attention}, 1);
@@ -77,12 +88,23 @@ plan::ModelProfile model_profile(const model::HyperParams& p, ModelSizes sizes, 
                                 .n_embd = p.n_embd,
                                 .layer_bytes = std::move(sizes.layer_bytes),
                                 .output_bytes = sizes.output_bytes,
-                                .kv_bytes = compute::KvStorage::bytes(p, 1, request.kv_type, n_cells),
+                                .kv_bytes = 0,
                                 .window_bytes = compute::Window::table_bytes(n_cells),
                                 .parts = sizes.parts,
                                 .batches = {}};
+  // With the largest batch: sliding windows keep room for it.
+  const std::vector<std::uint32_t> sizes_of_batches = batch_sizes(p, request);
+  std::uint64_t all_kv = 0;
+  for (std::uint32_t il = 0; il < p.n_layer; ++il) {
+    const std::uint32_t cells =
+        compute::layer_cells(p, il, {.n_cells = n_cells, .n_ubatch = sizes_of_batches.front()});
+    profile.layer_kv_bytes.push_back(compute::KvStorage::bytes(p, 1, request.kv_type, cells));
+    all_kv += profile.layer_kv_bytes.back();
+  }
+  profile.kv_bytes = (all_kv + p.n_layer - 1) / p.n_layer;
+  if (p.sliding.empty()) profile.layer_kv_bytes.clear();
   if (request.hidden == wire::HiddenEncoding::kF16Scaled) profile.most_f32_bytes = kSmallFrameBytes;
-  for (const std::uint32_t size : batch_sizes(p, request))
+  for (const std::uint32_t size : sizes_of_batches)
     profile.batches.push_back({.n_tokens = size,
                                .worker_bytes = buffer_bytes(p, request, n_cells, size, false),
                                .head_bytes = buffer_bytes(p, request, n_cells, size, true),

@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "compute/backend.h"
 #include "compute/kv_storage.h"
+#include "compute/scratch.h"
 #include "residency/division.h"
 #include "support/test_models.h"
 #include "support/value_of.h"
@@ -68,6 +70,27 @@ TEST_F(Profiling, BuffersAreCountedAsTheExecutorTakesThem) {
   // Logits of all rows.
   EXPECT_EQ(model_profile(model, {.n_ctx = 256, .max_outputs = 10, .n_ubatch = 128}).batches[0].head_bytes,
             buffers + 40ULL * p.n_vocab);
+}
+
+// What is promised before anything is loaded suffices.
+TEST(BuffersOf, EveryArchitectureSuffice) {
+  const auto backend = value_of(compute::Backend::cpu(2));
+  for (const model::ArchTraits& arch : model::architectures()) {
+    const auto model =
+        value_of(model::ModelFile::open(test_model(small_spec(arch.name, "Q8_0"))));
+    for (const bool flash : {true, false}) {
+      const plan::ModelProfile profile =
+          model_profile(model, {.n_ctx = 1024, .flash_attention = flash, .n_ubatch = 128});
+      const auto scratch = value_of(compute::Scratch::create(
+          *backend, model, {.n_cells = 1024, .n_ubatch = 128, .flash_attention = flash}));
+      EXPECT_GE(profile.batches[0].worker_bytes, scratch->bytes()) << arch.name << ", flash " << flash;
+      std::uint64_t kv = 0;
+      for (std::uint32_t il = 0; il < model.params().n_layer; ++il)
+        kv += compute::KvStorage::bytes(model.params(), 1, wire::KvType::kF16,
+                                        compute::layer_cells(model.params(), il, scratch->options()));
+      EXPECT_EQ(profile.kv_bytes_of({0, model.params().n_layer}), kv) << arch.name;
+    }
+  }
 }
 
 TEST_F(Profiling, BatchesAreNoLargerThanTheContextAndAsAsked) {

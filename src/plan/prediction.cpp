@@ -108,7 +108,8 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   }
   if (use.n_visits == 0) return share;
   use.weight_bytes = static_cast<std::uint64_t>(all.cpu + all.gpu + all.output);
-  use.kv_bytes = model.kv_bytes * use.n_layers;
+  for (const Step& step : plan.steps)
+    if (step.device == m) use.kv_bytes += model.kv_bytes_of(step.layers);
   use.buffer_bytes = model.buffer_bytes(batch, m, plan.steps_of(m).size());
 
   std::uint64_t kv_in_memory = use.kv_bytes;
@@ -118,7 +119,7 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
     if (taken > device.gpu->memory_bytes) return std::nullopt;
     const std::uint64_t room = device.gpu->memory_bytes - taken;
     const auto wanted = static_cast<std::uint64_t>(all.gpu);
-    kv_in_memory -= kv;
+    kv_in_memory -= std::min(kv_in_memory, kv);
     use.gpu_weight_bytes = std::min(wanted, room);
     if (wanted > room) {
       const std::uint64_t slots = model.parts.least_slots();

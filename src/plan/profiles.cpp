@@ -26,6 +26,13 @@ std::uint64_t GroupNeeds::tokens_in(std::uint64_t left) const {
   return tokens < least_tokens ? 0 : tokens;
 }
 
+std::uint64_t ModelProfile::kv_bytes_of(LayerRange layers) const {
+  if (layer_kv_bytes.empty()) return kv_bytes * layers.size();
+  std::uint64_t bytes = 0;
+  for (std::uint32_t il = layers.begin; il < layers.end; ++il) bytes += layer_kv_bytes[il];
+  return bytes;
+}
+
 const BatchNeeds& ModelProfile::batch_of(std::uint32_t n_tokens) const {
   const auto found = std::ranges::find(batches, n_tokens, &BatchNeeds::n_tokens);
   HEARTH_CHECK(found != batches.end());

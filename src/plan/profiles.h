@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "plan/plan.h"
 #include "plan/slots.h"
 
 namespace hearth::plan {
@@ -87,7 +88,8 @@ struct ModelProfile {
   std::uint32_t n_embd = 0;                // width of the hidden state, an f32 each
   std::vector<std::uint64_t> layer_bytes;  // weights, by layer
   std::uint64_t output_bytes = 0;          // of the output head, in the head's memory
-  std::uint64_t kv_bytes = 0;              // KV cache of a layer, for the context asked for
+  std::uint64_t kv_bytes = 0;              // KV cache of a layer, for the context asked for: their mean
+  std::vector<std::uint64_t> layer_kv_bytes = {};  // by layer; empty: all have kv_bytes
   std::uint64_t window_bytes = 0;          // that a device's each window takes, whatever its layers
   PartSizes parts;                         // in which weights are read
   // Hidden states of more bytes are sent as scaled f16, in half of them.
@@ -95,6 +97,7 @@ struct ModelProfile {
   std::vector<BatchNeeds> batches;  // that may be chosen, the most tokens first; at least one
   [[nodiscard]] std::uint32_t n_layer() const { return static_cast<std::uint32_t>(layer_bytes.size()); }
   [[nodiscard]] std::uint64_t weight_bytes() const;  // of all layers and the output head
+  [[nodiscard]] std::uint64_t kv_bytes_of(LayerRange layers) const;
   // The one of `batches` with so many tokens; there is one.
   [[nodiscard]] const BatchNeeds& batch_of(std::uint32_t n_tokens) const;
   // Of device m with so many windows: buffers, and tables, of which the head has one more.

@@ -94,8 +94,10 @@ residency::Digest compute_key(const model::ModelFile& model, const compute::Back
   const model::HyperParams& p = model.params();
   hash.add(residency::ggml_build()).add(model.arch().name);
   for (const std::uint32_t size :
-       {p.n_layer, p.n_embd, p.n_head, p.n_head_kv, p.n_ff, p.head_dim_k, p.head_dim_v, p.n_rot})
+       {p.n_layer, p.n_embd, p.n_head, p.n_head_kv, p.n_ff, p.head_dim_k, p.head_dim_v, p.n_rot, p.n_swa,
+        p.n_expert, p.n_expert_used, p.n_ff_exp, p.n_ff_shared})
     hash.add(size);
+  for (std::uint32_t il = 0; il < p.n_layer; ++il) hash.add(p.is_sliding(il) ? 1U : 0U);
   for (std::uint32_t il = 0; il < p.n_layer; ++il) {
     const auto& tensors = model.segment(model::SegmentId::of_layer(il));
     hash.add(tensors.size());

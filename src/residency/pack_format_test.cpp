@@ -25,6 +25,7 @@ using Bytes = std::vector<std::uint8_t>;
 struct Tensor {
   std::uint32_t role, type, layout;
   std::uint64_t offset, bytes, row_values, begin, end;
+  std::uint32_t n_matrices = 1;
 };
 struct Segment {
   std::uint32_t kind, layer;
@@ -34,7 +35,7 @@ struct Segment {
 };
 struct Image {
   std::string magic = "HEARTHPK";
-  std::uint32_t version = 1;
+  std::uint32_t version = 2;
   std::uint32_t size = 0;  // 0: the right one
   std::uint64_t file_bytes = 36864;
   std::uint32_t repack = 1;
@@ -89,6 +90,7 @@ struct Image {
       for (const Tensor& t : s.tensors) {
         for (const std::uint32_t value : {t.role, t.type, t.layout}) number(value, 4);
         for (const std::uint64_t value : {t.offset, t.bytes, t.row_values, t.begin, t.end}) number(value, 8);
+        number(t.n_matrices, 4);
       }
     }
     raw(tail);
@@ -134,6 +136,20 @@ TEST(PackFormat, ReadsAHeaderWrittenByHand) {
   EXPECT_EQ(header->find(SegmentId::of_layer(0)), nullptr);
 }
 
+TEST(PackFormat, ReadsExpertsAndTheirBiases) {
+  Image image;
+  // ffn_gate_exps of 4 experts with 16 rows each, then 4 biases of 16 values.
+  image.segments[0].tensors[0] = {26, 2, 1, 12288, 2304, 64, 0, 64, 4};
+  image.segments[0].tensors[1] = {27, 0, 0, 16384, 256, 16, 0, 4};
+  const auto header = decode_header(image.bytes(), 36864);
+  ASSERT_TRUE(header) << header.error().message;
+  const PackTensor& experts = header->segments[0].tensors[0];
+  EXPECT_EQ(experts.role, Role::kExpertsGate);
+  EXPECT_EQ(experts.shape().rows, 64U);
+  EXPECT_EQ(experts.shape().n_matrices, 4U);
+  EXPECT_EQ(header->segments[0].tensors[1].role, Role::kExpertsGateBias);
+}
+
 TEST(PackFormat, WritesWhatAHandWouldWrite) {
   PackHeader header;
   for (std::size_t i = 0; i < 32; ++i) header.key.model[i] = static_cast<std::uint8_t>(i);
@@ -177,12 +193,13 @@ const std::vector<BadCase>& bad_cases() {
       {"magic", [](I& i) { i.magic = "HEARTHPX"; }, "no pack"},
       {"gguf", [](I& i) { i.magic = "GGUF\3\0\0\0"; }, "no pack"},
       {"version 0", [](I& i) { i.version = 0; }, "pack version 0", ErrorCode::kVersionMismatch},
-      {"version 2", [](I& i) { i.version = 2; }, "pack version 2", ErrorCode::kVersionMismatch},
+      {"version 1", [](I& i) { i.version = 1; }, "pack version 1", ErrorCode::kVersionMismatch},
+      {"version 3", [](I& i) { i.version = 3; }, "pack version 3", ErrorCode::kVersionMismatch},
       {"size of the header 0", [](I& i) { i.size = 1; }, "size of the header is 1"},
       {"size of the header beyond the limit", [](I& i) { i.size = (16U << 20) + 1; }, "size of the header"},
       {"size of the header beyond the file", [](I& i) { i.size = 36865; }, "the file only 36864"},
       {"size of the header beyond the bytes", [](I& i) { i.size = 36864; }, "cut off"},
-      {"size of the header one too small", [](I& i) { i.size = 483; }, "checksum"},
+      {"size of the header one too small", [](I& i) { i.size = 503; }, "checksum"},
       {"checksum", [](I& i) { i.right_checksum = false; }, "checksum"},
       {"another file size", [](I& i) { i.file_bytes = 36865; }, "its header says 36865"},
       {"file size beyond the limit", [](I& i) { i.file_bytes = ~std::uint64_t{0}; }, "size of the file"},
@@ -223,7 +240,19 @@ const std::vector<BadCase>& bad_cases() {
          for (Tensor& t : i.segments[1].tensors) t.offset -= 4096;
        },
        "expected 20480"},
-      {"role 19", [](I& i) { i.segments[0].tensors[1].role = 19; }, "role of a tensor"},
+      {"role 37", [](I& i) { i.segments[0].tensors[1].role = 37; }, "role of a tensor"},
+      {"matrices of no experts", [](I& i) { i.segments[0].tensors[1].n_matrices = 2; },
+       "a tensor is 2 matrices, but only experts"},
+      {"no matrices", [](I& i) { i.segments[0].tensors[1].n_matrices = 0; }, "number of matrices"},
+      {"matrices beyond the limit", [](I& i) { i.segments[0].tensors[1].n_matrices = 4097; },
+       "number of matrices"},
+      {"experts of one matrix", [](I& i) { i.segments[0].tensors[1].role = 26; }, "no matrices of 1 expert"},
+      {"experts that do not share the rows",
+       [](I& i) {
+         i.segments[0].tensors[1].role = 26;
+         i.segments[0].tensors[1].n_matrices = 3;
+       },
+       "64 rows from row 0 are no matrices of 3 expert"},
       {"embedding in a layer", [](I& i) { i.segments[0].tensors[0].role = 0; }, "no place"},
       {"layer's tensor in the head", [](I& i) { i.segments[1].tensors[0].role = 4; }, "no place"},
       {"role twice", [](I& i) { i.segments[0].tensors[1] = {4, 0, 0, 16384, 256, 64, 0, 1}; },
@@ -233,7 +262,12 @@ const std::vector<BadCase>& bad_cases() {
        "layout of a tensor"},
       {"norm that is repacked", [](I& i) { i.segments[0].tensors[0].layout = 1; }, "vector"},
       {"norm of F16", [](I& i) { i.segments[0].tensors[0].type = 1; }, "vector"},
-      {"norm of two rows", [](I& i) { i.segments[0].tensors[0].end = 2; }, "vector"},
+      {"norm from row 1",
+       [](I& i) {
+         i.segments[0].tensors[0].begin = 1;
+         i.segments[0].tensors[0].end = 2;
+       },
+       "vector"},
       {"tensor of 0 bytes", [](I& i) { i.segments[0].tensors[1].bytes = 0; }, "size of a tensor is 0"},
       {"tensor past the end", [](I& i) { i.segments[0].tensors[1].bytes = 1U << 20; }, "the file at 36864"},
       {"tensor of 2^63 bytes", [](I& i) { i.segments[0].tensors[1].bytes = 1ULL << 63; }, "size of a tensor"},
