@@ -139,11 +139,17 @@ struct Executor::Epoch {
 plan::GroupNeeds group_needs(const model::HyperParams& params, std::uint32_t n_ubatch, std::uint32_t n_cells,
                              bool in_ring) {
   const std::uint64_t least = 2ULL * n_ubatch;
+  // Each batch's table of the layers with a sliding window, shared out to its tokens.
+  std::uint64_t table = 0;
+  for (std::uint32_t il = 0; il < params.n_layer && table == 0; ++il)
+    if (params.is_sliding(il))
+      table = compute::CellTable::bytes(
+          compute::layer_cells(params, il, {.n_cells = n_cells, .n_ubatch = n_ubatch}));
   return {.least_tokens = least,
           .most_tokens = std::min(std::uint64_t{max_group(in_ring)} * n_ubatch,
                                   std::max(least, std::uint64_t{n_cells} + n_ubatch)),
           // Of one that waits: what came or leaves, and its rows.
-          .token_bytes = 2 * compute::Window::group_bytes(params, 1)};
+          .token_bytes = 2 * compute::Window::group_bytes(params, 1) + (table + n_ubatch - 1) / n_ubatch};
 }
 
 Executor::Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,

@@ -76,8 +76,7 @@ TEST_F(Profiling, BuffersAreCountedAsTheExecutorTakesThem) {
 TEST(BuffersOf, EveryArchitectureSuffice) {
   const auto backend = value_of(compute::Backend::cpu(2));
   for (const model::ArchTraits& arch : model::architectures()) {
-    const auto model =
-        value_of(model::ModelFile::open(test_model(small_spec(arch.name, "Q8_0"))));
+    const auto model = value_of(model::ModelFile::open(test_model(small_spec(arch.name, "Q8_0"))));
     for (const bool flash : {true, false}) {
       const plan::ModelProfile profile =
           model_profile(model, {.n_ctx = 1024, .flash_attention = flash, .n_ubatch = 128});

@@ -90,8 +90,8 @@ struct ModelProfile {
   std::uint64_t output_bytes = 0;          // of the output head, in the head's memory
   std::uint64_t kv_bytes = 0;              // KV cache of a layer, for the context asked for: their mean
   std::vector<std::uint64_t> layer_kv_bytes = {};  // by layer; empty: all have kv_bytes
-  std::uint64_t window_bytes = 0;          // that a device's each window takes, whatever its layers
-  PartSizes parts;                         // in which weights are read
+  std::uint64_t window_bytes = 0;                  // that a device's each window takes, whatever its layers
+  PartSizes parts;                                 // in which weights are read
   // Hidden states of more bytes are sent as scaled f16, in half of them.
   std::uint64_t most_f32_bytes = std::numeric_limits<std::uint64_t>::max();
   std::vector<BatchNeeds> batches;  // that may be chosen, the most tokens first; at least one

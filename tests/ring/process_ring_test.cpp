@@ -2,6 +2,7 @@
 //
 // Claimed: exact (f32 links, the same threads, the same batches), for each architecture. The head runs in the
 // test's process, the workers are `hearth worker`.
+#include <algorithm>
 #include <format>
 #include <memory>
 #include <string>
@@ -74,8 +75,13 @@ TEST_P(ProcessRing, GivesTheBitsOfLibllama) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Architectures, ProcessRing, ::testing::Values("llama", "qwen2", "qwen3"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(Architectures, ProcessRing,
+                         ::testing::Values("llama", "qwen2", "qwen3", "gemma3", "gpt-oss", "phi3"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
 
 TEST(ProcessRing, AStoppedAnswerLeavesNothingBehind) {
   const auto path = test_model(small_spec("llama", "Q4_K_M"));

@@ -45,9 +45,19 @@ struct Cut {
 #define NEEDS_PLAIN_MEMORY() \
   if (kAddressSanitized) GTEST_SKIP() << "the sanitizer's own memory is more than these processes may take"
 
-TEST(StreamedRing, GivesTheBitsOfLibllama) {
+// 8 layers of 16 MB: experts, repacked where the CPU has a layout, each matrix of all of them a part.
+synth::SynthSpec experts_spec() {
+  synth::SynthSpec spec = small_spec("qwen3moe", "Q4_0");
+  spec.shape = {.n_layer = 8, .n_embd = 512, .n_head = 8, .n_head_kv = 4, .head_dim = 64, .n_ff = 2048};
+  spec.shape.n_expert = 8;
+  return spec;
+}
+
+class StreamedModel : public ::testing::TestWithParam<synth::SynthSpec> {};
+
+TEST_P(StreamedModel, GivesTheBitsOfLibllama) {
   NEEDS_PLAIN_MEMORY();
-  const auto path = test_model(large_spec());
+  const auto path = test_model(GetParam());
   const RingOptions same = {.n_ctx = 256, .n_ubatch = kChunk};
   std::vector<std::int32_t> prompt;
   Transcript expected;
@@ -108,6 +118,9 @@ TEST(StreamedRing, GivesTheBitsOfLibllama) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, StreamedModel, ::testing::Values(large_spec(), experts_spec()),
+                         [](const auto& test) { return test.param.arch; });
 
 // All lines of a program that ends by itself.
 std::string output_of(const std::vector<std::string>& arguments) {
