@@ -271,6 +271,14 @@ TEST_F(SynthTest, OptionsChangeTheModel) {
   expect_new([](SynthSpec& s) { s.qkv_bias = true; });
   expect_new([](SynthSpec& s) { s.rope_freqs = true; });
   expect_new([](SynthSpec& s) { s.rope_scale_linear = 4; });
+  expect_new([](SynthSpec& s) { s.rope_yarn = 4; });
+  expect_new([](SynthSpec& s) { s.shape.n_expert = 4; });
+  expect_new([](SynthSpec& s) { s.shape.n_expert = 4, s.shape.n_expert_used = 3; });
+  expect_new([](SynthSpec& s) { s.arch = "gemma2"; });
+  expect_new([](SynthSpec& s) { s.arch = "gemma2", s.attention_cap = 2; });
+  expect_new([](SynthSpec& s) { s.arch = "gemma2", s.logit_cap = 2; });
+  expect_new([](SynthSpec& s) { s.arch = "phi3"; });
+  expect_new([](SynthSpec& s) { s.arch = "phi3", s.rope_freqs = true; });
   expect_new([](SynthSpec& s) { s.rope_freq_base = 500000; });
   expect_new([](SynthSpec& s) { s.shape.tied = true; });
   expect_new([](SynthSpec& s) { s.seed = 7; });
@@ -302,7 +310,7 @@ TEST_F(SynthTest, ImpossibleSpecsSayWhy) {
     ASSERT_FALSE(report) << part;
     EXPECT_THAT(report.error().message, HasSubstr(part));
   };
-  expect_error("there are: llama qwen2 qwen3", [](SynthSpec& s) { s.arch = "gpt2"; });
+  expect_error("there are: gemma2 gemma3 gpt-oss granite llama ", [](SynthSpec& s) { s.arch = "gpt2"; });
   expect_error("no type or mix 'Q9'", [](SynthSpec& s) { s.type = "Q9"; });
   expect_error("blk.0.attn_output.weight has rows of 192",
                [](SynthSpec& s) { s.shape.n_head = 3, s.shape.n_head_kv = 1; });
@@ -312,8 +320,18 @@ TEST_F(SynthTest, ImpossibleSpecsSayWhy) {
   expect_error("RoPE needs an even one", [](SynthSpec& s) { s.shape.head_dim = 63; });
   expect_error("--layers is 0", [](SynthSpec& s) { s.shape.n_layer = 0; });
   expect_error("the tokenizer has 2048 tokens", [](SynthSpec& s) { s.shape.n_vocab = 100; });
-  expect_error("qwen3 has no biases", [](SynthSpec& s) { s.arch = "qwen3", s.qkv_bias = true; });
-  expect_error("no rope_freqs.weight", [](SynthSpec& s) { s.arch = "qwen2", s.rope_freqs = true; });
+  expect_error("--qkv-bias: gemma2 models", [](SynthSpec& s) { s.arch = "gemma2", s.qkv_bias = true; });
+  expect_error("--rope-freqs: qwen2 models", [](SynthSpec& s) { s.arch = "qwen2", s.rope_freqs = true; });
+  expect_error("--experts: qwen2 models", [](SynthSpec& s) { s.arch = "qwen2", s.shape.n_expert = 4; });
+  expect_error("--experts is 0; gpt-oss models", [](SynthSpec& s) { s.arch = "gpt-oss"; });
+  expect_error("--experts-used is 5 of 4 experts",
+               [](SynthSpec& s) { s.shape.n_expert = 4, s.shape.n_expert_used = 5; });
+  expect_error("--window: llama models", [](SynthSpec& s) { s.shape.n_swa = 32; });
+  expect_error("--rot: llama models", [](SynthSpec& s) { s.shape.n_rot = 32; });
+  expect_error("--tied: olmo2 models", [](SynthSpec& s) { s.arch = "olmo2", s.shape.tied = true; });
+  expect_error("--attention-cap: gemma3 models",
+               [](SynthSpec& s) { s.arch = "gemma3", s.attention_cap = 5; });
+  expect_error("--logit-cap: llama models", [](SynthSpec& s) { s.logit_cap = 5; });
   expect_error("--rope-scale-linear", [](SynthSpec& s) { s.rope_scale_linear = -1; });
   expect_error("tensors", [](SynthSpec& s) { s.split_files = 900; });
   expect_error("cannot be read as GGUF", [](SynthSpec& s) { s.vocab_from = HEARTH_SOURCE_DIR "/README.md"; });
