@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "compute/kv_rotation.h"
+
 namespace hearth::compute {
 namespace {
 
@@ -107,6 +109,9 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
   in_order(q, k, nullptr);
   if (queries) q = rope(ctx, model, q, in.positions, w[Role::kRopeFactors]);
   k = rope(ctx, model, k, in.positions, w[Role::kRopeFactors]);
+  if (queries) q = rotated(ctx, q, in.k_rotation);
+  k = rotated(ctx, k, in.k_rotation);
+  v = rotated(ctx, v, in.v_rotation);
 
   // This batch's keys and values enter their cells before anything attends to them.
   in_order(q, ggml_set_rows(ctx, kv.k, ggml_reshape_2d(ctx, k, p.n_embd_k(), n_tokens), in.cells),
@@ -114,7 +119,7 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
 
   if (in.keys_and_values_only) return nullptr;
 
-  x = attention(ctx, p, q, kv, in.mask, flash_attention);
+  x = rotated(ctx, attention(ctx, p, q, kv, in.mask, flash_attention), in.v_rotation);
   x = project(ctx, graph, w.matrix(Role::kAttnOutput), x);
   x = biased(ctx, x, w[Role::kAttnOutputBias]);
 
@@ -138,9 +143,17 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
 }
 
 ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model, ggml_tensor* k,
-                             ggml_tensor* deltas, ggml_tensor* rope_factors) {
+                             std::int64_t first, ggml_tensor* deltas, ggml_tensor* rope_factors,
+                             ggml_tensor* rotation) {
   const model::HyperParams& p = model.params();
-  ggml_tensor* keys = cached(ctx, k, p.head_dim_k, p.n_head_kv, deltas->ne[0]);
+  ggml_tensor* keys =
+      ggml_view_3d(ctx, k, p.head_dim_k, p.n_head_kv, deltas->ne[0], ggml_row_size(k->type, p.head_dim_k),
+                   k->nb[1], static_cast<std::size_t>(first) * k->nb[1]);
+  if (ggml_is_quantized(k->type)) {
+    ggml_tensor* x = rotated(ctx, ggml_cast(ctx, keys, GGML_TYPE_F32), rotation);
+    x = rope(ctx, model, x, deltas, rope_factors);
+    return ggml_cpy(ctx, rotated(ctx, x, rotation), keys);
+  }
   return ggml_rope_ext_inplace(ctx, keys, deltas, rope_factors, static_cast<int>(p.n_rot),
                                rope_mode(model.arch().rope), static_cast<int>(p.n_ctx_train),
                                p.rope_freq_base, p.rope_freq_scale, kExtFactor, kAttnFactor, kBetaFast,

@@ -26,9 +26,16 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   std::unique_ptr<Scratch> scratch(new Scratch(backend, options));
   const std::size_t n = options.n_ubatch, n_cells = options.n_cells, n_embd = model.params().n_embd;
   const std::size_t mask_value = options.flash_attention ? sizeof(ggml_fp16_t) : sizeof(float);
-  const std::array<std::size_t, 6> sizes = {n * n_embd * sizeof(float),     n * sizeof(std::int32_t),
-                                            n * sizeof(std::int64_t),       n * sizeof(std::int32_t),
-                                            n_cells * sizeof(std::int32_t), n * n_cells * mask_value};
+  const KvRotation rotation = kv_rotation(model.params(), options.kv_type);
+  scratch->rotation_ = rotation;
+  const std::array<std::size_t, 8> sizes = {n * n_embd * sizeof(float),
+                                            n * sizeof(std::int32_t),
+                                            n * sizeof(std::int64_t),
+                                            n * sizeof(std::int32_t),
+                                            n_cells * sizeof(std::int32_t),
+                                            n * n_cells * mask_value,
+                                            std::size_t{rotation.k} * rotation.k * sizeof(float),
+                                            std::size_t{rotation.v} * rotation.v * sizeof(float)};
   std::size_t total = kAlignment;
   for (const std::size_t size : sizes) total += aligned(size);
   scratch->io_.reset(ggml_backend_buft_alloc_buffer(backend.buffer_type(), total));
@@ -37,7 +44,7 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
                 "the buffers of a batch of {} tokens over {} cells need {} bytes, which are not free", n,
                 n_cells, total);
   auto address = reinterpret_cast<std::uintptr_t>(ggml_backend_buffer_get_base(scratch->io_.get()));
-  std::array<void*, 6> parts{};
+  std::array<void*, 8> parts{};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     address = aligned(address);
     parts[i] = reinterpret_cast<void*>(address);
@@ -49,6 +56,8 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   scratch->out_rows = static_cast<std::int32_t*>(parts[3]);
   scratch->deltas = static_cast<std::int32_t*>(parts[4]);
   scratch->mask = parts[5];
+  if (rotation.k > 0) fill_rotation(scratch->k_rotation = static_cast<float*>(parts[6]), rotation.k);
+  if (rotation.v > 0) fill_rotation(scratch->v_rotation = static_cast<float*>(parts[7]), rotation.v);
 
   scratch->io_bytes_ = total;
   scratch->work_bytes_ = work_bytes(model.params(), options, backend.n_threads());
@@ -57,7 +66,7 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   // but one.
   scratch->activations_.reset(ggml_gallocr_new(backend.buffer_type()));
   for (const std::uint32_t n_out : {0U, options.n_ubatch - 1}) {
-    if (!scratch->activations_ || !scratch->reserve(model, n_out))
+    if (!scratch->activations_ || !scratch->reserve(model, n_out) || !scratch->reserve_shift(model))
       return fail(ErrorCode::kOutOfMemory,
                   "the activations of a batch of {} tokens over {} cells do not fit in memory; ask for a "
                   "smaller batch "
@@ -99,6 +108,20 @@ bool Scratch::reserve(const model::ModelFile& model, std::uint32_t n_out) {
   return ggml_gallocr_reserve(activations_.get(), graph);
 }
 
+bool Scratch::reserve_shift(const model::ModelFile& model) {
+  if (!wire::traits(options_.kv_type.k).quantized) return true;
+  const residency::ContextPtr ctx =
+      residency::make_context(2 * kShiftNodes, ggml_graph_overhead_custom(kShiftNodes, false));
+  ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kShiftNodes, false);
+  // Any quantized type takes the same way through f32.
+  ggml_tensor* k =
+      place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_Q8_0, model.params().n_embd_k(), kShiftCells), hidden);
+  ggml_tensor* deltas_of = place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, kShiftCells), deltas);
+  ggml_build_forward_expand(
+      graph, build_key_shift(ctx.get(), model, k, 0, deltas_of, nullptr, rotation_of_keys(ctx.get())));
+  return ggml_gallocr_reserve(activations_.get(), graph);
+}
+
 std::uint64_t Scratch::bytes() const {
   return io_bytes_ + work_bytes_ + ggml_gallocr_get_buffer_size(activations_.get(), 0);
 }
@@ -115,6 +138,11 @@ ggml_tensor* Scratch::place(ggml_tensor* tensor, void* address) const {
   tensor->data = address;
   tensor->buffer = io_.get();
   return tensor;
+}
+
+ggml_tensor* Scratch::rotation_of_keys(ggml_context* ctx) const {
+  if (k_rotation == nullptr) return nullptr;
+  return place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, rotation_.k, rotation_.k), k_rotation);
 }
 
 std::vector<ggml_tensor*> Scratch::declare(ggml_context* ctx, const model::ModelFile& model,
@@ -135,6 +163,9 @@ BatchInputs Scratch::inputs(ggml_context* ctx, std::int64_t n_embd, std::int64_t
   in.mask =
       place(ggml_new_tensor_2d(ctx, options_.flash_attention ? GGML_TYPE_F16 : GGML_TYPE_F32, n_kv, n_tokens),
             mask);
+  in.k_rotation = rotation_of_keys(ctx);
+  if (v_rotation != nullptr)
+    in.v_rotation = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, rotation_.v, rotation_.v), v_rotation);
   if (n_out > 0) in.out_rows = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_out), out_rows);
   return in;
 }

@@ -23,13 +23,18 @@ struct Cut {
   const char* name;
   std::vector<std::uint32_t> windows;
   std::uint32_t rounds = 1;
+  std::size_t n_devices = 0;  // 0: one for each window
+  std::size_t n_steps = windows.size() * rounds;
 };
 
 const Cut kCuts[] = {{"one device", {8}},
                      {"two", {4, 4}},
                      {"four even", {2, 2, 2, 2}},
                      {"four uneven", {1, 4, 1, 2}},
-                     {"four, two rounds", {1, 1, 1, 1}, 2}};
+                     {"four, two rounds", {1, 1, 1, 1}, 2},
+                     {"three, three rounds, the last one cut short", {1, 1, 1}, 3, 0, 8},
+                     // One round after another: a device's windows differ, and it may have none.
+                     {"three, three rounds, each another way", {2, 1, 0, 0, 1, 1, 1, 0, 2}, 3, 3, 6}};
 
 // Which types have another layout depends on the CPU; these have one wherever there is AVX2.
 bool surely_repacked(const std::string& type) {
@@ -58,10 +63,11 @@ TEST_P(ExactMatrix, EveryCutGivesTheBitsOfLibllama) {
       SCOPED_TRACE(std::format("{} {}, {}, {}", arch, type, repack ? "repacked" : "plain", cut.name));
       options.windows = cut.windows;
       options.rounds = cut.rounds;
+      options.n_devices = cut.n_devices;
       // The weights may move between any two computes; once per layout is enough.
       if (cut.rounds == 2) options.moving_weights.emplace();
       const auto ring = open_ring(model, options);
-      ASSERT_EQ(ring->windows().size(), cut.windows.size() * cut.rounds);
+      ASSERT_EQ(ring->windows().size(), cut.n_steps);
       if (!repack) {
         EXPECT_EQ(ring->repacked_bytes(), 0U);
       } else if (surely_repacked(type)) {
