@@ -182,18 +182,31 @@ void RingFlags::add(CLI::App& app) {
   add_number_or_auto(app, "--ubatch-size", n_ubatch, 8192,
                      "most tokens computed at once (also -ub); auto: 512, fewer where their buffers would "
                      "make devices stream more");
-  app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache (also -ctk, -ctv)")
-      ->check(CLI::IsMember({"f16", "f32"}))
+  std::vector<std::string> kv_types;
+  for (const wire::KvTypeTraits& one : wire::kKvTypes) kv_types.emplace_back(one.name);
+  app.add_option("--cache-type-k", k_type, "type of keys in the KV cache (also -ctk)")
+      ->check(CLI::IsMember(kv_types))
       ->capture_default_str();
-  app.add_option("--link-type", link_type,
-                 "hidden state on links: auto is f32 up to 64 KiB a frame, scaled f16 above; f32 is exact")
-      ->check(CLI::IsMember({"auto", "f32"}))
+  app.add_option("--cache-type-v", v_type,
+                 "type of values in the KV cache (also -ctv); q8_0 and smaller need flash attention")
+      ->check(CLI::IsMember(kv_types))
+      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--kv-type", [this](const std::string& type) { k_type = v_type = type; }, "both of them")
+      ->check(CLI::IsMember(kv_types))
+      ->excludes("--cache-type-k")
+      ->excludes("--cache-type-v");
+  app.add_option(
+         "--link-type", link_type,
+         "hidden state on links: auto is f32 up to 64 KiB a frame, f16 above; f32 (exact), f16 or q8_0 "
+         "(a quarter of the bytes) is that for every frame")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "q8_0"}))
       ->capture_default_str();
   app.add_flag("--no-repack", no_repack, "keep weights as in the file: less memory, slower");
   app.add_flag("--no-flash-attn", no_flash_attention, "plain attention");
   app.add_option("--layer-window", windows,
-                 "layers per device and round, e.g. 8,8,4: this device, then the workers (default: the "
-                 "best, see hearth plan; also -lw)");
+                 "layers per device and round, e.g. 8,8,4: this device, then the workers; or of each round, "
+                 "e.g. 4,2,2/1,3,4 (default: the best, see hearth plan; also -lw)");
   add_number_or_auto(app, "-k,--rounds", rounds, 128,
                      "times a token passes each device; auto: the best, with --layer-window as many as the "
                      "windows need");
@@ -208,6 +221,17 @@ void RingFlags::add(CLI::App& app) {
       ->check(CLI::PositiveNumber);
 }
 
+// Names were checked when the flags were read.
+wire::KvTypes RingFlags::kv_type() const {
+  return {*wire::kv_type_named(k_type), *wire::kv_type_named(v_type)};
+}
+
+std::pair<wire::HiddenEncoding, bool> RingFlags::hidden() const {
+  if (link_type == "f32") return {wire::HiddenEncoding::kF32, false};
+  if (link_type == "q8_0") return {wire::HiddenEncoding::kQ8Scaled, true};
+  return {wire::HiddenEncoding::kF16Scaled, link_type == "f16"};
+}
+
 Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) const {
   node::HeadNodeOptions options;
   options.model_path = model.model;
@@ -215,13 +239,13 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
   HEARTH_TRY(options.memory_bytes, model.memory_bytes());
   options.weights =
       model.weights([](const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); });
-  options.epoch = {
-      .n_ctx = n_ctx,
-      .n_ubatch = std::min(n_ubatch, n_ctx),  // 0 stays 0
-      .kv_type = kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
-      .hidden = link_type == "f32" ? wire::HiddenEncoding::kF32 : wire::HiddenEncoding::kF16Scaled,
-      .repack = !no_repack,
-      .flash_attention = !no_flash_attention};
+  options.epoch = {.n_ctx = n_ctx,
+                   .n_ubatch = std::min(n_ubatch, n_ctx),  // 0 stays 0
+                   .kv_type = kv_type(),
+                   .hidden = hidden().first,
+                   .hidden_always = hidden().second,
+                   .repack = !no_repack,
+                   .flash_attention = !no_flash_attention};
   for (const std::string& worker : workers) {
     HEARTH_TRY(auto address, parse_worker(worker));
     options.workers.push_back(std::move(address));
@@ -236,7 +260,9 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
   options.traffic = {.users = users, .prompt_tokens = prompt_tokens};
   if (max_ttft_s > 0) options.max_ttft_s = max_ttft_s;
   if (!windows.empty()) {
-    HEARTH_TRY(options.windows, parse_windows(windows));
+    HEARTH_TRY(LayerWindows by_hand, parse_windows(windows));
+    options.windows = std::move(by_hand.layers);
+    options.n_window_rounds = by_hand.n_rounds;
   }
   const auto least = verbose ? engine::LogLevel::kDebug : engine::LogLevel::kWarning;
   options.log = [least](engine::LogLevel level, const std::string& text) { print_log(level, text, least); };
@@ -297,18 +323,33 @@ Result<node::WorkerAddress> parse_worker(std::string_view text) {
   return node::WorkerAddress{.key = key, .host = std::move(address.host), .control_port = address.port};
 }
 
-Result<std::vector<std::uint32_t>> parse_windows(std::string_view text) {
-  std::vector<std::uint32_t> windows;
+Result<LayerWindows> parse_windows(std::string_view text) {
+  LayerWindows windows;
   const char* at = text.data();
   const char* end = at + text.size();
+  std::size_t per_round = 0, of_round = 0;
   while (true) {
     std::uint32_t n = 0;
     const auto parsed = std::from_chars(at, end, n);
-    if (parsed.ec != std::errc() || (parsed.ptr != end && *parsed.ptr != ','))
-      return fail(ErrorCode::kInvalidArgument, "--layer-window '{}' is not a list of numbers like 8,8,4",
+    if (parsed.ec != std::errc() || (parsed.ptr != end && *parsed.ptr != ',' && *parsed.ptr != '/'))
+      return fail(ErrorCode::kInvalidArgument,
+                  "--layer-window '{}' is not a list of numbers like 8,8,4, or of rounds like 4,2,2/1,3,4",
                   text);
-    windows.push_back(n);
+    windows.layers.push_back(n);
+    ++of_round;
+    const bool ends_round = parsed.ptr == end || *parsed.ptr == '/';
+    if (ends_round) {
+      if (per_round == 0) per_round = of_round;
+      if (of_round != per_round)
+        return fail(
+            ErrorCode::kInvalidArgument,
+            "--layer-window '{}' has {} windows in round {}, expected {} as in the first; write 0 for "
+            "a device without layers",
+            text, of_round, windows.n_rounds, per_round);
+      of_round = 0;
+    }
     if (parsed.ptr == end) return windows;
+    if (ends_round) ++windows.n_rounds;
     at = parsed.ptr + 1;
   }
 }
@@ -346,6 +387,8 @@ std::string describe(const node::Timings& t) {
     text +=
         std::format("; {} tokens at {:.1f} tokens/s ({:.1f} ms each)", t.n_generated,
                     (t.n_generated - 1) / seconds(t.decode), seconds(t.decode) * 1e3 / (t.n_generated - 1));
+  if (t.n_shifts > 0)
+    text += std::format("; context shifted {} time{}", t.n_shifts, t.n_shifts == 1 ? "" : "s");
   return text;
 }
 

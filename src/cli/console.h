@@ -78,14 +78,14 @@ struct ModelFlags {
 struct RingFlags {
   std::uint32_t n_ctx = 4096;
   std::uint32_t n_ubatch = 0;  // 0: by memory
-  std::string kv_type = "f16";
+  std::string k_type = "f16", v_type = "f16";
   std::string link_type = "auto";
   bool no_repack = false;
   bool no_flash_attention = false;
   std::vector<std::string> workers;  // KEY@HOST:PORT
   std::string key_file;
   std::string listen;        // HOST[:PORT]
-  std::string windows;       // "8,8,4"
+  std::string windows;       // "8,8,4", "4,2,2/1,3,4"
   std::uint32_t rounds = 0;  // 0: the best
   std::vector<std::string> excluded;
   std::uint32_t users = 1;
@@ -94,6 +94,9 @@ struct RingFlags {
   bool verbose = false;
   void add(CLI::App& app);
   void add_members(CLI::App& app);  // of these: who is in the ring, and --verbose
+  [[nodiscard]] wire::KvTypes kv_type() const;
+  // Of the link type: the encoding, and whether small frames have it too.
+  [[nodiscard]] std::pair<wire::HiddenEncoding, bool> hidden() const;
   // Fills a head's options; kInvalidArgument names the flag.
   [[nodiscard]] Result<node::HeadNodeOptions> head_options(const ModelFlags& model) const;
   // The head's identity: its key file, or a fresh one for a ring of one.
@@ -108,7 +111,12 @@ struct HostPort {
 [[nodiscard]] Result<HostPort> parse_host_port(std::string_view text, int default_port = -1);
 // "KEY@HOST:PORT"
 [[nodiscard]] Result<node::WorkerAddress> parse_worker(std::string_view text);
-[[nodiscard]] Result<std::vector<std::uint32_t>> parse_windows(std::string_view text);
+// "8,8,4", or of several rounds "4,2,2/1,3,4": as many in each.
+struct LayerWindows {
+  std::vector<std::uint32_t> layers;  // [n_rounds][devices]
+  std::uint32_t n_rounds = 1;
+};
+[[nodiscard]] Result<LayerWindows> parse_windows(std::string_view text);
 
 // "ring of 3: …" as people read it.
 [[nodiscard]] std::string describe(const node::RingReport& ring);

@@ -21,6 +21,7 @@ struct Flags {
   std::string prompt = "Tell me a story about a fox and a lamp.";
   std::uint32_t devices = 4;
   std::uint32_t rounds = 2;
+  std::string windows;  // empty: even
   std::uint32_t n_threads = 1;
   std::int64_t max_tokens = 320;
   bool verbose = false;
@@ -79,9 +80,14 @@ Result<Ring> start_ring(const Flags& flags) {
   node::HeadNodeOptions options = head_options(flags);
   // A model of 8 MB is fastest on one device, and so it would be planned: the demo is to show the ring.
   HEARTH_TRY(const model::ModelFile model, model::ModelFile::open(flags.model));
+  if (!flags.windows.empty()) {
+    HEARTH_TRY(LayerWindows by_hand, parse_windows(flags.windows));
+    options.windows = std::move(by_hand.layers);
+    options.n_window_rounds = by_hand.n_rounds;
+  }
   const std::uint32_t n_layer = model.params().n_layer;
   const std::uint32_t per_round = (n_layer + flags.rounds - 1) / flags.rounds;
-  for (std::uint32_t m = 0; m < flags.devices; ++m)
+  for (std::uint32_t m = 0; m < flags.devices && flags.windows.empty(); ++m)
     options.windows.push_back((m + 1) * per_round / flags.devices - m * per_round / flags.devices);
   for (std::uint32_t i = 1; i < flags.devices; ++i) {
     const std::string name = std::format("worker-{}", i);
@@ -169,13 +175,19 @@ void add_demo(CLI::App& app, int& exit) {
   verb->add_option("-k,--rounds", flags->rounds, "times a token passes each device")
       ->check(CLI::Range(1, 16))
       ->capture_default_str();
+  verb->add_option("--layer-window", flags->windows,
+                   "layers of each device in a round, or in each one, e.g. 2,1,0/0,1,1/1,0,2 (default: even; "
+                   "also -lw)")
+      ->excludes("--rounds");
   verb->add_option("-t,--threads", flags->n_threads, "compute threads of each process")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   verb->add_flag("-v,--verbose", flags->verbose, "log what happens");
   verb->footer(
       "Prints the ring, the answer as it is generated, the speed, and whether one device says the same.\n"
-      "Example: hearth demo -p 'Who are you?'");
+      "Examples:\n"
+      "  hearth demo -p 'Who are you?'\n"
+      "  hearth demo --devices 3 -lw 2,1,0/0,1,1/1,0,2");
   verb->callback([flags, &exit] { exit = run(*flags); });
 }
 

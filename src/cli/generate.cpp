@@ -40,6 +40,11 @@ void SamplingFlags::add(CLI::App& app) {
   app.add_option("-s,--seed", seed, "random seed; -1: a new one")
       ->check(CLI::Range(std::int64_t{-1}, std::int64_t{0xFFFFFFFF}))
       ->capture_default_str();
+  app.add_flag("--context-shift,!--no-context-shift", context_shift,
+               "where the context is full, discard half of it and go on (default: end with an error)");
+  app.add_option("--keep", n_keep, "tokens of the prompt that a context shift keeps; -1: all")
+      ->check(CLI::Range(-1, kMostTokens))
+      ->capture_default_str();
   app.add_flag("--ignore-eos", ignore_eos, "go on after the model's end");
 }
 
@@ -53,6 +58,8 @@ node::GenerateOptions SamplingFlags::options() const {
   if (seed >= 0) options.sampling.seed = static_cast<std::uint32_t>(seed);
   options.max_tokens = max_tokens;
   options.ignore_end = ignore_eos;
+  options.context_shift = context_shift;
+  options.n_keep = n_keep;
   return options;
 }
 

@@ -27,6 +27,8 @@ struct SamplingFlags {
   float repeat_penalty = 1.0F;
   std::int64_t seed = -1;
   bool ignore_eos = false;
+  bool context_shift = false;
+  std::int32_t n_keep = 0;
   void add(CLI::App& app);
   [[nodiscard]] node::GenerateOptions options() const;
 };

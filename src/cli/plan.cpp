@@ -15,6 +15,7 @@
 #include "cli/device_file.h"
 #include "cli/plan_report.h"
 #include "cli/verbs.h"
+#include "compute/kv_storage.h"
 #include "node/model_profile.h"
 #include "plan/exact_solver.h"
 #include "plan/milp_solver.h"
@@ -82,7 +83,9 @@ Result<plan::PlanRequest> request_of(const Flags& flags, const DeviceFile& file)
       .rounds = flags.ring.rounds,
       .gpus = flags.gpus || file.gpus};
   if (!flags.ring.windows.empty()) {
-    HEARTH_TRY(request.windows, parse_windows(flags.ring.windows));
+    HEARTH_TRY(LayerWindows by_hand, parse_windows(flags.ring.windows));
+    request.windows = std::move(by_hand.layers);
+    request.n_window_rounds = by_hand.n_rounds;
   }
   HEARTH_TRY(request.excluded,
              plan::named({.model = {}, .devices = file.devices, .links = {}}, flags.ring.excluded));
@@ -123,6 +126,13 @@ std::optional<double> page_cache_s(const plan::RingProfile& ring, const plan::Pl
   return read->period_s;
 }
 
+Result<> check_kv(const model::HyperParams& params, const node::ModelRequest& request) {
+  auto can = compute::KvStorage::check(params, request.kv_type, request.flash_attention);
+  if (!can && can.error().code == ErrorCode::kUnsupported)
+    return fail(can.error().code, "{}: {}", params.name, can.error().message);
+  return can;
+}
+
 // A row for each described model, with what others were measured to take.
 int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequest& request,
                 const node::ModelRequest& of_model) {
@@ -134,6 +144,7 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
                         std::format("{:+.0f}%", file.vary * 100));
   text += "  layers by device (on its GPU); published\n";
   for (const DescribedModel& model : file.models) {
+    if (const auto can = check_kv(model.params, of_model); !can) return report(can.error());
     const plan::RingProfile ring = {.model = node::model_profile(model.params, model.sizes, of_model),
                                     .devices = file.devices,
                                     .links = file.links,
@@ -226,14 +237,13 @@ int plan_for_file(const Flags& flags) {
   const auto request = request_of(flags, *file);
   if (!request) return report(request.error());
   const std::uint32_t n_ctx = flags.context_given || file->n_ctx == 0 ? flags.ring.n_ctx : file->n_ctx;
-  const node::ModelRequest of_model = {
-      .n_ctx = n_ctx,
-      .kv_type = flags.ring.kv_type == "f32" ? wire::KvType::kF32 : wire::KvType::kF16,
-      .flash_attention = !flags.ring.no_flash_attention,
-      .n_ubatch = std::min(flags.ring.n_ubatch, n_ctx),
-      .n_devices = file->devices.size(),
-      .hidden =
-          flags.ring.link_type == "f32" ? wire::HiddenEncoding::kF32 : wire::HiddenEncoding::kF16Scaled};
+  const node::ModelRequest of_model = {.n_ctx = n_ctx,
+                                       .kv_type = flags.ring.kv_type(),
+                                       .flash_attention = !flags.ring.no_flash_attention,
+                                       .n_ubatch = std::min(flags.ring.n_ubatch, n_ctx),
+                                       .n_devices = file->devices.size(),
+                                       .hidden = flags.ring.hidden().first,
+                                       .hidden_always = flags.ring.hidden().second};
   if (flags.model.model.empty()) {
     if (file->models.empty())
       return report({ErrorCode::kInvalidArgument,
@@ -242,6 +252,7 @@ int plan_for_file(const Flags& flags) {
       return report({ErrorCode::kInvalidArgument, "--confirm is for one model: name it with -m"});
     if (file->models.size() > 1) return print_table(flags, *file, *request, of_model);
     const DescribedModel& model = file->models.front();
+    if (const auto can = check_kv(model.params, of_model); !can) return report(can.error());
     return print_plan_for(flags,
                           {.model = node::model_profile(model.params, model.sizes, of_model),
                            .devices = file->devices,
@@ -251,6 +262,7 @@ int plan_for_file(const Flags& flags) {
   }
   const auto model = model::ModelFile::open(flags.model.model);
   if (!model) return report(model.error());
+  if (const auto can = check_kv(model->params(), of_model); !can) return report(can.error());
   return print_plan_for(flags,
                         {.model = node::model_profile(*model, of_model),
                          .devices = file->devices,

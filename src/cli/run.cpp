@@ -10,6 +10,7 @@
 #include "cli/console.h"
 #include "cli/generate.h"
 #include "cli/verbs.h"
+#include "compute/window.h"
 #include "model/chat_template.h"
 
 namespace hearth::cli {
@@ -49,8 +50,10 @@ Result<std::optional<std::string>> prompt_text(const Flags& flags) {
 }
 
 void say_context_is_full(const Flags& flags) {
-  std::fprintf(stderr, "hearth: the context of %u tokens is full; ask for a larger one (-c)\n",
-               flags.ring.n_ctx);
+  std::fprintf(stderr, "hearth: the context of %u tokens is full; ask for a larger one (-c)%s\n",
+               flags.ring.n_ctx,
+               flags.sampling.context_shift ? " or keep less of the prompt (--keep)"
+                                            : ", or discard the oldest half then (--context-shift)");
 }
 
 // One question, one answer.
@@ -125,6 +128,7 @@ int run(const Flags& flags) {
   count_interrupts();
   std::optional<Prompter> prompter;
   options->opened = [&](const model::ModelFile& model, const model::Tokenizer& tokenizer) -> Result<> {
+    if (flags.sampling.context_shift) HEARTH_TRY_VOID(compute::Window::check_shift(model));
     HEARTH_TRY(prompter, Prompter::create(model, tokenizer, flags.raw));
     return {};
   };

@@ -8,7 +8,38 @@ namespace hearth::compute {
 namespace {
 
 ggml_type storage_type(wire::KvType type) {
-  return type == wire::KvType::kF32 ? GGML_TYPE_F32 : GGML_TYPE_F16;
+  switch (type) {
+    case wire::KvType::kF32:
+      return GGML_TYPE_F32;
+    case wire::KvType::kF16:
+      return GGML_TYPE_F16;
+    case wire::KvType::kQ8_0:
+      return GGML_TYPE_Q8_0;
+    case wire::KvType::kQ5_1:
+      return GGML_TYPE_Q5_1;
+    case wire::KvType::kQ5_0:
+      return GGML_TYPE_Q5_0;
+    case wire::KvType::kQ4_1:
+      return GGML_TYPE_Q4_1;
+    case wire::KvType::kQ4_0:
+      return GGML_TYPE_Q4_0;
+  }
+  return GGML_TYPE_F16;
+}
+
+// Of n values; ggml's own function ends the process where blocks do not divide them, which check() refuses.
+std::uint64_t row_bytes(wire::KvType type, std::uint64_t n) {
+  const ggml_type stored = storage_type(type);
+  const auto block = static_cast<std::uint64_t>(ggml_blck_size(stored));
+  return (n + block - 1) / block * ggml_type_size(stored);
+}
+
+Result<> check_heads(std::string_view what, std::string_view flag, wire::KvType type,
+                     std::uint32_t head_dim) {
+  if (!wire::traits(type).quantized || head_dim % wire::kKvBlock == 0) return {};
+  return fail(ErrorCode::kUnsupported,
+              "the {} of this model have {} values a head, {} stores blocks of {}; use {} f16", what,
+              head_dim, wire::traits(type).name, wire::kKvBlock, flag);
 }
 
 }  // namespace
@@ -23,15 +54,23 @@ struct KvStorage::Impl {
 KvStorage::KvStorage(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KvStorage::~KvStorage() = default;
 
-std::uint64_t KvStorage::bytes(const model::HyperParams& params, std::uint32_t n_layers, wire::KvType type,
+Result<> KvStorage::check(const model::HyperParams& params, wire::KvTypes types, bool flash_attention) {
+  if (wire::traits(types.v).quantized && !flash_attention)
+    return fail(ErrorCode::kInvalidArgument,
+                "values stored as {} (-ctv) need flash attention; leave out --no-flash-attn, or use -ctv f16",
+                wire::traits(types.v).name);
+  HEARTH_TRY_VOID(check_heads("keys", "-ctk", types.k, params.head_dim_k));
+  return check_heads("values", "-ctv", types.v, params.head_dim_v);
+}
+
+std::uint64_t KvStorage::bytes(const model::HyperParams& params, std::uint32_t n_layers, wire::KvTypes types,
                                std::uint32_t n_cells) {
-  const std::uint64_t row = ggml_row_size(storage_type(type), params.n_embd_k()) +
-                            ggml_row_size(storage_type(type), params.n_embd_v());
-  return row * n_cells * n_layers;
+  const std::uint64_t cell = row_bytes(types.k, params.n_embd_k()) + row_bytes(types.v, params.n_embd_v());
+  return cell * n_cells * n_layers;
 }
 
 Result<std::unique_ptr<KvStorage>> KvStorage::create(Backend& backend, const model::HyperParams& params,
-                                                     plan::LayerRange layers, wire::KvType type,
+                                                     plan::LayerRange layers, wire::KvTypes types,
                                                      std::span<const std::uint32_t> n_cells) {
   HEARTH_CHECK(n_cells.size() == layers.size());
   auto impl = std::make_unique<Impl>();
@@ -39,17 +78,17 @@ Result<std::unique_ptr<KvStorage>> KvStorage::create(Backend& backend, const mod
   impl->ctx = residency::make_context(std::size_t{2} * layers.size());
   std::uint64_t needed = 0;
   for (const std::uint32_t cells : n_cells) {
-    impl->k.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(type), params.n_embd_k(), cells));
-    impl->v.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(type), params.n_embd_v(), cells));
-    needed += bytes(params, 1, type, cells);
+    impl->k.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(types.k), params.n_embd_k(), cells));
+    impl->v.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(types.v), params.n_embd_v(), cells));
+    needed += bytes(params, 1, types, cells);
   }
   impl->buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(impl->ctx.get(), backend.buffer_type()));
   if (!impl->buffer)
     return fail(ErrorCode::kOutOfMemory,
                 "the KV cache of layers {}..{} needs {} bytes for {} cells a layer, which are not "
-                "free; ask for a smaller context (-c)",
+                "free; ask for a smaller context (-c) or smaller types (-ctk q8_0 -ctv q8_0)",
                 layers.begin, layers.end - 1, needed, std::ranges::max(n_cells));
-  // A masked cell still takes part in sums with weight 0: it must not hold NaN.
+  // A masked cell still takes part in sums with weight 0: it must not hold NaN. In every type zeros are 0.
   ggml_backend_buffer_clear(impl->buffer.get(), 0);
   return std::unique_ptr<KvStorage>(new KvStorage(std::move(impl)));
 }

@@ -14,7 +14,7 @@
 #include "compute/backend.h"
 #include "model/model_file.h"
 #include "plan/plan.h"
-#include "wire/messages.h"
+#include "wire/kv_type.h"
 
 struct ggml_tensor;
 
@@ -22,16 +22,20 @@ namespace hearth::compute {
 
 class KvStorage {
  public:
-  // `n_cells`: of each layer, in order. kOutOfMemory, with the bytes.
+  // `n_cells`: of each layer, in order; types that check() takes. kOutOfMemory, with the bytes.
   [[nodiscard]] static Result<std::unique_ptr<KvStorage>> create(Backend& backend,
                                                                  const model::HyperParams& params,
-                                                                 plan::LayerRange layers, wire::KvType type,
+                                                                 plan::LayerRange layers, wire::KvTypes types,
                                                                  std::span<const std::uint32_t> n_cells);
   ~KvStorage();
 
+  // Whether keys and values of this model can be stored so: kInvalidArgument where quantized values have no
+  // flash attention, kUnsupported where blocks do not divide a head.
+  [[nodiscard]] static Result<> check(const model::HyperParams& params, wire::KvTypes types,
+                                      bool flash_attention);
   // Bytes that create() will take for layers of `n_cells` each.
   [[nodiscard]] static std::uint64_t bytes(const model::HyperParams& params, std::uint32_t n_layers,
-                                           wire::KvType type, std::uint32_t n_cells);
+                                           wire::KvTypes types, std::uint32_t n_cells);
 
   // `layer` is counted from the model's first.
   [[nodiscard]] std::uint32_t n_cells(std::uint32_t layer) const;

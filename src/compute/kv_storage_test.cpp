@@ -44,6 +44,55 @@ TEST(KvStorage, TakesWhatBytesSays) {
   }
 }
 
+// A block of 32 values takes 34 bytes as q8_0, 18 as q4_0.
+TEST(KvStorage, TakesTheBytesOfEachType) {
+  model::HyperParams p = params();
+  p.head_dim_k = 32;
+  p.head_dim_v = 64;
+  using wire::KvType;
+  EXPECT_EQ(KvStorage::bytes(p, 3, KvType::kQ8_0, 256), 3U * 256 * 2 * (34 + 68));
+  EXPECT_EQ(KvStorage::bytes(p, 3, {KvType::kQ8_0, KvType::kF16}, 256), 3U * 256 * 2 * (34 + 128));
+  EXPECT_EQ(KvStorage::bytes(p, 1, {KvType::kF32, KvType::kQ4_0}, 1), 2U * (128 + 36));
+  EXPECT_EQ(KvStorage::bytes(p, 1, {KvType::kQ5_1, KvType::kQ5_0}, 1), 2U * (24 + 44));
+  EXPECT_EQ(KvStorage::bytes(p, 1, {KvType::kQ4_1, KvType::kF16}, 1), 2U * (20 + 128));
+  const auto backend = value_of(Backend::cpu(1));
+  for (const wire::KvTypeTraits& type : wire::kKvTypes) {
+    const std::uint32_t n_cells[] = {256, 512};
+    const auto kv = value_of(KvStorage::create(*backend, p, {0, 2}, type.type, n_cells));
+    EXPECT_EQ(ggml_backend_buffer_get_size(kv->k(0)->buffer), KvStorage::bytes(p, 1, type.type, 768));
+    EXPECT_EQ(ggml_type_name(kv->k(1)->type), type.name);
+    EXPECT_EQ(ggml_type_name(kv->v(1)->type), type.name);
+    // Zeroed bytes are zeros, not NaN.
+    std::vector<float> values(p.n_embd_v(), 1.0F);
+    const auto* stored = ggml_get_type_traits(kv->v(1)->type);
+    if (stored->to_float != nullptr)
+      stored->to_float(kv->v(1)->data, values.data(), static_cast<std::int64_t>(values.size()));
+    else
+      std::copy_n(static_cast<const float*>(kv->v(1)->data), values.size(), values.begin());
+    EXPECT_EQ(values, std::vector<float>(p.n_embd_v()));
+  }
+}
+
+TEST(KvStorage, RefusesTypesThatCannotBe) {
+  using wire::KvType;
+  const auto refusal = [](const model::HyperParams& p, wire::KvTypes types, bool flash) {
+    const auto can = KvStorage::check(p, types, flash);
+    return can ? std::string() : can.error().message;
+  };
+  model::HyperParams p = params();  // heads of 16 and 24
+  EXPECT_EQ(refusal(p, KvType::kF16, true), "");
+  EXPECT_EQ(refusal(p, KvType::kF32, false), "");
+  EXPECT_EQ(refusal(p, {KvType::kQ8_0, KvType::kF16}, true),
+            "the keys of this model have 16 values a head, q8_0 stores blocks of 32; use -ctk f16");
+  EXPECT_EQ(refusal(p, {KvType::kF16, KvType::kQ4_1}, true),
+            "the values of this model have 24 values a head, q4_1 stores blocks of 32; use -ctv f16");
+  p.head_dim_k = p.head_dim_v = 96;
+  EXPECT_EQ(refusal(p, KvType::kQ8_0, true), "");
+  EXPECT_EQ(refusal(p, {KvType::kQ8_0, KvType::kF16}, false), "") << "keys alone need no flash attention";
+  EXPECT_EQ(refusal(p, {KvType::kF16, KvType::kQ8_0}, false),
+            "values stored as q8_0 (-ctv) need flash attention; leave out --no-flash-attn, or use -ctv f16");
+}
+
 TEST(KvStorage, IsZeroAtFirst) {
   const Storage s(wire::KvType::kF16);
   std::vector<std::uint32_t> all(256);

@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include "compute/kv_rotation.h"
+
 namespace hearth::compute {
 namespace {
 
@@ -256,14 +258,15 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
   // Attention.
   ggml_tensor* x = b.normed(in.hidden, Role::kAttnNorm);
   auto [q, k, v] = model.arch().fused ? b.project_fused(x) : b.project_qkv(x);
-  if (q != nullptr) q = b.rope(q);
-  k = b.rope(k);
+  if (q != nullptr) q = rotated(ctx, b.rope(q), in.k_rotation);
+  k = rotated(ctx, b.rope(k), in.k_rotation);
+  v = rotated(ctx, v, in.v_rotation);
   // This batch's keys and values enter their cells before anything attends to them.
   b.now(q);
   b.now(ggml_set_rows(ctx, kv.k, ggml_reshape_2d(ctx, k, p.n_embd_k(), b.n_tokens), in.cells));
   b.now(ggml_set_rows(ctx, kv.v, v, in.cells));
   if (in.keys_and_values_only) return nullptr;
-  x = b.attention(q);
+  x = rotated(ctx, b.attention(q), in.v_rotation);
   x = b.biased(b.project(Role::kAttnOutput, x), Role::kAttnOutputBias);
 
   // From here on only the rows that somebody asked for.
@@ -288,16 +291,24 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
 }
 
 ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model, std::uint32_t layer,
-                             ggml_tensor* k, ggml_tensor* deltas, ggml_tensor* rope_factors) {
+                             ggml_tensor* k, std::int64_t first, ggml_tensor* deltas,
+                             ggml_tensor* rope_factors, ggml_tensor* rotation) {
   const HyperParams& p = model.params();
   const model::Rope r = p.rope(layer);
   HEARTH_CHECK(r.is_on, "keys without RoPE do not turn");
   // The keys have their length already; ggml would change it once more.
   const float attn_factor = r.ext_factor == 0 ? 1.0F : 1.0F / (1.0F + 0.1F * std::log(1.0F / r.freq_scale));
-  ggml_tensor* keys = cached(ctx, k, p.head_dim_k, p.n_head_kv, deltas->ne[0]);
-  return ggml_rope_ext_inplace(ctx, keys, deltas, rope_factors, static_cast<int>(p.n_rot),
-                               rope_mode(model.arch().rope), static_cast<int>(p.n_ctx_orig), r.freq_base,
-                               r.freq_scale, r.ext_factor, attn_factor, p.yarn_beta_fast, p.yarn_beta_slow);
+  ggml_tensor* keys =
+      ggml_view_3d(ctx, k, p.head_dim_k, p.n_head_kv, deltas->ne[0], ggml_row_size(k->type, p.head_dim_k),
+                   k->nb[1], static_cast<std::size_t>(first) * k->nb[1]);
+  const auto turned = [&](ggml_tensor* x, auto rope_ext) {
+    return rope_ext(ctx, x, deltas, rope_factors, static_cast<int>(p.n_rot), rope_mode(model.arch().rope),
+                    static_cast<int>(p.n_ctx_orig), r.freq_base, r.freq_scale, r.ext_factor, attn_factor,
+                    p.yarn_beta_fast, p.yarn_beta_slow);
+  };
+  if (!ggml_is_quantized(k->type)) return turned(keys, ggml_rope_ext_inplace);
+  ggml_tensor* x = rotated(ctx, ggml_cast(ctx, keys, GGML_TYPE_F32), rotation);
+  return ggml_cpy(ctx, rotated(ctx, turned(x, ggml_rope_ext), rotation), keys);
 }
 
 }  // namespace hearth::compute

@@ -49,6 +49,8 @@ struct BatchInputs {
   ggml_tensor* positions = nullptr;   // i32 [n_tokens]
   ggml_tensor* cells = nullptr;       // i64 [n_tokens]: where each token's K and V go
   ggml_tensor* mask = nullptr;        // [n_kv, n_tokens]: 0 or -inf; f16 with flash attention, else f32
+  ggml_tensor* k_rotation = nullptr;  // f32, of kv_rotation.h; nullptr: none
+  ggml_tensor* v_rotation = nullptr;
   ggml_tensor* out_rows = nullptr;    // i32 [n_out]: rows that are needed after this layer, nullptr for all
   bool keys_and_values_only = false;  // no row is needed after this layer: only the KV cache is written
 };
@@ -69,11 +71,13 @@ struct BatchInputs {
                                        const LayerOptions& options, const LayerWeights& w, const LayerKv& kv,
                                        const BatchInputs& in);
 
-// Rotates the keys of cells 0..n-1 by deltas (i32 [n], in positions): in place, so that a position can be
-// shifted. `rope_factors` are the layer's, nullptr where it has none; the layer has RoPE.
+// Turns the keys of the cells from `first` on by deltas (i32 [n], in positions), so that their positions can
+// be shifted: in place, by way of f32 where they are quantized. `rope_factors` are the layer's, nullptr where
+// it has none; the layer has RoPE. `rotation`: as in BatchInputs.
 [[nodiscard]] ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model,
-                                           std::uint32_t layer, ggml_tensor* k, ggml_tensor* deltas,
-                                           ggml_tensor* rope_factors);
+                                           std::uint32_t layer, ggml_tensor* k, std::int64_t first,
+                                           ggml_tensor* deltas, ggml_tensor* rope_factors,
+                                           ggml_tensor* rotation);
 
 // Which of a layer's tensors has the RoPE factors for contexts of n_ctx tokens; it may have none.
 [[nodiscard]] model::Role rope_factors(const model::ModelFile& model, std::uint32_t n_ctx);

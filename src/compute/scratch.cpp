@@ -63,14 +63,18 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   const std::size_t n = options.n_ubatch, n_cells = options.n_cells, n_embd = model.params().n_embd;
   const std::size_t mask_value = options.flash_attention ? sizeof(ggml_fp16_t) : sizeof(float);
   const std::size_t n_sliding = scratch->n_sliding_cells_ = cells_of_sliding_layers(model.params(), options);
-  const std::array<std::size_t, 8> sizes = {n * n_embd * sizeof(float),
+  const KvRotation rotation = kv_rotation(model.params(), options.kv_type);
+  scratch->rotation_ = rotation;
+  const std::array<std::size_t, 10> sizes = {n * n_embd * sizeof(float),
                                             n * sizeof(std::int32_t),
                                             n * sizeof(std::int64_t),
                                             n * sizeof(std::int32_t),
                                             n_cells * sizeof(std::int32_t),
                                             n * n_cells * mask_value,
                                             n_sliding == 0 ? 0 : n * sizeof(std::int64_t),
-                                            n * n_sliding * mask_value};
+                                            n * n_sliding * mask_value,
+                                            std::size_t{rotation.k} * rotation.k * sizeof(float),
+                                            std::size_t{rotation.v} * rotation.v * sizeof(float)};
   std::size_t total = kAlignment;
   for (const std::size_t size : sizes) total += aligned(size);
   scratch->io_.reset(ggml_backend_buft_alloc_buffer(backend.buffer_type(), total));
@@ -93,6 +97,8 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   scratch->mask = parts[5];
   scratch->sliding_cells = static_cast<std::int64_t*>(parts[6]);
   scratch->sliding_mask = parts[7];
+  if (rotation.k > 0) fill_rotation(scratch->k_rotation = static_cast<float*>(parts[8]), rotation.k);
+  if (rotation.v > 0) fill_rotation(scratch->v_rotation = static_cast<float*>(parts[9]), rotation.v);
 
   scratch->io_bytes_ = total;
   scratch->work_bytes_ = work_bytes(model.params(), options, backend.n_threads());
@@ -102,7 +108,7 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   scratch->activations_.reset(ggml_gallocr_new(backend.buffer_type()));
   for (const std::uint32_t il : largest_layers(model, options)) {
     for (const std::uint32_t n_out : {0U, options.n_ubatch - 1}) {
-      if (!scratch->activations_ || !scratch->reserve(model, il, n_out))
+      if (!scratch->activations_ || !scratch->reserve(model, il, n_out) || !scratch->reserve_shift(model))
         return fail(ErrorCode::kOutOfMemory,
                     "the activations of a batch of {} tokens over {} cells do not fit in memory; ask for a "
                     "smaller batch "
@@ -141,6 +147,22 @@ bool Scratch::reserve(const model::ModelFile& model, std::uint32_t il, std::uint
   return ggml_gallocr_reserve(activations_.get(), graph);
 }
 
+bool Scratch::reserve_shift(const model::ModelFile& model) {
+  const model::HyperParams& p = model.params();
+  std::uint32_t il = 0;
+  while (il < p.n_layer && !p.rope(il).is_on) ++il;
+  if (!wire::traits(options_.kv_type.k).quantized || il == p.n_layer) return true;
+  const residency::ContextPtr ctx =
+      residency::make_context(2 * kShiftNodes, ggml_graph_overhead_custom(kShiftNodes, false));
+  ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kShiftNodes, false);
+  // Any quantized type takes the same way through f32.
+  ggml_tensor* k = place(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_Q8_0, p.n_embd_k(), kShiftCells), hidden);
+  ggml_tensor* deltas_of = place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, kShiftCells), deltas);
+  ggml_build_forward_expand(
+      graph, build_key_shift(ctx.get(), model, il, k, 0, deltas_of, nullptr, rotation_of_keys(ctx.get())));
+  return ggml_gallocr_reserve(activations_.get(), graph);
+}
+
 std::uint64_t Scratch::bytes() const {
   return io_bytes_ + work_bytes_ + ggml_gallocr_get_buffer_size(activations_.get(), 0);
 }
@@ -163,6 +185,11 @@ ggml_tensor* Scratch::place(ggml_tensor* tensor, void* address) const {
   return tensor;
 }
 
+ggml_tensor* Scratch::rotation_of_keys(ggml_context* ctx) const {
+  if (k_rotation == nullptr) return nullptr;
+  return place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, rotation_.k, rotation_.k), k_rotation);
+}
+
 std::vector<ggml_tensor*> Scratch::declare(ggml_context* ctx, const model::ModelFile& model,
                                            model::SegmentId layer, const residency::Part& part,
                                            LayerWeights& weights) const {
@@ -181,6 +208,9 @@ BatchInputs Scratch::inputs(ggml_context* ctx, const InputShape& shape) const {
   in.cells = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens), shape.sliding ? sliding_cells : cells);
   in.mask =
       place(ggml_new_tensor_2d(ctx, mask_type, shape.n_kv, n_tokens), shape.sliding ? sliding_mask : mask);
+  in.k_rotation = rotation_of_keys(ctx);
+  if (v_rotation != nullptr)
+    in.v_rotation = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, rotation_.v, rotation_.v), v_rotation);
   if (shape.n_out > 0) in.out_rows = place(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, shape.n_out), out_rows);
   return in;
 }

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "compute/backend.h"
+#include "compute/kv_rotation.h"
 #include "compute/layer_graph.h"
 #include "model/model_file.h"
 #include "residency/ggml_tensors.h"
@@ -22,6 +23,7 @@ struct ScratchOptions {
   std::uint32_t n_ubatch = 0;  // most tokens in a batch
   std::uint32_t n_seq = 1;     // most sequences at a time
   bool flash_attention = true;
+  wire::KvTypes kv_type = {};
   // Matrices come in blocks of rows of this size (residency/division.h); 0: whole.
   std::uint64_t max_block_bytes = 0;
 };
@@ -33,6 +35,10 @@ inline constexpr std::uint32_t kCellPadding = 256;
 [[nodiscard]] constexpr std::uint32_t pad_cells(std::uint32_t n_ctx) {
   return (n_ctx + kCellPadding - 1) / kCellPadding * kCellPadding;
 }
+
+// Quantized keys are shifted by way of f32, so many cells at a time.
+inline constexpr std::uint32_t kShiftCells = 256;
+inline constexpr std::size_t kShiftNodes = 16;
 
 struct FreeAllocator {
   void operator()(ggml_gallocr* allocator) const { ggml_gallocr_free(allocator); }
@@ -52,6 +58,9 @@ class Scratch {
   std::int32_t* out_rows = nullptr;   // [n_ubatch]
   std::int32_t* deltas = nullptr;     // [n_cells]
   void* mask = nullptr;               // [n_ubatch][n_cells] f16 with flash attention, else f32
+  // Matrices of kv_rotation.h, filled; nullptr: nothing is rotated.
+  float* k_rotation = nullptr;
+  float* v_rotation = nullptr;
   // As `cells` and `mask`, of layers with a sliding window; [n_cells] are n_sliding_cells().
   std::int64_t* sliding_cells = nullptr;
   void* sliding_mask = nullptr;
@@ -74,7 +83,8 @@ class Scratch {
     bool sliding;  // of a layer with a sliding window
   };
   [[nodiscard]] BatchInputs inputs(ggml_context* ctx, const InputShape& shape) const;
-  ggml_tensor* place(ggml_tensor* tensor, void* address) const;  // returns `tensor`
+  ggml_tensor* place(ggml_tensor* tensor, void* address) const;          // returns `tensor`
+  [[nodiscard]] ggml_tensor* rotation_of_keys(ggml_context* ctx) const;  // nullptr: none
   // The tensors of a part of a layer, also added to `weights`. They are somewhere, so that they count as
   // allocated; where they really are is said before each compute.
   std::vector<ggml_tensor*> declare(ggml_context* ctx, const model::ModelFile& model, model::SegmentId layer,
@@ -91,11 +101,13 @@ class Scratch {
 
   // Makes room for a full batch over all cells of layer il; false when there is no memory.
   [[nodiscard]] bool reserve(const model::ModelFile& model, std::uint32_t il, std::uint32_t n_out);
+  [[nodiscard]] bool reserve_shift(const model::ModelFile& model);  // of quantized keys
 
   Backend& backend_;
   ScratchOptions options_;
   residency::BufferPtr io_;
   std::unique_ptr<ggml_gallocr, FreeAllocator> activations_;
+  KvRotation rotation_;
   std::uint64_t io_bytes_ = 0, work_bytes_ = 0;
   std::uint64_t generation_ = 0;
   std::uint32_t n_sliding_cells_ = 0;

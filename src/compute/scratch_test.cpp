@@ -97,8 +97,9 @@ class AnyBatch : public ::testing::TestWithParam<Case> {};
 TEST_P(AnyBatch, FitsTheScratch) {
   const auto [arch, flash, kv_type] = GetParam();
   constexpr std::uint32_t kCells = 1024, kUbatch = 48;
-  const OneDevice device(test_model(two_layers(arch)),
-                         {.n_cells = kCells, .n_ubatch = kUbatch, .flash_attention = flash});
+  const OneDevice device(
+      test_model(two_layers(arch)),
+      {.n_cells = kCells, .n_ubatch = kUbatch, .flash_attention = flash, .kv_type = kv_type});
   const auto window = device.window({0, 2}, kv_type);
   const std::uint64_t bytes = device.scratch->bytes();
   std::mt19937 random(7);
@@ -109,6 +110,7 @@ TEST_P(AnyBatch, FitsTheScratch) {
     const std::uint32_t first = below(kCells - n + 1);
     const std::uint32_t n_out = i % 3 == 0 ? n - 1 : below(n + 1);
     wire::Batch batch = OneDevice::batch(0, static_cast<std::int32_t>(n));
+    if (i % 4 == 3) batch.operations.push_back({.kind = wire::KvOpKind::kShift, .seq = 0, .delta = 1});
     batch.operations.push_back({.kind = wire::KvOpKind::kKeep, .seq = 9});
     for (std::uint32_t t = 0; t < n; ++t) {
       batch.tokens[t].cell = first + t;
@@ -126,6 +128,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{"llama", true, wire::KvType::kF16}, Case{"qwen2", true, wire::KvType::kF32},
                       Case{"qwen3", true, wire::KvType::kF16}, Case{"llama", false, wire::KvType::kF16},
                       Case{"qwen2", false, wire::KvType::kF32}, Case{"qwen3", false, wire::KvType::kF32},
+                      Case{"llama", true, wire::KvType::kQ8_0}, Case{"qwen3", true, wire::KvType::kQ8_0},
+                      Case{"phi3", true, wire::KvType::kQ8_0}, Case{"gpt-oss", true, wire::KvType::kQ8_0},
                       Case{"gemma2", true, wire::KvType::kF16}, Case{"gemma2", false, wire::KvType::kF32},
                       Case{"gpt-oss", true, wire::KvType::kF16}, Case{"gpt-oss", false, wire::KvType::kF16},
                       Case{"phi3", true, wire::KvType::kF16}, Case{"qwen2moe", true, wire::KvType::kF16},
@@ -134,7 +138,9 @@ INSTANTIATE_TEST_SUITE_P(
       std::string name = test.param.arch;
       std::ranges::replace(name, '-', '_');
       return name + (test.param.flash_attention ? "Flash" : "NoFlash") +
-             (test.param.kv_type == wire::KvType::kF32 ? "F32" : "F16");
+             (test.param.kv_type == wire::KvType::kF32   ? "F32"
+              : test.param.kv_type == wire::KvType::kF16 ? "F16"
+                                                         : "Q8");
     });
 
 TEST(Scratch, SaysWhatDoesNotFit) {

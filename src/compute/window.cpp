@@ -13,7 +13,6 @@
 namespace hearth::compute {
 namespace {
 
-constexpr std::size_t kShiftNodes = 8;
 // Of a window's graphs: some 60 KB for each shape in use and each kind of layer.
 constexpr std::uint64_t kGraphBytes = 512 << 10;
 constexpr std::size_t kShapesKept = 4;  // decode, a full chunk, a chunk's rest, one more
@@ -164,6 +163,8 @@ struct Window::Impl {
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
   Result<> shift_layer(std::uint32_t il, std::uint32_t n_cells);
+  Result<> shift_cells(std::uint32_t il, std::uint32_t first, std::uint32_t n,
+                       const gguf::Tensor* rope_factors, std::span<const residency::TensorPlace> at);
   void fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen,
                    const SlidingPlace& at);
   void write_mask(void* mask, const wire::Batch& batch, const Sight& sight) const;
@@ -174,8 +175,11 @@ Window::~Window() = default;
 
 Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::ModelFile& model,
                                                plan::LayerRange layers, residency::WeightSource& weights,
-                                               wire::KvType kv_type) {
+                                               wire::KvTypes kv_type) {
   HEARTH_CHECK(layers.begin < layers.end && layers.end <= model.params().n_layer);
+  HEARTH_CHECK(kv_rotation(model.params(), kv_type) == kv_rotation(model.params(), scratch.options().kv_type),
+               "buffers for other types of keys and values");
+  HEARTH_TRY_VOID(KvStorage::check(model.params(), kv_type, scratch.options().flash_attention));
   const std::uint32_t n_cells = scratch.options().n_cells;
   std::vector<std::uint32_t> cells;
   bool slides = false;
@@ -333,6 +337,14 @@ Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
   return compute_parts(
       il, set, [&](std::uint32_t part) { return weights.acquire(segment, part); },
       [&](std::uint32_t part) { weights.release(segment, part); });
+}
+
+Result<> Window::check_shift(const model::ModelFile& model) {
+  if (model.params().sliding.empty()) return {};
+  return fail(ErrorCode::kUnsupported,
+              "the context of {} models cannot be shifted: layers with a sliding window have dropped what would "
+              "come back into sight; ask for a larger context (-c) instead of --context-shift",
+              model.arch().name);
 }
 
 std::uint64_t Window::table_bytes(std::uint32_t n_cells) {
@@ -534,33 +546,48 @@ Result<> Window::Impl::shift_keys() {
   return {};
 }
 
-// By scratch.deltas.
+// By scratch.deltas. Quantized keys a few cells at a time: by way of f32 they take memory.
 Result<> Window::Impl::shift_layer(std::uint32_t il, std::uint32_t n_cells) {
-  const residency::ContextPtr ctx =
-      residency::make_context(32, ggml_graph_overhead_custom(kShiftNodes, false));
-  ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kShiftNodes, false);
-  // Of the weights only the rope factors matter: where there are none nothing is fetched.
+  // Of the weights only the RoPE factors matter: where there are none nothing is fetched.
   const auto segment = model::SegmentId::of_layer(il);
   const auto& tensors = model.segment(segment);
   const model::Role role = rope_factors(model, scratch.options().n_cells);
-  const auto at = static_cast<std::size_t>(std::ranges::find(tensors, role, &model::SegmentTensor::role) -
-                                           tensors.begin());
+  const auto at = static_cast<std::size_t>(
+      std::ranges::find(tensors, role, &model::SegmentTensor::role) - tensors.begin());
   const bool has_factors = at < tensors.size();
   const auto parts = weights.parts(segment);
   std::uint32_t part = 0;
-  ggml_tensor* factors = nullptr;
+  std::span<const residency::TensorPlace> factors;
   if (has_factors) {
     while (at >= parts[part].first_tensor + parts[part].n_tensors) ++part;
-    HEARTH_TRY(const auto places_of_part, weights.acquire(segment, part));
-    factors = residency::declare(ctx.get(), *tensors[at].tensor);
-    point_weights({&factors, 1}, places_of_part.subspan(at - parts[part].first_tensor, 1));
+    HEARTH_TRY(const auto places, weights.acquire(segment, part));
+    factors = places.subspan(at - parts[part].first_tensor, 1);
   }
-  ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n_cells), scratch.deltas);
-  ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, il, kv->k(il), delta, factors));
-  Result<> done = scratch.allocate(graph);
-  if (done) done = scratch.backend().compute(graph);
+  const std::uint32_t step = ggml_is_quantized(kv->k(il)->type) ? kShiftCells : n_cells;
+  Result<> done;
+  for (std::uint32_t first = 0; done && first < n_cells; first += step)
+    done = shift_cells(il, first, std::min(step, n_cells - first), has_factors ? tensors[at].tensor : nullptr,
+                       factors);
   if (has_factors) weights.release(segment, part);
   return done;
+}
+
+Result<> Window::Impl::shift_cells(std::uint32_t il, std::uint32_t first, std::uint32_t n,
+                                   const gguf::Tensor* rope_factors,
+                                   std::span<const residency::TensorPlace> at) {
+  const residency::ContextPtr ctx =
+      residency::make_context(2 * kShiftNodes, ggml_graph_overhead_custom(kShiftNodes, false));
+  ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kShiftNodes, false);
+  ggml_tensor* factors = nullptr;
+  if (rope_factors != nullptr) {
+    factors = residency::declare(ctx.get(), *rope_factors);
+    point_weights({&factors, 1}, at);
+  }
+  ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas + first);
+  ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, il, kv->k(il), first, delta, factors,
+                                                   scratch.rotation_of_keys(ctx.get())));
+  HEARTH_TRY_VOID(scratch.allocate(graph));
+  return scratch.backend().compute(graph);
 }
 
 void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen,

@@ -23,11 +23,12 @@ namespace hearth::compute {
 
 class Window {
  public:
-  // `model`, `weights` and `scratch` must outlive the window. kOutOfMemory when the KV cache does not fit.
+  // `model`, `weights` and `scratch` must outlive the window. kOutOfMemory when the KV cache does not fit;
+  // what KvStorage::check() refuses.
   [[nodiscard]] static Result<std::unique_ptr<Window>> create(Scratch& scratch, const model::ModelFile& model,
                                                               plan::LayerRange layers,
                                                               residency::WeightSource& weights,
-                                                              wire::KvType kv_type);
+                                                              wire::KvTypes kv_type);
   ~Window();
 
   // Where the caller writes the batch's rows, [n_tokens][n_embd] f32, before run().
@@ -57,6 +58,10 @@ class Window {
   [[nodiscard]] static std::uint64_t table_bytes(std::uint32_t n_cells);
   // Memory that the rows of n_tokens tokens in groups take, all batches of the group together.
   [[nodiscard]] static std::uint64_t group_bytes(const model::HyperParams& params, std::uint32_t n_tokens);
+
+  // Whether positions of this model can be shifted (wire::KvOpKind::kShift): its keys are turned by their
+  // positions, and no layer has dropped cells that would come back into sight. kUnsupported.
+  [[nodiscard]] static Result<> check_shift(const model::ModelFile& model);
 
   [[nodiscard]] plan::LayerRange layers() const;
   [[nodiscard]] const CellTable& cells() const;

@@ -192,6 +192,22 @@ Result<> Batcher::shift(std::uint32_t seq, std::int32_t p0, std::int32_t p1, std
   return {};
 }
 
+Result<std::uint32_t> Batcher::discard_half(std::uint32_t seq, std::uint32_t n_keep) {
+  HEARTH_TRY_VOID(check_open(seq, "shift"));
+  const auto n_past = static_cast<std::uint32_t>(sequences_[seq].next_position);
+  const std::uint32_t n_discard = n_past > n_keep ? (n_past - n_keep) / 2 : 0;
+  if (n_discard == 0)
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "the context is full: of the {} tokens of sequence {} {} are to stay, which leaves nothing to "
+        "discard; keep fewer (--keep) or use a larger context (-c)",
+        n_past, seq, n_keep);
+  const auto first = static_cast<std::int32_t>(n_keep), end = static_cast<std::int32_t>(n_keep + n_discard);
+  HEARTH_TRY_VOID(remove(seq, first, end));
+  HEARTH_TRY_VOID(shift(seq, end, wire::KvOp::kToTheEnd, -static_cast<std::int32_t>(n_discard)));
+  return n_discard;
+}
+
 Result<> Batcher::check_range(std::uint32_t seq, std::int32_t p0, std::int32_t p1, const char* what) const {
   HEARTH_TRY_VOID(check_open(seq, what));
   if (p0 < 0 || p1 <= p0)

@@ -85,6 +85,10 @@ class Batcher {
                               std::int32_t p1 = wire::KvOp::kToTheEnd);
   [[nodiscard]] Result<> keep(std::uint32_t seq);
   [[nodiscard]] Result<> shift(std::uint32_t seq, std::int32_t p0, std::int32_t p1, std::int32_t delta);
+  // Makes room in a sequence whose context is full, as llama.cpp's context shift does: half of what stands
+  // behind its first n_keep positions is removed, the rest moves up. Returns how many were removed;
+  // kInvalidArgument when less than two stand there.
+  [[nodiscard]] Result<std::uint32_t> discard_half(std::uint32_t seq, std::uint32_t n_keep);
   // Lets the next batch leave with operations alone when no token waits; else operations wait for tokens.
   void flush_operations() { flush_operations_ = !operations_.empty(); }
 

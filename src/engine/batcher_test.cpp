@@ -332,5 +332,38 @@ TEST(Batcher, HasNoMoreSequencesThanAsked) {
   EXPECT_EQ(batcher.open().value(), 0u);
 }
 
+// 12 positions of 12: 3 stay, of the 9 others the first 4 go.
+TEST(Batcher, DiscardsHalfOfWhatIsNotKept) {
+  Batcher batcher({.n_ctx = 12, .n_ubatch = 16});
+  const std::vector<Token> prompt(12, 7);
+  const auto seq = batcher.start(prompt);
+  ASSERT_TRUE(seq);
+  const auto first = batcher.next();
+  ASSERT_TRUE(first);
+  ASSERT_TRUE(batcher.done(1, false));
+  EXPECT_FALSE(batcher.push(*seq, 8));
+  const auto n = batcher.discard_half(*seq, 3);
+  ASSERT_TRUE(n) << n.error().message;
+  EXPECT_EQ(*n, 4U);
+  EXPECT_EQ(batcher.next_position(*seq), 8);
+  ASSERT_TRUE(batcher.push(*seq, 8));
+  const auto batch = batcher.next();
+  ASSERT_TRUE(batch);
+  EXPECT_THAT(
+      batch->batch.operations,
+      ::testing::ElementsAre(wire::KvOp{.kind = wire::KvOpKind::kRemove, .seq = 0, .p0 = 3, .p1 = 7},
+                             wire::KvOp{.kind = wire::KvOpKind::kShift, .seq = 0, .p0 = 7, .delta = -4}));
+  EXPECT_EQ(batch->batch.tokens[0].position, 8);
+  EXPECT_EQ(batch->batch.tokens[0].cell, 3U) << "the lowest that became free";
+
+  for (const std::uint32_t keep : {8U, 9U, 400U}) {
+    const auto refused = batcher.discard_half(*seq, keep);
+    ASSERT_FALSE(refused) << keep;
+    EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(refused.error().message, ::testing::HasSubstr("nothing to discard; keep fewer (--keep)"));
+  }
+  EXPECT_FALSE(batcher.discard_half(5, 0)) << "not open";
+}
+
 }  // namespace
 }  // namespace hearth::engine

@@ -128,6 +128,7 @@ Result<wire::Prepare> make_prepare(std::uint32_t epoch, const wire::ModelId& mod
                         .n_ubatch = options.n_ubatch,
                         .kv_type = options.kv_type,
                         .hidden = options.hidden,
+                        .hidden_always = options.hidden_always,
                         .repack = options.repack,
                         .flash_attention = options.flash_attention,
                         .members = std::move(members),

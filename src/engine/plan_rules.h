@@ -39,8 +39,9 @@ namespace hearth::engine {
 struct EpochOptions {
   std::uint32_t n_ctx = 4096;
   std::uint32_t n_ubatch = 512;
-  wire::KvType kv_type = wire::KvType::kF16;
+  wire::KvTypes kv_type = {};
   wire::HiddenEncoding hidden = wire::HiddenEncoding::kF32;
+  bool hidden_always = false;  // also in frames so small that they would carry f32
   bool repack = true;
   bool flash_attention = true;
 };

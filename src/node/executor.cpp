@@ -167,6 +167,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (plan.n_layer != model_.params().n_layer)
     return fail(ErrorCode::kModelMismatch, "the plan has {} layers, the model here has {}", plan.n_layer,
                 model_.params().n_layer);
+  HEARTH_TRY_VOID(compute::KvStorage::check(model_.params(), plan.kv_type, plan.flash_attention));
   auto epoch = std::make_unique<Epoch>(plan, device);
   epoch->limits = {.n_ctx = plan.n_ctx,
                    .n_ubatch = plan.n_ubatch,
@@ -178,7 +179,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const Share share = share_of(plan, device);
   const std::size_t n_layers = share.n_layers;
   const compute::ScratchOptions scratch_options = {
-      .n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention};
+      .n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention, .kv_type = plan.kv_type};
   std::uint64_t kv_bytes = 0;
   for (const model::SegmentId id : share.segments)
     if (id.kind == model::SegmentId::Kind::kLayer)
@@ -190,7 +191,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   std::uint64_t left = options.anonymous_limit;
   HEARTH_TRY_VOID(take(left, kv_bytes,
                        std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
-                       "ask for a smaller context (-c) or give this device fewer layers"));
+                       "ask for a smaller context (-c) or smaller types (-ctk q8_0 -ctv q8_0), or give this "
+                       "device fewer layers"));
   // Those of the windows, and the head's own.
   const std::uint64_t n_tables = share.n_windows + (is_head ? 1 : 0);
   const std::uint64_t table_bytes = n_tables * compute::Window::table_bytes(n_cells);
@@ -382,7 +384,8 @@ Executor::Outcome Executor::pass_on(Epoch& epoch, wire::BatchFrame frame, std::u
     const bool to_output = frame.step == n_steps;
     const std::uint16_t device = to_output ? std::uint16_t{0} : epoch.plan.steps[frame.step].device;
     if (device != epoch.device) {
-      frame.encoding = rows.size_bytes() <= kSmallFrameBytes ? wire::HiddenEncoding::kF32 : epoch.plan.hidden;
+      const bool as_f32 = !epoch.plan.hidden_always && rows.size_bytes() <= kSmallFrameBytes;
+      frame.encoding = as_f32 ? wire::HiddenEncoding::kF32 : epoch.plan.hidden;
       frame.hidden.clear();
       if (const auto done = wire::encode_hidden(frame.encoding, rows, n_embd, frame.hidden); !done)
         return failed(epoch, done.error());

@@ -85,8 +85,8 @@ inline constexpr std::uint32_t kMaxBatches = 64;
 inline constexpr std::uint64_t kLeastBatches = 3;
 inline constexpr std::uint64_t kLeastFrames = kLeastBatches + 2;
 
-// Hidden states up to this size go as f32 whatever the plan says: a decode step costs one round trip, not
-// bandwidth.
+// Hidden states up to this size go as f32, unless the plan says otherwise: a decode step costs one round
+// trip, not bandwidth.
 inline constexpr std::size_t kSmallFrameBytes = std::size_t{64} * 1024;
 
 class Executor {

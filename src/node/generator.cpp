@@ -119,10 +119,24 @@ void Generator::accept(Request& request, std::span<const float> logits) {
     batcher_.finish(request.seq);
     return finish(self, FinishReason::kLength);
   }
-  if (!batcher_.push(request.seq, token)) {
+  if (!push(request, token)) {
     batcher_.finish(request.seq);
     finish(self, FinishReason::kContextFull);
   }
+}
+
+Result<> Generator::push(Request& request, model::Token token) {
+  Result<> pushed = batcher_.push(request.seq, token);
+  if (pushed || !request.options.context_shift) return pushed;
+  const auto n_prompt = static_cast<std::uint32_t>(request.prompt.size());
+  std::uint32_t n_keep = n_prompt;
+  if (request.options.n_keep >= 0) {
+    const bool has_bos = request.prompt.front() == tokenizer_.bos();
+    n_keep = std::min(n_prompt, static_cast<std::uint32_t>(request.options.n_keep) + (has_bos ? 1 : 0));
+  }
+  HEARTH_TRY_VOID(batcher_.discard_half(request.seq, n_keep));
+  ++request.timings.n_shifts;
+  return batcher_.push(request.seq, token);
 }
 
 std::expected<bool, Executor::Failure> Generator::pump() {

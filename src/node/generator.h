@@ -34,13 +34,18 @@ enum class FinishReason : std::uint8_t {
 struct GenerateOptions {
   model::SamplingOptions sampling;
   std::int64_t max_tokens = -1;  // < 0: until the model ends or the context is full (kContextFull)
-  bool ignore_end = false;       // go on after the model's end token
-  bool keep_logits = false;      // deliver each row that was sampled from (tests, benches)
+  // Where the context is full, half of it is discarded, but for the first n_keep tokens of the prompt (and a
+  // begin-of-text token before them; < 0: all of the prompt).
+  bool context_shift = false;
+  std::int32_t n_keep = 0;
+  bool ignore_end = false;   // go on after the model's end token
+  bool keep_logits = false;  // deliver each row that was sampled from (tests, benches)
 };
 
 struct Timings {
   std::uint32_t n_prompt = 0;
   std::uint32_t n_generated = 0;
+  std::uint32_t n_shifts = 0;          // of the context
   std::chrono::nanoseconds prompt{0};  // submission to first token
   std::chrono::nanoseconds decode{0};  // first to last token
 };
@@ -103,6 +108,7 @@ class Generator {
   using Clock = std::chrono::steady_clock;
 
   void accept(Request& request, std::span<const float> logits);
+  [[nodiscard]] Result<> push(Request& request, model::Token token);
   void finish(const std::shared_ptr<Request>& request, FinishReason reason);
 
   const model::Tokenizer& tokenizer_;

@@ -9,6 +9,8 @@
 
 #include "base/units.h"
 #include "compute/backend.h"
+#include "compute/kv_storage.h"
+#include "compute/window.h"
 #include "net/inproc_hub.h"
 #include "net/route.h"
 #include "net/zmq_hub.h"
@@ -149,7 +151,8 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                      .max_outputs = options.max_outputs,
                                      .n_ubatch = options.epoch.n_ubatch,
                                      .n_devices = workers.size() + 1,
-                                     .hidden = options.epoch.hidden}),
+                                     .hidden = options.epoch.hidden,
+                                     .hidden_always = options.epoch.hidden_always}),
       .devices = {{.name = options.name, .memory_bytes = own_memory, .cpu = {}}},
       .links = {}};
   const auto use = [](plan::DeviceProfile& device, const engine::DeviceSpeed& speed) {
@@ -165,6 +168,7 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
   plan::PlanRequest request = {.traffic = options.traffic,
                                .rounds = options.rounds,
                                .windows = options.windows,
+                               .n_window_rounds = options.n_window_rounds,
                                .max_ttft_s = options.max_ttft_s,
                                .cancelled = options.interrupted};
   HEARTH_TRY(request.excluded, plan::named(profile, options.excluded));
@@ -210,6 +214,8 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
     return fail(ErrorCode::kInvalidArgument,
                 "{} tokens of width {} are more than a frame holds ({}); ask for smaller batches (-ub)",
                 options.epoch.n_ubatch, file.params().n_embd, format_bytes(wire::kMaxHiddenBytes));
+  HEARTH_TRY_VOID(
+      compute::KvStorage::check(file.params(), options.epoch.kv_type, options.epoch.flash_attention));
   HEARTH_TRY(model::Tokenizer vocabulary, model::Tokenizer::load(options.model_path));
   auto impl = std::make_unique<Impl>(std::move(file), std::move(vocabulary));
   Impl& node = *impl;
@@ -325,6 +331,7 @@ Result<std::shared_ptr<Request>> HeadNode::submit(std::vector<model::Token> prom
     return fail(ErrorCode::kInvalidArgument,
                 "the prompt has {} tokens, the context {}; ask for a larger one (-c)", prompt.size(),
                 impl_->n_ctx);
+  if (options.context_shift) HEARTH_TRY_VOID(compute::Window::check_shift(impl_->model));
   auto request = std::make_shared<Request>();
   request->prompt = std::move(prompt);
   request->options = options;

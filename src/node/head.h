@@ -45,8 +45,10 @@ struct HeadNodeOptions {
   engine::EpochOptions epoch;
   std::uint32_t n_seq_max = 1;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
-  // A split by hand: layers per round of the head and of each worker; empty: as planned.
+  // A split by hand: layers per round of the head and of each worker, or of each of n_window_rounds, one
+  // round after another; empty: as planned.
   std::vector<std::uint32_t> windows;
+  std::uint32_t n_window_rounds = 1;
   std::uint32_t rounds = 0;           // times a token passes each device; 0: the best
   std::vector<std::string> excluded;  // names of devices that get no layers
   plan::Traffic traffic;              // that the plan is for
@@ -91,7 +93,8 @@ class HeadNode {
   [[nodiscard]] const model::Tokenizer& tokenizer() const;
   [[nodiscard]] const RingReport& ring() const;
 
-  // Starts a text; read request->events. An empty prompt is kInvalidArgument.
+  // Starts a text; read request->events. An empty prompt is kInvalidArgument, a
+  // context shift that the model does not allow kUnsupported.
   [[nodiscard]] Result<std::shared_ptr<Request>> submit(std::vector<model::Token> prompt,
                                                         const GenerateOptions& options);
   // The rest of the text is not wanted; Done(kStopped) follows unless it had ended.

@@ -103,7 +103,10 @@ plan::ModelProfile model_profile(const model::HyperParams& p, ModelSizes sizes, 
   }
   profile.kv_bytes = (all_kv + p.n_layer - 1) / p.n_layer;
   if (p.sliding.empty()) profile.layer_kv_bytes.clear();
-  if (request.hidden == wire::HiddenEncoding::kF16Scaled) profile.most_f32_bytes = kSmallFrameBytes;
+  if (request.hidden != wire::HiddenEncoding::kF32) {
+    profile.most_f32_bytes = request.hidden_always ? 0 : kSmallFrameBytes;
+    profile.encoded_row_bytes = wire::hidden_bytes(request.hidden, 1, p.n_embd);
+  }
   for (const std::uint32_t size : sizes_of_batches)
     profile.batches.push_back({.n_tokens = size,
                                .worker_bytes = buffer_bytes(p, request, n_cells, size, false),

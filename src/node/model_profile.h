@@ -19,12 +19,13 @@ inline constexpr std::uint32_t kLeastBatch = 32;
 
 struct ModelRequest {
   std::uint32_t n_ctx = 0;
-  wire::KvType kv_type = wire::KvType::kF16;
+  wire::KvTypes kv_type = {};
   bool flash_attention = true;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   std::uint32_t n_ubatch = 0;     // 0: the plan chooses
   std::size_t n_devices = 1;
   wire::HiddenEncoding hidden = wire::HiddenEncoding::kF16Scaled;  // on links, of larger pieces
+  bool hidden_always = false;                                      // of all
 };
 
 // Reads nothing but the file's header.

@@ -1,6 +1,8 @@
 // What a model needs, with numbers of a real model file.
 #include "node/model_profile.h"
 
+#include <cmath>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -51,7 +53,30 @@ TEST_F(Profiling, KvCacheIsThatOfTheContextAndType) {
   // Keys and values, two bytes or four each, of cells in whole hundreds (256).
   EXPECT_EQ(kv({.n_ctx = 256}), 2ULL * 256 * (p.n_embd_k() + p.n_embd_v()));
   EXPECT_EQ(kv({.n_ctx = 256, .kv_type = wire::KvType::kF32}), 4ULL * 256 * (p.n_embd_k() + p.n_embd_v()));
+  // A block of 32 keys takes 34 bytes.
+  EXPECT_EQ(kv({.n_ctx = 256, .kv_type = {wire::KvType::kQ8_0, wire::KvType::kF16}}),
+            256ULL * (p.n_embd_k() / 32 * 34 + 2 * p.n_embd_v()));
   EXPECT_EQ(kv({.n_ctx = 257}), 2ULL * 512 * (p.n_embd_k() + p.n_embd_v()));
+}
+
+// 256 values a row: 1,024 bytes, 514 as f16, 2 + 8 * 34 as q8_0. A link of 1 MB/s without delay.
+TEST_F(Profiling, HopsTakeTheBytesOfTheLinkType) {
+  ASSERT_EQ(model.params().n_embd, 256U);
+  const auto hop_us = [&](wire::HiddenEncoding hidden, bool always, std::uint32_t n_tokens) {
+    const plan::RingProfile ring = {
+        .model =
+            model_profile(model, {.n_ctx = 256, .n_devices = 2, .hidden = hidden, .hidden_always = always}),
+        .devices = {},
+        .links = {{{}, {.latency_s = 0, .bytes_per_s = 1e6}}, {{}, {}}}};
+    return std::lround(ring.hop_s(0, 1, n_tokens) * 1e6);
+  };
+  using wire::HiddenEncoding;
+  EXPECT_EQ(hop_us(HiddenEncoding::kF32, false, 100), 102'400);
+  EXPECT_EQ(hop_us(HiddenEncoding::kF16Scaled, false, 64), 65'536) << "64 KiB stay f32";
+  EXPECT_EQ(hop_us(HiddenEncoding::kF16Scaled, false, 65), 65 * 514);
+  EXPECT_EQ(hop_us(HiddenEncoding::kF16Scaled, true, 1), 514);
+  EXPECT_EQ(hop_us(HiddenEncoding::kQ8Scaled, true, 1), 274);
+  EXPECT_EQ(hop_us(HiddenEncoding::kQ8Scaled, true, 100), 27'400);
 }
 
 TEST_F(Profiling, BuffersAreCountedAsTheExecutorTakesThem) {

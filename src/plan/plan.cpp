@@ -115,13 +115,50 @@ Result<> validate(const Plan& plan) {
   return {};
 }
 
+namespace {
+
+// windows: [rounds][devices]
+Result<Plan> split_by_visits(std::uint32_t n_layer, std::span<const std::string> devices,
+                             std::span<const std::uint32_t> windows, std::uint32_t rounds) {
+  Plan plan{.n_layer = n_layer, .devices = {devices.begin(), devices.end()}, .steps = {}};
+  std::uint64_t total = 0;
+  std::string sums;
+  for (std::uint32_t round = 0; round < rounds; ++round) {
+    const auto of_round = windows.subspan(std::size_t{round} * devices.size(), devices.size());
+    const auto sum = std::accumulate(of_round.begin(), of_round.end(), std::uint64_t{0});
+    if (sum == 0)
+      return fail(ErrorCode::kInvalidArgument, "round {} of {} has no layers; leave it out", round + 1,
+                  rounds);
+    total += sum;
+    sums += std::format("{}{}", round == 0 ? "" : " + ", sum);
+  }
+  if (total != n_layer)
+    return fail(ErrorCode::kInvalidArgument,
+                "the windows of {} rounds have {} = {} layers, expected the model's {}", rounds, sums, total,
+                n_layer);
+  std::uint32_t next = 0;
+  for (std::size_t i = 0; i < windows.size(); ++i) {
+    if (windows[i] == 0) continue;
+    plan.steps.push_back({static_cast<std::uint16_t>(i % devices.size()), {next, next + windows[i]}});
+    next += windows[i];
+  }
+  HEARTH_TRY_VOID(validate(plan));
+  return plan;
+}
+
+}  // namespace
+
 Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string> devices,
                               std::span<const std::uint32_t> windows, std::uint32_t rounds) {
   HEARTH_TRY_VOID(check_request(n_layer, devices.size(), rounds));
+  if (rounds > 1 && windows.size() == std::size_t{rounds} * devices.size())
+    return split_by_visits(n_layer, devices, windows, rounds);
   if (windows.size() != devices.size())
-    return fail(ErrorCode::kInvalidArgument,
-                "{} layer windows are given for {} devices, expected one for each", windows.size(),
-                devices.size());
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "{} layer windows are given for {} devices, expected one for each, or one for each in each of "
+        "{} round{}",
+        windows.size(), devices.size(), rounds, rounds == 1 ? "" : "s");
   const auto per_round = std::accumulate(windows.begin(), windows.end(), std::uint64_t{0});
   if (per_round == 0)
     return fail(ErrorCode::kInvalidArgument, "all layer windows are 0, expected {} layers in all", n_layer);

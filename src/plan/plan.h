@@ -49,9 +49,11 @@ struct Visits {
 // kInvalidArgument names the step that leaves a gap, overlaps, is empty or names no device.
 [[nodiscard]] Result<> validate(const Plan& plan);
 
-// A split by hand (-lw/--layer-window, --rounds): windows[m] layers on device m in each of `rounds` rounds.
-// When rounds * sum(windows) < n_layer, or fewer rounds would do, it is an error, with the numbers; the last
-// round's windows may be cut short. A device with window 0 gets no step.
+// A split by hand (-lw/--layer-window, --rounds). One window for each device: windows[m] layers on device m
+// in each of `rounds` rounds. When rounds * sum(windows) < n_layer, or fewer rounds would do, it is an error,
+// with the numbers; the last round's windows may be cut short. `rounds` windows for each device, those of one
+// round after those of another: just these, which must have n_layer layers in all, and some in each round. A
+// device with window 0 gets no step.
 [[nodiscard]] Result<Plan> split_by_windows(std::uint32_t n_layer, std::span<const std::string> devices,
                                             std::span<const std::uint32_t> windows, std::uint32_t rounds);
 

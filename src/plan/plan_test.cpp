@@ -126,6 +126,13 @@ TEST(SplitByWindows, ZeroMeansNoStep) {
   EXPECT_THAT(plan->steps, ElementsAre(Step{1, {0, 4}}, Step{1, {4, 8}}));
 }
 
+TEST(SplitByWindows, TakesTheWindowsOfEachRound) {
+  const auto plan = split_by_windows(8, names(3), std::vector<std::uint32_t>{2, 1, 0, 0, 1, 1, 1, 0, 2}, 3);
+  ASSERT_TRUE(plan) << error_of(plan);
+  EXPECT_THAT(plan->steps, ElementsAre(Step{0, {0, 2}}, Step{1, {2, 3}}, Step{1, {3, 4}}, Step{2, {4, 5}},
+                                       Step{0, {5, 6}}, Step{2, {6, 8}}));
+}
+
 TEST(SplitByWindows, SaysWhatDoesNotFit) {
   const auto one = [](std::uint32_t n_layer, std::vector<std::uint32_t> windows, std::size_t devices,
                       std::uint32_t rounds) {
@@ -139,6 +146,12 @@ TEST(SplitByWindows, SaysWhatDoesNotFit) {
             "windows of 7 layers in 1 round cover 7 of the model's 8 layers; widen the windows or use at "
             "least 2 rounds");
   EXPECT_THAT(one(8, {0, 0}, 2, 2), HasSubstr("all layer windows are 0"));
+  EXPECT_EQ(
+      one(8, {1, 2, 3}, 2, 2),
+      "3 layer windows are given for 2 devices, expected one for each, or one for each in each of 2 rounds");
+  EXPECT_EQ(one(8, {1, 2, 3, 1}, 2, 2),
+            "the windows of 2 rounds have 3 + 4 = 7 layers, expected the model's 8");
+  EXPECT_EQ(one(8, {5, 0, 0, 0, 1, 2}, 2, 3), "round 2 of 3 has no layers; leave it out");
   EXPECT_THAT(one(8, {4}, 2, 2), HasSubstr("1 layer windows are given for 2 devices"));
   EXPECT_THAT(one(8, {4, 4}, 2, 0), HasSubstr("rounds is 0"));
   EXPECT_THAT(one(8, {}, 0, 1), HasSubstr("no device"));

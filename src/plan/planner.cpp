@@ -354,19 +354,27 @@ std::unexpected<Error> first_token_unknown() {
 }
 
 Result<Proposal> by_hand(const RingProfile& ring, const PlanRequest& request) {
-  if (request.windows.size() != ring.devices.size())
+  const std::size_t n_devices = ring.devices.size();
+  const bool by_visit = request.n_window_rounds > 1;
+  if (request.windows.size() != n_devices * request.n_window_rounds)
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "--layer-window names {} devices{}, the ring has {}: the head first, then the workers in order",
+        request.windows.size() / request.n_window_rounds, by_visit ? " in each round" : "", n_devices);
+  if (by_visit && request.rounds > 0 && request.rounds != request.n_window_rounds)
     return fail(ErrorCode::kInvalidArgument,
-                "--layer-window names {} devices, the ring has {}: the head first, then the workers in order",
-                request.windows.size(), ring.devices.size());
-  for (std::size_t m = 0; m < request.windows.size(); ++m)
-    if (request.excludes(m) && request.windows[m] > 0)
+                "--layer-window names the windows of {} rounds, --rounds asks for {}; leave --rounds out",
+                request.n_window_rounds, request.rounds);
+  for (std::size_t i = 0; i < request.windows.size(); ++i)
+    if (request.excludes(i % n_devices) && request.windows[i] > 0)
       return fail(ErrorCode::kInvalidArgument,
-                  "{} is excluded (--exclude) and has a window of {} (--layer-window)", ring.devices[m].name,
-                  request.windows[m]);
+                  "{} is excluded (--exclude) and has a window of {} (--layer-window)",
+                  ring.devices[i % n_devices].name, request.windows[i]);
   const std::uint64_t per_round = std::max<std::uint64_t>(
       1, std::reduce(request.windows.begin(), request.windows.end(), std::uint64_t{0}));
   Proposal made;
-  made.rounds = request.rounds > 0
+  made.rounds = by_visit ? request.n_window_rounds
+                : request.rounds > 0
                     ? request.rounds
                     : static_cast<std::uint32_t>((ring.model.n_layer() + per_round - 1) / per_round);
   std::vector<std::string> names;

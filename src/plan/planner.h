@@ -26,8 +26,11 @@ namespace hearth::plan {
 
 struct PlanRequest {
   Traffic traffic;
-  std::uint32_t rounds = 0;                 // 0: the best
-  std::vector<std::uint32_t> windows = {};  // by hand: layers of each device in a round; empty: the best
+  std::uint32_t rounds = 0;  // 0: the best
+  // By hand: layers of each device in a round; with n_window_rounds in so many, one round after another.
+  // Empty: the best.
+  std::vector<std::uint32_t> windows = {};
+  std::uint32_t n_window_rounds = 1;
   std::vector<bool> excluded = {};  // by device; empty: none. An excluded head still has its output head
   bool gpus = false;                // layers may be computed on GPUs
   double max_ttft_s = std::numeric_limits<double>::infinity();  // time to the first token

@@ -92,8 +92,9 @@ struct ModelProfile {
   std::vector<std::uint64_t> layer_kv_bytes = {};  // by layer; empty: all have kv_bytes
   std::uint64_t window_bytes = 0;                  // that a device's each window takes, whatever its layers
   PartSizes parts;                                 // in which weights are read
-  // Hidden states of more bytes are sent as scaled f16, in half of them.
+  // Hidden states of more bytes are sent in another encoding, which has so many for a token's.
   std::uint64_t most_f32_bytes = std::numeric_limits<std::uint64_t>::max();
+  std::uint64_t encoded_row_bytes = 0;
   std::vector<BatchNeeds> batches;  // that may be chosen, the most tokens first; at least one
   [[nodiscard]] std::uint32_t n_layer() const { return static_cast<std::uint32_t>(layer_bytes.size()); }
   [[nodiscard]] std::uint64_t weight_bytes() const;  // of all layers and the output head
@@ -116,7 +117,8 @@ struct RingProfile {
   // A pass of so many tokens goes from one device to another.
   [[nodiscard]] double hop_s(std::size_t from, std::size_t to, std::uint32_t n_tokens) const {
     const std::uint64_t bytes = std::uint64_t{4} * model.n_embd * n_tokens;
-    return link(from, to).frame_s(static_cast<double>(bytes <= model.most_f32_bytes ? bytes : bytes / 2));
+    return link(from, to).frame_s(
+        static_cast<double>(bytes <= model.most_f32_bytes ? bytes : model.encoded_row_bytes * n_tokens));
   }
 };
 

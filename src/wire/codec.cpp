@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint8_t kPrepareRepack = 1;
 constexpr std::uint8_t kPrepareFlashAttention = 2;
+constexpr std::uint8_t kPrepareHiddenAlways = 4;
 
 // The numbers of error codes on the wire, fixed whatever order the enum has.
 constexpr std::pair<ErrorCode, std::uint8_t> kErrorNumbers[] = {
@@ -196,10 +197,12 @@ void put(Writer& to, const Prepare& m) {
   to.number<std::uint32_t>(m.n_layer);
   to.number<std::uint32_t>(m.n_ctx);
   to.number<std::uint32_t>(m.n_ubatch);
-  to.number<std::uint8_t>(static_cast<std::uint8_t>(m.kv_type));
+  to.number<std::uint8_t>(static_cast<std::uint8_t>(m.kv_type.k));
+  to.number<std::uint8_t>(static_cast<std::uint8_t>(m.kv_type.v));
   to.number<std::uint8_t>(static_cast<std::uint8_t>(m.hidden));
   to.number<std::uint8_t>(static_cast<std::uint8_t>((m.repack ? kPrepareRepack : 0) |
-                                                    (m.flash_attention ? kPrepareFlashAttention : 0)));
+                                                    (m.flash_attention ? kPrepareFlashAttention : 0) |
+                                                    (m.hidden_always ? kPrepareHiddenAlways : 0)));
   put_members(to, m.members);
   to.count<std::uint16_t>(m.steps.size());
   for (const StepSpec& step : m.steps) {
@@ -239,13 +242,18 @@ void get(Reader& from, Prepare& m) {
   m.n_layer = from.number<std::uint32_t>("n_layer", 1, kMaxLayers);
   m.n_ctx = from.number<std::uint32_t>("n_ctx", 1, kMaxContext);
   m.n_ubatch = from.number<std::uint32_t>("n_ubatch", 1, kMaxBatchTokens);
-  m.kv_type = static_cast<KvType>(from.number<std::uint8_t>("KV type", 1, 2));
-  m.hidden = static_cast<HiddenEncoding>(from.number<std::uint8_t>("hidden encoding", 1, 2));
+  const auto kv_type = [&](std::string_view field) {
+    return static_cast<KvType>(from.number<std::uint8_t>(field, 1, kKvTypes.size()));
+  };
+  m.kv_type.k = kv_type("type of keys");
+  m.kv_type.v = kv_type("type of values");
+  m.hidden = static_cast<HiddenEncoding>(from.number<std::uint8_t>("hidden encoding", 1, kHiddenEncodings));
   const auto flags = from.number<std::uint8_t>("flags");
-  if ((flags & ~(kPrepareRepack | kPrepareFlashAttention)) != 0)
+  if ((flags & ~(kPrepareRepack | kPrepareFlashAttention | kPrepareHiddenAlways)) != 0)
     from.refuse("flags", std::format("0x{:02x} hold bits this version does not know", flags));
   m.repack = (flags & kPrepareRepack) != 0;
   m.flash_attention = (flags & kPrepareFlashAttention) != 0;
+  m.hidden_always = (flags & kPrepareHiddenAlways) != 0;
   get_members(from, m.members);
   get_steps(from, m.members.size(), m.n_layer, m.steps);
 }

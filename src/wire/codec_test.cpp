@@ -121,7 +121,7 @@ TEST(Codec, TheLargestPrepareHasTheDocumentedSize) {
   for (std::uint32_t i = 0; i < kMaxSteps; ++i)
     plan.steps.push_back({static_cast<std::uint16_t>(i % kMaxMembers), i, i + 1});
   const Bytes bytes = encode(plan);
-  EXPECT_EQ(bytes.size(), 33167u);  // docs/reference/wire.md
+  EXPECT_EQ(bytes.size(), 33168u);  // docs/reference/wire.md
   expect_accepted(bytes, plan);
 }
 
@@ -291,9 +291,9 @@ TEST(CodecHostile, Welcome) {
 
 class HostilePlan : public ::testing::Test {
  protected:
-  // model 28, n_layer 60, n_ctx 64, n_ubatch 68, kv 72, hidden 73, flags 74, members 75, member 0 at 77: name
-  // length, "a" 79, key 80, host length 112, "h" 114, ports 115 and 117; member 1 at 119: "b" 121, key 122;
-  // steps 161, step 0 at 163, step 1 at 173: device, begin, end
+  // model 28, n_layer 60, n_ctx 64, n_ubatch 68, kv 72, 73, hidden 74, flags 75, members 76, member 0 at 78:
+  // name length, "a" 80, key 81, host length 113, "h" 115, ports 116 and 118; member 1 at 120: "b" 122, key
+  // 123; steps 162, step 0 at 164, step 1 at 174: device, begin, end
   const Bytes plan = encode(Prepare{.epoch = 1,
                                     .n_layer = 5,
                                     .n_ctx = 64,
@@ -303,7 +303,7 @@ class HostilePlan : public ::testing::Test {
 };
 
 TEST_F(HostilePlan, Numbers) {
-  ASSERT_EQ(plan.size(), 183u);
+  ASSERT_EQ(plan.size(), 184u);
   expect_refused(patched(plan, {{60, {0}}}), "Prepare: n_layer is 0, allowed are 1 to 1024");
   expect_refused(patched(plan, {{60, {1, 4}}}), "Prepare: n_layer is 1025");
   expect_refused(patched(plan, {{64, {0}}}), "Prepare: n_ctx is 0");
@@ -311,45 +311,47 @@ TEST_F(HostilePlan, Numbers) {
                  "Prepare: n_ctx is 16777217, allowed are 1 to 16777216");
   expect_refused(patched(plan, {{68, {0}}}), "Prepare: n_ubatch is 0");
   expect_refused(patched(plan, {{68, {1, 32}}}), "Prepare: n_ubatch is 8193");
-  expect_refused(patched(plan, {{72, {0}}}), "Prepare: KV type is 0, allowed are 1 to 2");
-  expect_refused(patched(plan, {{72, {3}}}), "Prepare: KV type is 3");
-  expect_refused(patched(plan, {{73, {0}}}), "Prepare: hidden encoding is 0");
-  expect_refused(patched(plan, {{73, {9}}}), "Prepare: hidden encoding is 9");
-  expect_refused(patched(plan, {{74, {4}}}), "Prepare: flags 0x04 hold bits");
-  expect_refused(patched(plan, {{74, {0xff}}}), "Prepare: flags 0xff hold bits");
+  expect_refused(patched(plan, {{72, {0}}}), "Prepare: type of keys is 0, allowed are 1 to 7");
+  expect_refused(patched(plan, {{72, {8}}}), "Prepare: type of keys is 8");
+  expect_refused(patched(plan, {{73, {0}}}), "Prepare: type of values is 0");
+  expect_refused(patched(plan, {{73, {8}}}), "Prepare: type of values is 8, allowed are 1 to 7");
+  expect_refused(patched(plan, {{74, {0}}}), "Prepare: hidden encoding is 0");
+  expect_refused(patched(plan, {{74, {4}}}), "Prepare: hidden encoding is 4, allowed are 1 to 3");
+  expect_refused(patched(plan, {{75, {8}}}), "Prepare: flags 0x08 hold bits");
+  expect_refused(patched(plan, {{75, {0xff}}}), "Prepare: flags 0xff hold bits");
 }
 
 TEST_F(HostilePlan, Members) {
-  expect_refused(patched(plan, {{75, {0, 0}}}), "Prepare: member count is 0, allowed are 1 to 64");
-  expect_refused(patched(plan, {{75, {65, 0}}}), "Prepare: member count is 65");
-  expect_refused(patched(plan, {{75, {0xff, 0xff}}}), "Prepare: member count is 65535");
-  expect_refused(patched(plan, {{75, {64, 0}}}), "Prepare: member 2");  // as many as allowed, but not there
-  expect_refused(patched(plan, {{77, {0, 0}}}), "Prepare: member 0 name cannot be used");
-  expect_refused(patched(plan, {{121, {'a'}}}), "Prepare: member 1 name 'a' is there twice");
-  expect_refused(patched(plan, {{122, Bytes(32, 1)}}),
+  expect_refused(patched(plan, {{76, {0, 0}}}), "Prepare: member count is 0, allowed are 1 to 64");
+  expect_refused(patched(plan, {{76, {65, 0}}}), "Prepare: member count is 65");
+  expect_refused(patched(plan, {{76, {0xff, 0xff}}}), "Prepare: member count is 65535");
+  expect_refused(patched(plan, {{76, {64, 0}}}), "Prepare: member 2");  // as many as allowed, but not there
+  expect_refused(patched(plan, {{78, {0, 0}}}), "Prepare: member 0 name cannot be used");
+  expect_refused(patched(plan, {{122, {'a'}}}), "Prepare: member 1 name 'a' is there twice");
+  expect_refused(patched(plan, {{123, Bytes(32, 1)}}),
                  "Prepare: member 1 key 01010101 is there twice: two devices with one identity");
-  expect_refused(patched(plan, {{122, Bytes(32, 0)}}), "Prepare: member 1 key is all zero");
-  expect_refused(patched(plan, {{114, {' '}}}), "Prepare: member 0 host cannot be used");
-  expect_refused(patched(plan, {{115, {0, 0}}}), "Prepare: member 0 control port is 0");
-  expect_refused(patched(plan, {{117, {0, 0}}}), "Prepare: member 0 data port is 0");
+  expect_refused(patched(plan, {{123, Bytes(32, 0)}}), "Prepare: member 1 key is all zero");
+  expect_refused(patched(plan, {{115, {' '}}}), "Prepare: member 0 host cannot be used");
+  expect_refused(patched(plan, {{116, {0, 0}}}), "Prepare: member 0 control port is 0");
+  expect_refused(patched(plan, {{118, {0, 0}}}), "Prepare: member 0 data port is 0");
 }
 
 TEST_F(HostilePlan, Steps) {
-  expect_refused(patched(plan, {{161, {0, 0}}}), "Prepare: step count is 0, allowed are 1 to 1024");
-  expect_refused(patched(plan, {{161, {1, 4}}}), "Prepare: step count is 1025");
-  expect_refused(patched(plan, {{161, {3, 0}}}), "Prepare: step 2 device is cut off");
-  expect_refused(patched(plan, {{161, {1, 0}}}), "Prepare: steps end at layer 2, the model has 5");
-  expect_refused(patched(plan, {{173, {2, 0}}}), "Prepare: step 1 is for device 2, there are 2 members");
-  expect_refused(patched(plan, {{173, {0xff, 0xff}}}), "Prepare: step 1 is for device 65535");
-  expect_refused(patched(plan, {{175, {3}}}), "Prepare: step 1 begins at layer 3, must begin at 2");
-  expect_refused(patched(plan, {{175, {1}}}), "Prepare: step 1 begins at layer 1, must begin at 2");
-  expect_refused(patched(plan, {{165, {1}}}), "Prepare: step 0 begins at layer 1, must begin at 0");
-  expect_refused(patched(plan, {{179, {6}}}), "Prepare: step 1 is layers [2, 6), the model has 5");
-  expect_refused(patched(plan, {{179, {2}}}), "Prepare: step 1 is layers [2, 2)");
-  expect_refused(patched(plan, {{179, {1}}}), "Prepare: step 1 is layers [2, 1)");
-  expect_refused(patched(plan, {{179, {0xff, 0xff, 0xff, 0xff}}}),
+  expect_refused(patched(plan, {{162, {0, 0}}}), "Prepare: step count is 0, allowed are 1 to 1024");
+  expect_refused(patched(plan, {{162, {1, 4}}}), "Prepare: step count is 1025");
+  expect_refused(patched(plan, {{162, {3, 0}}}), "Prepare: step 2 device is cut off");
+  expect_refused(patched(plan, {{162, {1, 0}}}), "Prepare: steps end at layer 2, the model has 5");
+  expect_refused(patched(plan, {{174, {2, 0}}}), "Prepare: step 1 is for device 2, there are 2 members");
+  expect_refused(patched(plan, {{174, {0xff, 0xff}}}), "Prepare: step 1 is for device 65535");
+  expect_refused(patched(plan, {{176, {3}}}), "Prepare: step 1 begins at layer 3, must begin at 2");
+  expect_refused(patched(plan, {{176, {1}}}), "Prepare: step 1 begins at layer 1, must begin at 2");
+  expect_refused(patched(plan, {{166, {1}}}), "Prepare: step 0 begins at layer 1, must begin at 0");
+  expect_refused(patched(plan, {{180, {6}}}), "Prepare: step 1 is layers [2, 6), the model has 5");
+  expect_refused(patched(plan, {{180, {2}}}), "Prepare: step 1 is layers [2, 2)");
+  expect_refused(patched(plan, {{180, {1}}}), "Prepare: step 1 is layers [2, 1)");
+  expect_refused(patched(plan, {{180, {0xff, 0xff, 0xff, 0xff}}}),
                  "Prepare: step 1 is layers [2, 4294967295)");
-  expect_refused(patched(plan, {{179, {4}}}), "Prepare: steps end at layer 4, the model has 5");
+  expect_refused(patched(plan, {{180, {4}}}), "Prepare: steps end at layer 4, the model has 5");
 }
 
 TEST(CodecHostile, OtherMessages) {

@@ -54,7 +54,7 @@ std::map<std::string, ControlMessage> control_values() {
                .n_layer = 4,
                .n_ctx = 256,
                .n_ubatch = 64,
-               .kv_type = KvType::kF16,
+               .kv_type = {KvType::kF16, KvType::kQ8_0},
                .hidden = HiddenEncoding::kF32,
                .repack = true,
                .flash_attention = true,
@@ -98,7 +98,7 @@ std::map<std::string, BatchFrame> frame_values() {
 
 TEST(Format, ThePageHasAnExampleOfEveryMessage) {
   EXPECT_EQ(control_values().size(), std::variant_size_v<ControlMessage>);
-  EXPECT_EQ(read_examples().size(), control_values().size() + frame_values().size() + 1);
+  EXPECT_EQ(read_examples().size(), control_values().size() + frame_values().size() + 2);
 }
 
 TEST(Format, ControlMessages) {
@@ -133,6 +133,17 @@ TEST(Format, ScaledF16Row) {
   Bytes bytes;
   ASSERT_TRUE(encode_hidden(HiddenEncoding::kF16Scaled, row, 3, bytes));
   EXPECT_EQ(test::to_hex(bytes), test::to_hex(read_examples().at("hidden-f16")));
+}
+
+TEST(Format, BlocksOfQ8) {
+  std::vector<float> row(33);
+  row[0] = 254;
+  row[1] = -127;
+  row[2] = 3;
+  row[32] = 2;
+  Bytes bytes;
+  ASSERT_TRUE(encode_hidden(HiddenEncoding::kQ8Scaled, row, row.size(), bytes));
+  EXPECT_EQ(test::to_hex(bytes), test::to_hex(read_examples().at("hidden-q8")));
 }
 
 }  // namespace

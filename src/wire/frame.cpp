@@ -141,7 +141,8 @@ Result<Layout> read_layout(const Message& message, const FrameLimits& limits, Ba
   layout.n_tokens = from.number<std::uint32_t>("token count", 0, most_tokens);
   layout.n_rows = from.number<std::uint32_t>("row count", 0, most_tokens);
   out.n_embd = from.number<std::uint32_t>("n_embd");
-  out.encoding = static_cast<HiddenEncoding>(from.number<std::uint8_t>("hidden encoding", 1, 2));
+  out.encoding =
+      static_cast<HiddenEncoding>(from.number<std::uint8_t>("hidden encoding", 1, kHiddenEncodings));
   layout.set_width = from.number<std::uint8_t>("sequence set width", 0, kMaxSetBytes);
   (void)from.number<std::uint16_t>("reserved field", 0, 0);
   if (from.failed()) return pass(from.finish());

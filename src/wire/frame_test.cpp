@@ -255,8 +255,8 @@ TEST_F(HostileFrame, Shape) {
   refused({{40, {3}}}, "rows have 3 values, the model has 2");
   refused({{40, {0}}}, "rows have 0 values, the model has 2");
   refused({{40, ones_}}, "rows have 4294967295 values, the model has 2");
-  refused({{44, {0}}}, "hidden encoding is 0, allowed are 1 to 2");
-  refused({{44, {3}}}, "hidden encoding is 3");
+  refused({{44, {0}}}, "hidden encoding is 0, allowed are 1 to 3");
+  refused({{44, {4}}}, "hidden encoding is 4");
   refused({{44, {2}}}, "need 85 bytes, 91 are there");
   refused({{46, {1}}}, "reserved field is 1, allowed are 0 to 0");
   // Three rows, one token with the output flag.

@@ -23,9 +23,13 @@ constexpr std::uint32_t kSmallestNormal = (127 - 14) << 23;  // 2^-14, the small
 constexpr std::size_t kScaleBytes = 2;
 
 // Scales 2^e with a normal 2^e and 2^-e. The largest magnitude of a row lands in [2^14, 2^15), or below where
-// the row's largest is under 2^-112.
+// the row's largest is under 2^-112. In blocks of 8 bits it lands in [2^21, 2^22): their scales, a 127th of
+// it, are halves with the widest range then.
+constexpr int kF16Exponent = 14;
+constexpr int kQ8Exponent = 21;
 constexpr int kMinScale = -126;
-constexpr int kMaxScale = 113;
+constexpr int kMaxScale = 127 - kF16Exponent;
+constexpr int kMaxQ8Scale = 127 - kQ8Exponent;
 constexpr std::uint16_t kLargestHalfAtMaxScale = 0x77ff;  // 32752: 2^15 * 2^113 is not a float
 
 float power_of_two(int e) {
@@ -40,11 +44,11 @@ std::uint32_t largest_bits(const float* row, std::size_t n) {
   return static_cast<std::uint32_t>(most);
 }
 
-// e for a row whose largest magnitude has these bits; 0 for a row of zeros.
-int choose_scale(std::uint32_t largest) {
+// e for a row whose largest magnitude has these bits and becomes one of `to_exponent`; 0 for a row of zeros.
+int choose_scale(std::uint32_t largest, int to_exponent) {
   if (largest == 0) return 0;
   const int exponent = static_cast<int>(largest >> 23) - 127;  // floor(log2), too high only for denormals
-  return std::max(exponent - 14, kMinScale);
+  return std::max(exponent - to_exponent, kMinScale);
 }
 
 // `yes` where value < bound, else `no`; differences must fit an int32. By a mask from the sign, since
@@ -109,7 +113,7 @@ void cap(Halves& halves, std::size_t count) {
 }
 
 void encode_f16_row(const float* row, std::size_t n, std::uint32_t largest, std::uint8_t* to) {
-  const int e = choose_scale(largest);
+  const int e = choose_scale(largest, kF16Exponent);
   store_le(static_cast<std::uint16_t>(static_cast<std::int16_t>(e)), to);
   to += kScaleBytes;
   const float inverse_scale = power_of_two(-e);
@@ -120,6 +124,68 @@ void encode_f16_row(const float* row, std::size_t n, std::uint32_t largest, std:
     if (e == kMaxScale) cap(halves, count);
     copy_out<std::uint16_t, std::uint16_t>(halves.data(), count, to + 2 * begin);
   }
+}
+
+constexpr std::size_t kQ8Block = 32;
+constexpr std::size_t kQ8BlockBytes = kScaleBytes + kQ8Block;
+constexpr std::int32_t kQ8Most = 127;
+
+void encode_q8_row(const float* row, std::size_t n, std::uint32_t largest, std::uint8_t* to) {
+  const int e = choose_scale(largest, kQ8Exponent);
+  store_le(static_cast<std::uint16_t>(static_cast<std::int16_t>(e)), to);
+  to += kScaleBytes;
+  const float inverse_scale = power_of_two(-e);
+  std::array<float, kQ8Block> block{};
+  std::array<std::uint8_t, kQ8Block> bytes;
+  for (std::size_t begin = 0; begin < n; begin += kQ8Block, to += kQ8BlockBytes) {
+    const std::size_t count = std::min(kQ8Block, n - begin);
+    block.fill(0);
+    for (std::size_t i = 0; i < count; ++i) block[i] = row[begin + i] * inverse_scale;
+    const float most = std::bit_cast<float>(largest_bits(block.data(), kQ8Block));
+    const std::uint16_t half = half_of(most, 1.0f / kQ8Most);
+    const float scale = float_of(half, 1.0f);
+    const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+    for (float& value : block) value *= inverse;
+    // To nearest, ties to even: where 2^23 is added, bits below 1 fall off. Beyond 127 only where the half is
+    // subnormal, and so not exact.
+    constexpr float kRound = 0x1.8p23f;
+    for (std::size_t i = 0; i < kQ8Block; ++i) {
+      const auto rounded =
+          std::bit_cast<std::int32_t>(block[i] + kRound) - std::bit_cast<std::int32_t>(kRound);
+      bytes[i] = static_cast<std::uint8_t>(std::max(-kQ8Most, std::min(kQ8Most, rounded)));
+    }
+    store_le(half, to);
+    std::memcpy(to + kScaleBytes, bytes.data(), count);
+  }
+}
+
+Result<> decode_q8_row(const std::uint8_t* from, std::size_t n, std::size_t index, float* row) {
+  const auto e = static_cast<std::int16_t>(load_le<std::uint16_t>(from));
+  if (e < kMinScale || e > kMaxQ8Scale)
+    return fail(ErrorCode::kProtocol, "hidden row {} has the scale 2^{}, allowed are 2^{} to 2^{}", index, e,
+                kMinScale, kMaxQ8Scale);
+  from += kScaleBytes;
+  const float row_scale = power_of_two(e);
+  std::array<std::int8_t, kQ8Block> values;
+  for (std::size_t begin = 0; begin < n; begin += kQ8Block, from += kQ8BlockBytes) {
+    const std::size_t count = std::min(kQ8Block, n - begin);
+    const auto half = load_le<std::uint16_t>(from);
+    if ((half & kHalfMagnitude) >= kHalfInf)
+      return fail(ErrorCode::kNumeric, "hidden row {} holds a value that is NaN or infinite", index);
+    if (half > kHalfMagnitude)
+      return fail(ErrorCode::kProtocol, "hidden row {} has a negative scale at value {}", index, begin);
+    std::memcpy(values.data(), from + kScaleBytes, count);
+    const float scale = float_of(half, 1.0f);
+    bool in_range = true;
+    for (std::size_t i = 0; i < count; ++i) in_range = in_range && values[i] >= -kQ8Most;
+    if (!in_range)
+      return fail(ErrorCode::kProtocol, "hidden row {} holds -128 in the block at value {}, the least is {}",
+                  index, begin, -kQ8Most);
+    for (std::size_t i = 0; i < count; ++i)
+      row[begin + i] = static_cast<float>(values[i]) * scale * row_scale;
+  }
+  if (largest_bits(row, n) < kFloatInf) return {};
+  return fail(ErrorCode::kNumeric, "hidden row {} holds a value that is NaN or infinite", index);
 }
 
 Result<> decode_f16_row(const std::uint8_t* from, std::size_t n, std::size_t index, float* row) {
@@ -148,7 +214,15 @@ Result<> decode_f16_row(const std::uint8_t* from, std::size_t n, std::size_t ind
 }  // namespace
 
 std::size_t hidden_bytes(HiddenEncoding encoding, std::size_t n_rows, std::size_t n_embd) {
-  return encoding == HiddenEncoding::kF32 ? n_rows * n_embd * 4 : n_rows * (kScaleBytes + n_embd * 2);
+  switch (encoding) {
+    case HiddenEncoding::kF32:
+      return n_rows * n_embd * sizeof(float);
+    case HiddenEncoding::kF16Scaled:
+      return n_rows * (kScaleBytes + n_embd * 2);
+    case HiddenEncoding::kQ8Scaled:
+      return n_rows * (kScaleBytes + (n_embd + kQ8Block - 1) / kQ8Block * kScaleBytes + n_embd);
+  }
+  return 0;
 }
 
 std::size_t first_non_finite_row(std::span<const float> rows, std::size_t n_embd) {
@@ -177,8 +251,10 @@ Result<> encode_hidden(HiddenEncoding encoding, std::span<const float> rows, std
     }
     if (encoding == HiddenEncoding::kF32)
       copy_out<float, std::uint32_t>(row, n_embd, to);
-    else
+    else if (encoding == HiddenEncoding::kF16Scaled)
       encode_f16_row(row, n_embd, largest, to);
+    else
+      encode_q8_row(row, n_embd, largest, to);
   }
   return {};
 }
@@ -194,8 +270,9 @@ Result<> decode_hidden(HiddenEncoding encoding, std::span<const std::uint8_t> pa
   const std::uint8_t* from = payload.data();
   for (std::size_t index = 0; index < n_rows; ++index, from += row_bytes) {
     float* row = rows.data() + index * n_embd;
-    if (encoding == HiddenEncoding::kF16Scaled) {
-      HEARTH_TRY_VOID(decode_f16_row(from, n_embd, index, row));
+    if (encoding != HiddenEncoding::kF32) {
+      HEARTH_TRY_VOID(encoding == HiddenEncoding::kF16Scaled ? decode_f16_row(from, n_embd, index, row)
+                                                             : decode_q8_row(from, n_embd, index, row));
       continue;
     }
     copy_in<float, std::uint32_t>(from, n_embd, row);

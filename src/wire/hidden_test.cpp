@@ -23,6 +23,7 @@ constexpr float kMax = std::numeric_limits<float>::max();
 constexpr float kDenormal = std::numeric_limits<float>::denorm_min();  // 2^-149
 constexpr auto kF32 = HiddenEncoding::kF32;
 constexpr auto kF16 = HiddenEncoding::kF16Scaled;
+constexpr auto kQ8 = HiddenEncoding::kQ8Scaled;
 
 Bytes encoded(HiddenEncoding encoding, const std::vector<float>& row) {
   Bytes bytes;
@@ -64,6 +65,10 @@ TEST(Hidden, Bytes) {
   EXPECT_EQ(hidden_bytes(kF32, 3, 5), 60u);
   EXPECT_EQ(hidden_bytes(kF16, 3, 5), 36u);
   EXPECT_EQ(hidden_bytes(kF16, 0, 5), 0u);
+  EXPECT_EQ(hidden_bytes(kQ8, 3, 5), 27u);  // a scale, a block's scale and 5 bytes
+  EXPECT_EQ(hidden_bytes(kQ8, 1, 32), 36u);
+  EXPECT_EQ(hidden_bytes(kQ8, 1, 33), 39u);
+  EXPECT_EQ(hidden_bytes(kQ8, 1, 4096), 4354u);  // 2 + 128 * 34
 }
 
 TEST(Hidden, HandComputedHalves) {
@@ -186,6 +191,106 @@ TEST(Hidden, RelativeErrorIsAtMost2ToMinus11) {
   }));
 }
 
+// A row as sent: its scale, and of each block the scale and the values.
+struct Q8Row {
+  int e;
+  std::vector<std::uint16_t> scales;
+  std::vector<int> values;
+};
+Q8Row q8(const std::vector<float>& row) {
+  const Bytes bytes = encoded(kQ8, row);
+  Q8Row out{static_cast<std::int16_t>(load_le<std::uint16_t>(bytes.data())), {}, {}};
+  for (std::size_t i = 2; i < bytes.size(); i += 34) {
+    out.scales.push_back(load_le<std::uint16_t>(bytes.data() + i));
+    for (std::size_t j = i + 2; j < std::min(i + 34, bytes.size()); ++j)
+      out.values.push_back(static_cast<std::int8_t>(bytes[j]));
+  }
+  return out;
+}
+
+TEST(HiddenQ8, HandComputedBlocks) {
+  // 127 * 2^14 makes e = 20 - 21, and the block's scale 2^15.
+  const Q8Row row = q8({127 * 16384.0f, -127 * 16384.0f, 16384.0f, 8192.0f, -8192.0f, 24576.0f, 8193.0f,
+                        -8193.0f, 0.0f, -0.0f, 1.0f});
+  EXPECT_EQ(row.e, -1);
+  EXPECT_EQ(row.scales, (std::vector<std::uint16_t>{0x7800}));
+  // Ties go to even: 0.5, -0.5 and 1.5; beside them 8193 / 16384.
+  EXPECT_EQ(row.values, (std::vector<int>{127, -127, 1, 0, 0, 2, 1, -1, 0, 0, 0}));
+
+  // Each block has a scale of its own; 1 / 127 * 2^21 = 16513.0 rounds to 16512, 1 / 16256 * 2^21 = 129.0.
+  std::vector<float> two(64, 1.0f);
+  for (std::size_t i = 32; i < 64; ++i) two[i] = -0x1p-7f;
+  const Q8Row pair = q8(two);
+  EXPECT_EQ(pair.e, -21);
+  EXPECT_EQ(pair.scales, (std::vector<std::uint16_t>{0x7408, 0x5808}));
+  EXPECT_EQ(pair.values[0], 127);
+  EXPECT_EQ(pair.values[63], -127);
+}
+
+TEST(HiddenQ8, ExtremesStayFinite) {
+  EXPECT_EQ(q8({0.0f, -0.0f}).e, 0);
+  EXPECT_EQ(q8({0.0f, -0.0f}).scales[0], 0);
+  EXPECT_EQ(q8({kMax}).e, 106);
+  EXPECT_EQ(q8({kMax}).scales[0], 0x7808);  // 2^22 / 127 rounds down to 33024
+  EXPECT_EQ(q8({kMax, -kMax, kMax / 2}).values, (std::vector<int>{127, -127, 64}));
+  EXPECT_EQ(decoded(kQ8, encoded(kQ8, {kMax, -kMax}), 2)[1], -127 * 33024.0f * 0x1p106f);
+  // So small that no scale is left: 0 again, within 2^-36 of the row's largest.
+  EXPECT_EQ(q8({kDenormal}).values[0], 0);
+  EXPECT_EQ(q8({0x1p-126f}).e, -126);
+  const auto outlier = [] {
+    std::vector<float> row(64, 0.01f);
+    row[3] = 1e6f;
+    return row;
+  }();
+  const auto back = decoded(kQ8, encoded(kQ8, outlier), outlier.size());
+  EXPECT_NEAR(back[3], 1e6, 1e6 / 253.8);
+  EXPECT_NEAR(back[60], 0.01, 0.01 / 253.8);
+  EXPECT_EQ(back[5], 0) << "beside the outlier nothing is left";
+}
+
+// The bounds of docs/reference/wire.md, in double arithmetic.
+TEST(HiddenQ8, ErrorsStayWithinTheBound) {
+  EXPECT_TRUE(rc::check([] {
+    const auto n = test::any<std::size_t>(1, 100);
+    std::vector<float> row(n);
+    const auto top = test::any<std::uint32_t>(60, 254);
+    for (float& value : row) {
+      const auto exponent = test::any<std::uint32_t>(top - 50, top);
+      value = std::bit_cast<float>((exponent << 23) | test::any<std::uint32_t>(0, (1u << 23) - 1) |
+                                   (test::any<std::uint32_t>(0, 1) << 31));
+      if (test::any<int>(0, 5) == 0) value = 0;
+    }
+    const auto largest = [](std::span<const float> of) {
+      double most = 0;
+      for (const float value : of) most = std::max(most, std::fabs(static_cast<double>(value)));
+      return most;
+    };
+    const double row_most = largest(row);
+    const auto back = decoded(kQ8, encoded(kQ8, row), n);
+    for (std::size_t begin = 0; begin < n; begin += 32) {
+      const std::size_t count = std::min<std::size_t>(32, n - begin);
+      const double most = largest(std::span(row).subspan(begin, count));
+      const double bound = most > std::ldexp(row_most, -28) ? most / 253.8 : std::ldexp(row_most, -36);
+      for (std::size_t i = begin; i < begin + count; ++i)
+        RC_ASSERT(std::fabs(static_cast<double>(back[i]) - row[i]) <= bound);
+    }
+  }));
+}
+
+// What was sent once is sent again without further loss.
+TEST(HiddenQ8, IsStable) {
+  EXPECT_TRUE(rc::check([] {
+    std::vector<float> row(test::any<std::size_t>(1, 70));
+    for (float& value : row)
+      value = std::bit_cast<float>((test::any<std::uint32_t>(115, 140) << 23) |
+                                   test::any<std::uint32_t>(0, (1u << 23) - 1) |
+                                   (test::any<std::uint32_t>(0, 1) << 31));
+    const auto once = decoded(kQ8, encoded(kQ8, row), row.size());
+    const auto twice = decoded(kQ8, encoded(kQ8, once), row.size());
+    RC_ASSERT(once == twice);
+  }));
+}
+
 TEST(Hidden, F32IsBitExact) {
   const std::vector<float> row = {0.0f, -0.0f, kDenormal, -kDenormal, kMax, 1.0f, -1e-20f};
   const Bytes bytes = encoded(kF32, row);
@@ -210,7 +315,7 @@ TEST(Hidden, RowsAreIndependent) {
     std::vector<float> rows(n_embd * 3);
     for (std::size_t i = 0; i < rows.size(); ++i)
       rows[i] = static_cast<float>(i % 17 + 1) * (i / n_embd == 1 ? 1e20f : 0.25f);
-    for (const auto encoding : {kF32, kF16}) {
+    for (const auto encoding : {kF32, kF16, kQ8}) {
       Bytes bytes = {1, 2, 3};  // appends
       ASSERT_TRUE(encode_hidden(encoding, rows, n_embd, bytes));
       ASSERT_EQ(bytes.size(), 3 + hidden_bytes(encoding, 3, n_embd));
@@ -218,7 +323,9 @@ TEST(Hidden, RowsAreIndependent) {
       std::vector<float> back(rows.size());
       ASSERT_TRUE(decode_hidden(encoding, std::span(bytes).subspan(3), n_embd, back));
       for (std::size_t i = 0; i < rows.size(); ++i)
-        ASSERT_LE(std::fabs(back[i] - rows[i]), rows[i] / 2048) << i;
+        // In a block of 1 to 17 times a unit, whose largest is at most 17 times the least.
+        ASSERT_LE(std::fabs(back[i] - rows[i]), encoding == kQ8 ? rows[i] * 17 / 253.8f : rows[i] / 2048)
+            << i;
     }
   }
 }
@@ -228,13 +335,15 @@ TEST(Hidden, NoRows) {
   ASSERT_TRUE(encode_hidden(kF16, {}, 8, bytes));
   EXPECT_TRUE(bytes.empty());
   EXPECT_TRUE(decode_hidden(kF16, bytes, 8, {}));
+  ASSERT_TRUE(encode_hidden(kQ8, {}, 8, bytes));
+  EXPECT_TRUE(bytes.empty());
 }
 
 // --- Errors
 // ---------------------------------------------------------------------------------------------------------
 
 TEST(Hidden, NonFiniteRowsAreNotSent) {
-  for (const auto encoding : {kF32, kF16}) {
+  for (const auto encoding : {kF32, kF16, kQ8}) {
     for (const float bad : {kNan, -kNan, kInf, -kInf}) {
       for (const std::size_t at : {0u, 9u, 14u}) {
         std::vector<float> rows(15, 1.0f);
@@ -278,6 +387,16 @@ TEST(Hidden, HostilePayloads) {
   expect_refused(kF16, "00 00 ff ff", 1, ErrorCode::kNumeric, "NaN or");           // NaN
   expect_refused(kF16, "71 00 00 78", 1, ErrorCode::kNumeric, "NaN or");           // 2^15 * 2^113
   expect_refused(kF16, "71 00 ff fb", 1, ErrorCode::kNumeric, "NaN or");           // -65504 * 2^113
+  expect_refused(kQ8, "00 00 00 3c", 1, ErrorCode::kProtocol, "has 4 bytes, 1 rows of 1 values take 5");
+  expect_refused(kQ8, "6b 00 00 3c 01", 1, ErrorCode::kProtocol, "scale 2^107, allowed are 2^-126 to 2^106");
+  expect_refused(kQ8, "81 ff 00 3c 01", 1, ErrorCode::kProtocol, "scale 2^-127");
+  expect_refused(kQ8, "00 00 00 bc 01", 1, ErrorCode::kProtocol, "a negative scale at value 0");
+  expect_refused(kQ8, "00 00 00 80 01", 1, ErrorCode::kProtocol, "a negative scale");
+  expect_refused(kQ8, "00 00 00 3c 80", 1, ErrorCode::kProtocol, "-128 in the block at value 0");
+  expect_refused(kQ8, "00 00 00 7c 00", 1, ErrorCode::kNumeric, "row 0 holds a value that is NaN or inf");
+  expect_refused(kQ8, "00 00 01 7e 01", 1, ErrorCode::kNumeric, "NaN or infinite");
+  expect_refused(kQ8, "00 00 00 fc 01", 1, ErrorCode::kNumeric, "NaN or infinite");  // -Inf
+  expect_refused(kQ8, "6a 00 ff 7b 7f", 1, ErrorCode::kNumeric, "NaN or infinite");  // 127 * 65504 * 2^106
   expect_refused(kF32, "00 00 80 7f", 1, ErrorCode::kNumeric, "NaN or");
   expect_refused(kF32, "01 00 80 ff", 1, ErrorCode::kNumeric, "NaN or");  // a signalling NaN
 }

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "wire/batch.h"
 #include "wire/hidden.h"
+#include "wire/kv_type.h"
 
 namespace hearth::wire {
 
@@ -21,8 +22,6 @@ inline constexpr std::uint16_t kProtocolMajor = 1;  // differs: refused
 inline constexpr std::uint16_t kProtocolMinor = 0;  // differs: works
 
 using ModelId = std::array<std::uint8_t, 32>;  // gguf::File::fingerprint()
-
-enum class KvType : std::uint8_t { kF32 = 1, kF16 = 2 };
 
 struct Address {
   std::string host{};              // numeric IP or host name, never empty on the wire; wire/text.h checks it
@@ -86,8 +85,9 @@ struct Prepare {
   std::uint32_t n_layer = 0;
   std::uint32_t n_ctx = 0;     // KV cells
   std::uint32_t n_ubatch = 0;  // most tokens in a batch
-  KvType kv_type = KvType::kF16;
+  KvTypes kv_type{};
   HiddenEncoding hidden = HiddenEncoding::kF32;
+  bool hidden_always = false;  // also in frames so small that they would carry f32
   bool repack = true;
   bool flash_attention = true;
   std::vector<Member> members{};

@@ -102,14 +102,22 @@ inline std::vector<Member> any_members() {
   return members;
 }
 
+inline KvType any_kv_type() {
+  return kKvTypes[any<std::size_t>(0, kKvTypes.size() - 1)].type;
+}
+inline HiddenEncoding any_encoding() {
+  return static_cast<HiddenEncoding>(any<int>(1, kHiddenEncodings));
+}
+
 inline Prepare any_plan() {
   Prepare plan{.epoch = any_epoch(),
                .model = any_bytes<32>(),
                .n_layer = any<std::uint32_t>(1, 40),
                .n_ctx = any<std::uint32_t>(1, kMaxContext),
                .n_ubatch = any<std::uint32_t>(1, kMaxBatchTokens),
-               .kv_type = any<int>(0, 1) != 0 ? KvType::kF16 : KvType::kF32,
-               .hidden = any<int>(0, 1) != 0 ? HiddenEncoding::kF32 : HiddenEncoding::kF16Scaled,
+               .kv_type = {any_kv_type(), any_kv_type()},
+               .hidden = any_encoding(),
+               .hidden_always = any<int>(0, 1) != 0,
                .repack = any<int>(0, 1) != 0,
                .flash_attention = any<int>(0, 1) != 0};
   plan.members = any_members();
@@ -214,7 +222,7 @@ inline RandomFrame any_frame() {
   frame.step = any<std::uint16_t>(0, out.limits.n_steps);
   frame.batch.id = any<std::uint64_t>(1, 1ull << 50);
   frame.batch.operations_only = any<int>(0, 4) == 0;
-  frame.encoding = any<int>(0, 1) != 0 ? HiddenEncoding::kF32 : HiddenEncoding::kF16Scaled;
+  frame.encoding = any_encoding();
   frame.n_embd = out.limits.n_embd;
   const std::uint16_t last_seq = any<int>(0, 1) != 0 ? 255 : any<std::uint16_t>(0, 20);
   for (std::size_t n = any<std::size_t>(0, 5); n > 0; --n) {

@@ -24,6 +24,8 @@ struct Cut {
   const char* name;
   std::vector<std::uint32_t> windows;
   std::uint32_t rounds = 1;
+  std::size_t n_devices = 0;  // 0: one for each window
+  std::size_t n_steps = windows.size() * rounds;
 };
 
 constexpr std::uint32_t kLayers = 12;
@@ -31,6 +33,11 @@ const Cut kCuts[] = {{"one device", {12}},
                      {"three", {5, 4, 3}},
                      {"four uneven", {1, 6, 2, 3}},
                      {"four, three rounds", {1, 1, 1, 1}, 3}};
+// Also of models whose layers are all alike.
+const Cut kMoreCuts[] = {{"two", {6, 6}},
+                         {"three, three rounds, the last one cut short", {2, 2, 1}, 3, 0, 8},
+                         // One round after another: a device's windows differ, and it may have none.
+                         {"three, three rounds, each another way", {3, 1, 0, 0, 2, 1, 2, 0, 3}, 3, 3, 6}};
 
 // The model of an architecture; "mixtral" is a llama of experts, "olmo3" an olmo2 with sliding windows.
 synth::SynthSpec spec_of(const std::string& arch, const std::string& type) {
@@ -66,14 +73,18 @@ TEST_P(ExactMatrix, EveryCutGivesTheBitsOfLibllama) {
     reference.greedy(kGenerated);
     ASSERT_EQ(reference.transcript().rows.size(), 4 + kGenerated - 1);
 
-    for (const Cut& cut : kCuts) {
+    std::vector<Cut> cuts(std::begin(kCuts), std::end(kCuts));
+    if (arch == "llama" || arch.starts_with("qwen"))
+      cuts.insert(cuts.end(), std::begin(kMoreCuts), std::end(kMoreCuts));
+    for (const Cut& cut : cuts) {
       SCOPED_TRACE(std::format("{} {}, {}, {}", arch, type, repack ? "repacked" : "plain", cut.name));
       options.windows = cut.windows;
       options.rounds = cut.rounds;
+      options.n_devices = cut.n_devices;
       // The weights may move between any two computes; once per layout is enough.
       if (cut.rounds == 3) options.moving_weights.emplace();
       const auto ring = open_ring(model, options);
-      ASSERT_EQ(ring->windows().size(), cut.windows.size() * cut.rounds);
+      ASSERT_EQ(ring->windows().size(), cut.n_steps);
       if (!repack) {
         EXPECT_EQ(ring->repacked_bytes(), 0U);
       } else if (surely_repacked(type)) {

@@ -139,7 +139,7 @@ oracle::OracleOptions oracle_options(const RingOptions& ring, std::uint32_t n_se
           .n_threads = static_cast<std::int32_t>(ring.n_threads),
           .repack = ring.repack,
           .flash = ring.flash_attention ? oracle::Flash::kOn : oracle::Flash::kOff,
-          .kv_type = ring.kv_type == wire::KvType::kF32 ? oracle::KvType::kF32 : oracle::KvType::kF16,
+          .kv_type = ring.kv_type,
           .n_seq_max = n_sequences,
           .kv_unified = true,
           .load = oracle::Load::kMmap,

@@ -64,6 +64,14 @@ llama_flash_attn_type to_llama(Flash flash) {
   return LLAMA_FLASH_ATTN_TYPE_AUTO;
 }
 
+ggml_type to_ggml(wire::KvType type) {
+  for (int i = 0; i < GGML_TYPE_COUNT; ++i)
+    if (const char* name = ggml_type_name(static_cast<ggml_type>(i));
+        name != nullptr && name == wire::traits(type).name)
+      return static_cast<ggml_type>(i);
+  HEARTH_CHECK(false, "ggml has no type of this name");
+}
+
 bool observe(ggml_tensor* tensor, bool ask, void* user) {
   const auto& observer = *static_cast<const NodeObserver*>(user);
   if (ask) return tensor->type == GGML_TYPE_F32 && ggml_is_contiguous(tensor) && observer.wants(tensor->name);
@@ -103,7 +111,8 @@ struct Oracle::Impl {
     params.n_seq_max = options.n_seq_max;
     params.n_threads = params.n_threads_batch = options.n_threads;
     params.flash_attn_type = to_llama(options.flash);
-    params.type_k = params.type_v = options.kv_type == KvType::kF32 ? GGML_TYPE_F32 : GGML_TYPE_F16;
+    params.type_k = to_ggml(options.kv_type.k);
+    params.type_v = to_ggml(options.kv_type.v);
     params.kv_unified = options.kv_unified;
     params.swa_full = false;  // as hearth: layers with a sliding window keep what they look back to
     params.offload_kqv = false;

@@ -18,11 +18,11 @@
 #include <vector>
 
 #include "base/result.h"
+#include "wire/kv_type.h"
 
 namespace hearth::oracle {
 
 enum class Flash : std::uint8_t { kAuto, kOff, kOn };
-enum class KvType : std::uint8_t { kF16, kF32 };
 enum class Load : std::uint8_t { kMmap, kRead };  // kRead: the file is copied into memory
 
 // Sees the f32 results of graph nodes as they are computed. `wants` is asked by node name ("l_out-3",
@@ -40,7 +40,7 @@ struct OracleOptions {
   std::int32_t n_threads = 1;  // for one token and for many
   bool repack = true;          // use_extra_bufts: repacked weights where the CPU has kernels for them
   Flash flash = Flash::kAuto;
-  KvType kv_type = KvType::kF16;
+  wire::KvTypes kv_type = {};
   std::uint32_t n_seq_max = 1;
   bool kv_unified = true;  // one buffer of cells for all sequences
   Load load = Load::kMmap;

@@ -30,7 +30,8 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
   const std::vector<std::uint32_t> windows =
       options.windows.empty() ? std::vector<std::uint32_t>{n_layer} : options.windows;
   std::vector<std::string> names;
-  for (std::size_t i = 0; i < windows.size(); ++i) names.push_back(std::format("device{}", i));
+  const std::size_t n_devices = options.n_devices != 0 ? options.n_devices : windows.size();
+  for (std::size_t i = 0; i < n_devices; ++i) names.push_back(std::format("device{}", i));
   HEARTH_TRY(impl->plan, plan::split_by_windows(n_layer, names, windows, options.rounds));
   HEARTH_TRY(impl->backend, compute::Backend::cpu(options.n_threads));
 
@@ -46,8 +47,9 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
   }
   const compute::ScratchOptions scratch_options = {.n_cells = compute::pad_cells(options.n_ctx),
                                                    .n_ubatch = options.n_ubatch,
-                                                   .flash_attention = options.flash_attention};
-  for (std::size_t device = 0; device < windows.size(); ++device) {
+                                                   .flash_attention = options.flash_attention,
+                                                   .kv_type = options.kv_type};
+  for (std::size_t device = 0; device < n_devices; ++device) {
     HEARTH_TRY(auto scratch, compute::Scratch::create(*impl->backend, *impl->model, scratch_options));
     impl->scratch.push_back(std::move(scratch));
   }

@@ -22,14 +22,16 @@
 namespace hearth::testing {
 
 struct RingOptions {
-  std::vector<std::uint32_t> windows = {};  // layers per device and round; empty: one device has all
+  // Layers per device and round, or of n_devices in each round; empty: one device has all.
+  std::vector<std::uint32_t> windows = {};
   std::uint32_t rounds = 1;
+  std::size_t n_devices = 0;  // 0: one for each window
   std::uint32_t n_threads = 1;
   std::uint32_t n_ctx = 512;
   std::uint32_t n_ubatch = 512;
   bool repack = true;
   bool flash_attention = true;
-  wire::KvType kv_type = wire::KvType::kF16;
+  wire::KvTypes kv_type = {};
   wire::HiddenEncoding encoding = wire::HiddenEncoding::kF32;
   std::optional<MovingOptions> moving_weights = {};  // every part at another address each time
 };

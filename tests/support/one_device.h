@@ -25,6 +25,7 @@ struct DeviceOptions {
   std::uint32_t n_outputs = 64;
   bool repack = true;
   bool flash_attention = true;
+  wire::KvTypes kv_type = {};
 };
 
 class OneDevice {
@@ -40,12 +41,13 @@ class OneDevice {
     scratch = value_of(compute::Scratch::create(*backend, *model,
                                                 {.n_cells = options.n_cells,
                                                  .n_ubatch = options.n_ubatch,
-                                                 .flash_attention = options.flash_attention}));
+                                                 .flash_attention = options.flash_attention,
+                                                 .kv_type = options.kv_type}));
     head = value_of(compute::Head::create(*backend, *model, *weights, options.n_ubatch, options.n_outputs));
   }
 
   [[nodiscard]] std::unique_ptr<compute::Window> window(plan::LayerRange layers,
-                                                        wire::KvType kv_type = wire::KvType::kF16) const {
+                                                        wire::KvTypes kv_type = {}) const {
     return value_of(compute::Window::create(*scratch, *model, layers, *weights, kv_type));
   }
   [[nodiscard]] std::unique_ptr<compute::Window> all_layers() const {
