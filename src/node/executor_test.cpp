@@ -42,6 +42,20 @@ TEST_F(HandRing, TwoEpochsAtOnceDoNotTouchEachOther) {
   EXPECT_EQ(new_rows, expected_new);
 }
 
+// ggml would end the process: a head that asks for it is told.
+TEST_F(HandRing, KeysAndValuesThatCannotBeStoredSoAreRefused) {
+  wire::Prepare plan = two_rounds();
+  plan.kv_type = wire::KvType::kQ8_0;
+  plan.flash_attention = false;
+  for (std::uint16_t device = 0; device < kDevices; ++device) {
+    const auto loaded = executors_[device]->load(plan, device, {});
+    ASSERT_FALSE(loaded);
+    EXPECT_EQ(loaded.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_TRUE(loaded.error().message.contains("need flash attention")) << loaded.error().message;
+    EXPECT_FALSE(executors_[device]->holds(kEpoch));
+  }
+}
+
 TEST_F(HandRing, FramesOfAnEpochThatIsFreeAreDropped) {
   load(two_rounds());
   const Posted late = at_the_end();

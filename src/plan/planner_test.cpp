@@ -147,6 +147,34 @@ TEST(Planner, WhatTheUserSaysCounts) {
   EXPECT_THAT(wrong.error().message, HasSubstr("names 1 devices, the ring has 2"));
 }
 
+// A layer takes 10 ms, the output head 5, a hop 1.
+TEST(Planner, WindowsOfEachVisitArePredictedToo) {
+  const RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB), test_device("b", 2000 * kMB)});
+  const Proposal three = proposed(ring, {.traffic = {}, .windows = {2, 1, 1, 1, 1, 2}, .n_window_rounds = 3});
+  EXPECT_THAT(layers_of(three), ElementsAre(4, 4));
+  EXPECT_EQ(three.rounds, 3U);
+  EXPECT_NEAR(three.prediction.period_s, 0.085 + 6 * 0.001, 1e-9);
+  // b's last two windows follow each other without a hop.
+  const Proposal left_out =
+      proposed(ring, {.traffic = {}, .windows = {2, 1, 1, 2, 0, 2}, .n_window_rounds = 3});
+  EXPECT_THAT(layers_of(left_out), ElementsAre(3, 5));
+  EXPECT_NEAR(left_out.prediction.period_s, 0.085 + 4 * 0.001, 1e-9);
+
+  const auto refusal = [&](PlanRequest request) {
+    const auto made = propose(ring, request);
+    return made ? std::string() : made.error().message;
+  };
+  EXPECT_THAT(refusal({.traffic = {}, .windows = {4, 2, 2, 0, 0, 0}, .n_window_rounds = 2}),
+              HasSubstr("names 3 devices in each round, the ring has 2"));
+  EXPECT_THAT(refusal({.traffic = {}, .rounds = 3, .windows = {2, 2, 2, 2}, .n_window_rounds = 2}),
+              HasSubstr("the windows of 2 rounds, --rounds asks for 3"));
+  EXPECT_THAT(refusal({.traffic = {}, .windows = {2, 2, 2, 3}, .n_window_rounds = 2}),
+              HasSubstr("4 + 5 = 9 layers, expected the model's 8"));
+  EXPECT_THAT(
+      refusal({.traffic = {}, .windows = {4, 0, 3, 1}, .n_window_rounds = 2, .excluded = {false, true}}),
+      HasSubstr("b is excluded (--exclude) and has a window of 1"));
+}
+
 TEST(Planner, WhatDoesNotFitSaysWhatIsMissing) {
   // Each needs 1 MB of buffers and 10 MB of slots; then 8 layers of KV cache want 1 MB each.
   const RingProfile ring = test_ring(8, {test_device("a", 8 * kMB), test_device("b", 13 * kMB)});

@@ -43,6 +43,20 @@ class Plan(unittest.TestCase):
     def refused(self, *arguments, code=EXIT_MODEL):
         return self.run_plan("--what-if", str(self.file), "-c", "256", *arguments, code=code).stderr
 
+    def test_types_of_keys_and_values_that_heads_do_not_allow(self):
+        self.write([device("a", "1 GB")])
+        self.assertIn("twenty: the keys of this model have 100 values a head, q8_0 stores blocks of 32; use -ctk f16",
+                      self.refused("-ctk", "q8_0"))
+        self.assertIn("need flash attention", self.refused("-ctv", "q8_0", "--no-flash-attn", code=EXIT_USAGE))
+
+    def test_windows_of_each_visit(self):
+        self.write([device("a", "1 GB"), device("b", "1 GB")])
+        plan = self.one("-lw", "5,3/4,0/0,8")
+        self.assertEqual([d["layers"] for d in plan["devices"]], [9, 11])
+        self.assertEqual(plan["rounds"], 3)
+        self.assertIn("8 + 4 = 12 layers, expected the model's 20", self.refused("-lw", "5,3/4,0", code=EXIT_USAGE))
+        self.assertIn("1 windows in round 2, expected 2", self.refused("-lw", "5,3/12", code=EXIT_USAGE))
+
     def test_what_fits_one_device_takes_its_computing(self):
         self.write([device("a", "1 GB"), device("b", "1 GB")])
         plan = self.one()
