@@ -103,19 +103,23 @@ void ProgressBar::clear() {
 }
 
 void ModelFlags::add(CLI::App& app) {
-  app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")->required();
+  app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")
+      ->type_name("FILE.gguf")
+      ->required();
   app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
       ->check(CLI::Range(1, 512));
   app.add_option("--memory", memory,
                  "memory this device lends, this program included, e.g. 6GiB, as far as it is available "
                  "(default: what is available, but for a sixteenth); what does not fit is read from the disk "
-                 "for every token");
+                 "for every token")
+      ->type_name("SIZE");
   app.add_option("--pin", pin,
                  "how weights that stay in memory are kept there where others are read for every token: "
                  "cache, as pages that other programs can have in an emergency, or lock")
       ->check(CLI::IsMember({"cache", "lock"}))
       ->capture_default_str();
-  app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)");
+  app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)")
+      ->type_name("FOLDER");
 }
 
 residency::WeightOptions ModelFlags::weights(std::function<void(const std::string&)> notice) const {
@@ -166,11 +170,13 @@ void add_number_or_auto(CLI::App& app, const std::string& name, std::uint32_t& v
 }  // namespace
 
 void RingFlags::add_members(CLI::App& app) {
-  app.add_option("--worker", workers,
-                 "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker");
-  app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker");
+  app.add_option("--worker", workers, "a worker, as it prints when it starts; once per worker")
+      ->type_name("KEY@HOST:PORT");
+  app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker")
+      ->type_name("FILE");
   app.add_option("--listen", listen,
-                 "HOST[:PORT] where workers reach this device (default: the address that routes to them)");
+                 "where workers reach this device (default: the address that routes to them)")
+      ->type_name("HOST[:PORT]");
   app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
 }
 
@@ -180,9 +186,9 @@ void RingFlags::add(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   add_number_or_auto(app, "--ubatch-size", n_ubatch, 8192,
-                     "most tokens computed at once (also -ub); auto: 512, fewer where their buffers would "
+                     "most tokens computed at once; auto: 512, fewer where their buffers would "
                      "make devices stream more");
-  app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache (also -ctk, -ctv)")
+  app.add_option("--cache-type-k,--cache-type-v,--kv-type", kv_type, "type of the KV cache")
       ->check(CLI::IsMember({"f16", "f32"}))
       ->capture_default_str();
   app.add_option("--link-type", link_type,
@@ -193,11 +199,12 @@ void RingFlags::add(CLI::App& app) {
   app.add_flag("--no-flash-attn", no_flash_attention, "plain attention");
   app.add_option("--layer-window", windows,
                  "layers per device and round, e.g. 8,8,4: this device, then the workers (default: the "
-                 "best, see hearth plan; also -lw)");
+                 "best, see hearth plan)")
+      ->type_name("N,N,...");
   add_number_or_auto(app, "-k,--rounds", rounds, 128,
                      "times a token passes each device; auto: the best, with --layer-window as many as the "
                      "windows need");
-  app.add_option("--exclude", excluded, "name of a device that gets no layers; may be repeated");
+  app.add_option("--exclude", excluded, "a device that gets no layers; may be repeated")->type_name("NAME");
   app.add_option("--users", users, "texts generated at the same time that the plan is for")
       ->check(CLI::Range(1, 512))
       ->capture_default_str();
@@ -205,6 +212,7 @@ void RingFlags::add(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-ttft", max_ttft_s, "seconds to the first token, at most; costs speed afterwards")
+      ->type_name("SECONDS")
       ->check(CLI::PositiveNumber);
 }
 
