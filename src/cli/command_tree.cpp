@@ -16,26 +16,51 @@ std::string join(const std::vector<std::string>& words, std::string_view between
   return text;
 }
 
-// "TEXT:{cache,lock}" -> cache, lock; "UINT:1 to 128 or auto" -> auto.
-std::vector<std::string> choices_of(const std::string& type) {
+// What the parser says of an option's value: "TEXT" or a name given by type_name(), and a text for each
+// check:
+// "{cache,lock}", "INT in [1 - 512]", "1 to 128 or auto", "FILE" for a file that must be there.
+struct ValueType {
+  std::string name;
+  std::vector<std::string> checks;
+};
+
+ValueType type_of(const CLI::Option& option) {
+  ValueType type = {.name = option.get_type_name(), .checks = {}};
+  std::size_t checks_size = 0;
+  try {
+    for (int i = 0;; ++i) {
+      // It has no const form, and an exception for an end.
+      const std::string check = const_cast<CLI::Option&>(option).get_validator(i)->get_description();
+      if (check.empty()) continue;
+      type.checks.push_back(check);
+      checks_size += 1 + check.size();
+    }
+  } catch (const CLI::OptionNotFound&) {
+  }
+  // They follow the name, each after a colon.
+  type.name.resize(type.name.size() - std::min(checks_size, type.name.size()));
+  return type;
+}
+
+std::vector<std::string> choices_of(const ValueType& type) {
   std::vector<std::string> choices;
-  if (const auto open = type.find('{'), close = type.rfind('}');
-      open != std::string::npos && close != std::string::npos && open < close) {
-    std::istringstream list(type.substr(open + 1, close - open - 1));
-    for (std::string one; std::getline(list, one, ',');) choices.push_back(one);
-  } else if (const auto at = type.rfind(" or "); at != std::string::npos) {
-    choices.push_back(type.substr(at + 4));
+  for (const std::string& check : type.checks) {
+    if (check.starts_with('{') && check.ends_with('}')) {
+      std::istringstream list(check.substr(1, check.size() - 2));
+      for (std::string one; std::getline(list, one, ',');) choices.push_back(one);
+    } else if (const auto at = check.rfind(" or "); at != std::string::npos) {
+      choices.push_back(check.substr(at + 4));
+    }
   }
   return choices;
 }
 
-std::string value_of(const std::string& type, const std::vector<std::string>& choices) {
-  const std::string first = type.substr(0, type.find(':'));
-  const bool number = first == "UINT" || first == "INT" || first == "FLOAT";
-  if (type.contains('{')) return join(choices, "|");
-  if (number) return choices.empty() ? "N" : "N|" + join(choices, "|");
-  if (type.ends_with(":FILE")) return first.starts_with("FILE") ? first : "FILE";
-  return first;
+std::string value_of(const ValueType& type, const std::vector<std::string>& choices) {
+  const auto is_list = [](const std::string& check) { return check.starts_with('{'); };
+  if (std::ranges::any_of(type.checks, is_list)) return join(choices, "|");
+  if (type.name == "UINT" || type.name == "INT" || type.name == "FLOAT")
+    return choices.empty() ? "N" : "N|" + join(choices, "|");
+  return type.name == "TEXT" && std::ranges::contains(type.checks, "FILE") ? "FILE" : type.name;
 }
 
 // Excluded and needed options, by name: the parser's sets are sorted by address.
@@ -57,9 +82,10 @@ OptionHelp describe_option(const CLI::Option& option) {
     for (const std::string& name : option.get_lnames()) help.names.push_back("--" + name);
   }
   help.required = option.get_required();
+  if (option.get_group() != CLI::OptionDefaults().get_group()) help.group = option.get_group();
   help.text = option.get_description();
   if (option.get_items_expected_max() > 0) {
-    const std::string type = option.get_type_name();
+    const ValueType type = type_of(option);
     help.choices = choices_of(type);
     help.value = value_of(type, help.choices);
     help.repeatable = option.get_expected_max() == CLI::detail::expected_max_vector_size;
@@ -119,6 +145,13 @@ ProgramHelp describe_program(const CLI::App& app) {
   for (const CLI::App* verb : app.get_subcommands({}))
     if (!verb->get_group().empty()) help.verbs.push_back(describe_verb(*verb));
   return help;
+}
+
+std::vector<std::string> option_groups(const VerbHelp& verb) {
+  std::vector<std::string> groups = {""};
+  for (const OptionHelp& option : verb.options)
+    if (!std::ranges::contains(groups, option.group)) groups.push_back(option.group);
+  return groups;
 }
 
 std::string synopsis(const VerbHelp& verb) {

@@ -6,6 +6,7 @@
 //   ending, "FOLDER" folders. Values of an IsMember check are offered as they are.
 // - A footer is paragraphs of text, then a line "Example:" or "Examples:" and a command on each line after
 //   it (or one behind "Example: ").
+// - Options of a group of their own are listed together under its name, after the others.
 // - A verb or option of the group "" is hidden.
 #pragma once
 
@@ -20,7 +21,8 @@ struct OptionHelp {
   std::vector<std::string> names;  // "-m", "--model"; of a positional argument its name
   std::string value;               // "FILE", "N", "cache|lock"; "" for a flag
   std::vector<std::string> choices;
-  std::string text;  // with default value and what it excludes
+  std::string text;   // with default value and what it excludes
+  std::string group;  // "" for none
   bool required = false;
   bool repeatable = false;
   [[nodiscard]] bool is_flag() const { return value.empty(); }
@@ -45,6 +47,9 @@ struct ProgramHelp {
 
 [[nodiscard]] VerbHelp describe_verb(const CLI::App& app);
 [[nodiscard]] ProgramHelp describe_program(const CLI::App& app);
+
+// Groups of a verb's options: "" first, the others in their order.
+[[nodiscard]] std::vector<std::string> option_groups(const VerbHelp& verb);
 
 // The arguments of a verb in one line, what must be given first: "-m FILE.gguf [OPTIONS] [NAME...]".
 [[nodiscard]] std::string synopsis(const VerbHelp& verb);

@@ -255,7 +255,8 @@ set -g __hearth_takes_value{}
 function __hearth_at --argument-names verb count
     set -l words
     set -l is_value no
-    for token in (commandline -xpc)[2..-1]
+    set -l tokens (commandline -xpc 2>/dev/null; or commandline -opc)  # fish 4 and before
+    for token in $tokens[2..-1]
         if test $is_value = yes
             set is_value no
         else if string match -q -- '-*' $token

@@ -102,10 +102,32 @@ void ProgressBar::clear() {
   shown_ = false;
 }
 
+namespace {
+
+// Options that are added while it lives are listed under a title of their own.
+class OptionGroup {
+ public:
+  OptionGroup(CLI::App& app, const std::string& title)
+      : app_(app), before_(app.option_defaults()->get_group()) {
+    start(title);
+  }
+  ~OptionGroup() { start(before_); }
+  OptionGroup(const OptionGroup&) = delete;
+  OptionGroup& operator=(const OptionGroup&) = delete;
+  void start(const std::string& title) { app_.option_defaults()->group(title); }
+
+ private:
+  CLI::App& app_;
+  std::string before_;
+};
+
+}  // namespace
+
 void ModelFlags::add(CLI::App& app) {
   app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")
       ->type_name("FILE.gguf")
       ->required();
+  const OptionGroup group(app, "This device");
   app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
       ->check(CLI::Range(1, 512));
   app.add_option("--memory", memory,
@@ -170,6 +192,8 @@ void add_number_or_auto(CLI::App& app, const std::string& name, std::uint32_t& v
 }  // namespace
 
 void RingFlags::add_members(CLI::App& app) {
+  app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
+  const OptionGroup group(app, "Other devices");
   app.add_option("--worker", workers, "a worker, as it prints when it starts; once per worker")
       ->type_name("KEY@HOST:PORT");
   app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker")
@@ -177,11 +201,11 @@ void RingFlags::add_members(CLI::App& app) {
   app.add_option("--listen", listen,
                  "where workers reach this device (default: the address that routes to them)")
       ->type_name("HOST[:PORT]");
-  app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
 }
 
 void RingFlags::add(CLI::App& app) {
   add_members(app);
+  OptionGroup group(app, "Context and computing");
   app.add_option("-c,--ctx-size", n_ctx, "context: tokens of prompt and answer together")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
@@ -197,6 +221,7 @@ void RingFlags::add(CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--no-repack", no_repack, "keep weights as in the file: less memory, slower");
   app.add_flag("--no-flash-attn", no_flash_attention, "plain attention");
+  group.start("Who computes what");
   app.add_option("--layer-window", windows,
                  "layers per device and round, e.g. 8,8,4: this device, then the workers (default: the "
                  "best, see hearth plan)")
@@ -211,7 +236,7 @@ void RingFlags::add(CLI::App& app) {
   app.add_option("--plan-prompt", prompt_tokens, "tokens of the prompt that --max-ttft is for")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--max-ttft", max_ttft_s, "seconds to the first token, at most; costs speed afterwards")
+  app.add_option("--max-ttft", max_ttft_s, "time to the first token, at most; costs speed afterwards")
       ->type_name("SECONDS")
       ->check(CLI::PositiveNumber);
 }

@@ -83,8 +83,11 @@ std::string help_text(const CLI::App& app) {
     const std::string kind = argument.takes_file() ? " (" + argument.value + ")" : "";
     add_item(text, argument.names.front() + (argument.repeatable ? "..." : ""), argument.text + kind);
   }
-  text += "\nOptions:\n";
-  for (const OptionHelp& option : verb.options) add_item(text, option_names(option), option.text);
+  for (const std::string& group : option_groups(verb)) {
+    text += std::format("\n{}:\n", group.empty() ? "Options" : group);
+    for (const OptionHelp& option : verb.options)
+      if (option.group == group) add_item(text, option_names(option), option.text);
+  }
   if (is_program) {
     add_facts(text, "Environment", environment());
     add_facts(text, "Exit codes", exit_codes());

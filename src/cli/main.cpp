@@ -65,7 +65,11 @@ int main(int argc, char** argv) {
   cli::add_keygen(app, exit);
   cli::add_completion(app, exit);
   cli::add_man(app, exit);
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+  if (argc == 1) {
+    std::fprintf(stderr, "%s", cli::help_text(app).c_str());
+    return cli::kUsage;
+  }
+  if (argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
     std::fprintf(stderr, "hearth: there is no verb '%s'; hearth --help lists them\n", argv[1]);
     return cli::kUsage;
   }

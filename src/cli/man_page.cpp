@@ -65,8 +65,10 @@ std::string italic(std::string_view text) {
   return "\\fI" + escaped(text) + "\\fR";
 }
 
-void add_options(std::string& page, const std::vector<OptionHelp>& options, bool positional) {
+void add_options(std::string& page, const std::vector<OptionHelp>& options, const std::string& group,
+                 bool positional) {
   for (const OptionHelp& option : options) {
+    if (option.group != group) continue;
     page += ".TP\n";
     for (std::size_t i = 0; i < option.names.size(); ++i) {
       if (i > 0) page += ", ";
@@ -127,9 +129,12 @@ std::string man_page(const ProgramHelp& program, const VerbHelp* verb, const std
       page += ".TP\n.BR " + escaped(title + "-" + other.name) + " (1)\n" + paragraph(other.summary);
   }
   if (!what.positionals.empty()) page += ".SH ARGUMENTS\n";
-  add_options(page, what.positionals, true);
+  add_options(page, what.positionals, "", true);
   page += ".SH OPTIONS\n";
-  add_options(page, what.options, false);
+  for (const std::string& group : option_groups(what)) {
+    if (!group.empty()) page += ".SS " + escaped(group) + "\n";
+    add_options(page, what.options, group, false);
+  }
   if (!what.examples.empty()) {
     page += ".SH EXAMPLES\n.EX\n";
     for (const std::string& example : what.examples) page += "\\&" + escaped(example) + "\n";

@@ -4,7 +4,6 @@
 #include <charconv>
 #include <format>
 
-#include "model/chat_template.h"
 #include "node/model_profile.h"
 #include "node/weights.h"
 #include "plan/planner.h"
@@ -91,14 +90,16 @@ FileFacts facts_of(const gguf::File& file) {
 std::vector<LayerGroup> group_layers(const FileFacts& facts) {
   std::vector<LayerGroup> groups;
   std::vector<std::vector<std::uint32_t>> members;
+  const auto less = [](const Segment* a, const Segment* b) { return *a < *b; };
+  std::map<const Segment*, std::size_t, decltype(less)> index(less);
   for (const auto& [layer, segment] : facts.layers) {
-    auto group = std::ranges::find_if(groups, [&](const LayerGroup& g) { return *g.segment == segment; });
-    if (group == groups.end()) {
-      group = groups.insert(group, {.layers = "", .n_layers = 0, .segment = &segment});
+    const auto [at, is_new] = index.emplace(&segment, groups.size());
+    if (is_new) {
+      groups.push_back({.layers = "", .n_layers = 0, .segment = &segment});
       members.emplace_back();
     }
-    ++group->n_layers;
-    members[static_cast<std::size_t>(group - groups.begin())].push_back(layer);
+    ++groups[at->second].n_layers;
+    members[at->second].push_back(layer);
   }
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const std::vector<std::uint32_t>& of = members[g];
@@ -116,11 +117,6 @@ std::vector<LayerGroup> group_layers(const FileFacts& facts) {
 std::string_view architecture_name(const gguf::File& file) {
   const auto value = file.optional_string("general.architecture");
   return value ? value->value_or("") : "";
-}
-
-std::string TokenizerFacts::text_of(std::string_view name) const {
-  const auto found = std::ranges::find(special, name, &Special::name);
-  return found == special.end() ? "" : found->text.value_or("");
 }
 
 TokenizerFacts tokenizer_of(const gguf::File& file) {
@@ -150,21 +146,11 @@ TokenizerFacts tokenizer_of(const gguf::File& file) {
   return facts;
 }
 
-TemplateFacts template_of(const gguf::File& file, const TokenizerFacts& tokenizer) {
+TemplateFacts template_of(const gguf::File& file) {
   constexpr std::string_view kOther = "tokenizer.chat_template.";
-  TemplateFacts facts = {
-      .text = string(file, "tokenizer.chat_template"), .others = {}, .sample = "", .error = ""};
+  TemplateFacts facts = {.text = string(file, "tokenizer.chat_template"), .others = {}};
   for (const gguf::KeyValue& kv : file.metadata())
     if (kv.key.starts_with(kOther)) facts.others.push_back(kv.key.substr(kOther.size()));
-  if (facts.text.empty()) return facts;
-  const model::ChatMessage question = {.role = "user", .content = "Hello"};
-  const auto sample =
-      model::ChatTemplate::load(file, tokenizer.text_of("bos"), tokenizer.text_of("eos"))
-          .and_then([&](const model::ChatTemplate& loaded) { return loaded.apply({&question, 1}); });
-  if (sample)
-    facts.sample = *sample;
-  else
-    facts.error = sample.error().message;
   return facts;
 }
 

@@ -4,6 +4,7 @@
 // part of others says what they are. Pure but for memory_needs(), which asks the system; any thread.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -23,7 +24,7 @@ struct TypeShare {
   std::uint32_t n_tensors = 0;
   std::uint64_t n_values = 0;
   std::uint64_t bytes = 0;
-  friend bool operator==(const TypeShare&, const TypeShare&) = default;
+  friend auto operator<=>(const TypeShare&, const TypeShare&) = default;
 };
 
 struct Segment {
@@ -31,7 +32,7 @@ struct Segment {
   std::uint64_t n_values = 0;
   std::uint64_t bytes = 0;
   std::vector<TypeShare> types;  // the most bytes first
-  friend bool operator==(const Segment&, const Segment&) = default;
+  friend auto operator<=>(const Segment&, const Segment&) = default;
 };
 
 struct FileFacts {
@@ -65,19 +66,17 @@ struct TokenizerFacts {
   std::string kind, pre;      // "" where the file does not say
   std::uint64_t n_vocab = 0;  // 0: no vocabulary
   std::uint64_t n_merges = 0;
-  std::vector<Special> special;                                    // in file order
-  std::vector<std::pair<std::string, bool>> adds;                  // "add_bos_token": true …
-  [[nodiscard]] std::string text_of(std::string_view name) const;  // "" where there is none
+  std::vector<Special> special;                    // in file order
+  std::vector<std::pair<std::string, bool>> adds;  // "add_bos_token": true …
 };
 [[nodiscard]] TokenizerFacts tokenizer_of(const gguf::File& file);
 
+// It is not rendered: a template is a program of whoever made the file.
 struct TemplateFacts {
   std::string text;                 // "" when there is none
   std::vector<std::string> others;  // names of further templates, which hearth does not use
-  std::string sample;               // what the question "Hello" becomes
-  std::string error;                // why it cannot be used
 };
-[[nodiscard]] TemplateFacts template_of(const gguf::File& file, const TokenizerFacts& tokenizer);
+[[nodiscard]] TemplateFacts template_of(const gguf::File& file);
 
 // What it takes to run the model alone on this device, counted as a plan counts it.
 struct MemoryNeeds {

@@ -39,7 +39,7 @@ int run(const Flags& flags) {
   // A file that hearth cannot run is described all the same, and the exit code says so.
   const auto model = model::ModelFile::from(gguf::File(*file));
   if (flags.chat_template && !flags.json) {
-    const std::string text = template_of(*file, {}).text;
+    const std::string text = template_of(*file).text;
     if (text.empty()) return report({ErrorCode::kUnsupported, flags.model + " has no chat template"});
     (void)put(printable_lines(text) + (text.ends_with('\n') ? "" : "\n"));
     return kOk;
@@ -53,10 +53,9 @@ int run(const Flags& flags) {
                       .why_not = {},
                       .facts = facts_of(*file),
                       .tokenizer = tokenizer_of(*file),
-                      .chat_template = {},
+                      .chat_template = template_of(*file),
                       .kv_bytes_per_1024 = {},
                       .needs = {}};
-  shown.chat_template = template_of(*file, shown.tokenizer);
   if (model) {
     shown.model = &*model;
     shown.kv_bytes_per_1024 = kv_bytes(*model, 1024);

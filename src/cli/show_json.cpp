@@ -138,8 +138,6 @@ void add_text(Json& j, const ShowReport& report) {
   for (const auto& [name, value] : tokenizer.adds) t[name] = value;
   const TemplateFacts& chat = report.chat_template;
   if (!chat.text.empty()) j["chat_template"] = chat.text;
-  if (!chat.sample.empty()) j["chat_template_sample"] = chat.sample;
-  if (!chat.error.empty()) j["chat_template_error"] = chat.error;
   if (!chat.others.empty()) j["other_chat_templates"] = chat.others;
 }
 

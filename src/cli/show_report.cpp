@@ -13,9 +13,8 @@
 namespace hearth::cli {
 namespace {
 
-constexpr std::size_t kMostName = 128;    // bytes of a key or name
-constexpr std::size_t kMostText = 200;    // of a text in the list of keys
-constexpr std::size_t kMostSample = 600;  // of a chat template's example
+constexpr std::size_t kMostName = 128;  // bytes of a key or name
+constexpr std::size_t kMostText = 200;  // of a text in the list of keys
 
 std::string printable(std::string_view text, std::size_t most = kMostName) {
   return wire::to_printable(text, most);
@@ -176,14 +175,6 @@ void add_template(Line line, const TemplateFacts& chat) {
     std::format_to(line, "\nChat template: {} bytes{}{} (--template prints it)\n", chat.text.size(),
                    chat.text.contains("tools") ? ", knows tools" : "",
                    chat.text.contains("think") ? ", knows reasoning" : "");
-    if (!chat.error.empty()) std::format_to(line, "  it cannot be used: {}\n", printable(chat.error, 1024));
-    std::string sample = printable_lines(std::string_view(chat.sample).substr(0, kMostSample));
-    if (!sample.empty()) {
-      while (sample.ends_with('\n')) sample.pop_back();
-      for (std::size_t at = 0; (at = sample.find('\n', at)) != std::string::npos; at += 5)
-        sample.insert(at + 1, "    ");
-      std::format_to(line, "  the question Hello becomes:\n    {}\n", sample);
-    }
   }
   for (const std::string& other : chat.others)
     std::format_to(line, "  another one, not used: {}\n", quote(other));

@@ -70,8 +70,10 @@ void add_worker(CLI::App& app, int& exit) {
   verb->add_option("--allow", flags->heads, "public key of a head that may lead this device; may be repeated")
       ->type_name("KEY")
       ->required();
-  verb->add_option("--listen", flags->listen,
-                   "where to listen; with 0.0.0.0, every interface, put a real address into the printed line")
+  verb->add_option(
+          "--listen", flags->listen,
+          "where heads reach this device (default: 127.0.0.1, from this device only); with 0.0.0.0, every "
+          "interface, put a real address into the printed line")
       ->type_name("HOST[:PORT]")
       ->capture_default_str();
   verb->add_option("--name", flags->name, "how this device is called in the ring (default: its host name)")

@@ -23,7 +23,7 @@ def run(*command, **options):
 
 def options_of(verb):
     """The names of all options that --help lists."""
-    text = run(HEARTH, *([verb] if verb else []), "--help").split("\nOptions:\n")[1].split("\n\n")[0]
+    text = run(HEARTH, *([verb] if verb else []), "--help").split("\nOptions:\n")[1].split("\nExample")[0]
     names = set()
     for line in text.splitlines():
         if listed := re.match(r" {2,6}((?:--?[\w-]+(?:, )?)+)", line):

@@ -56,6 +56,23 @@ class Documents(unittest.TestCase):
             for jargon in ("TEXT:", "UINT", "INT in", "POSITIVE", "Excludes:", "REQUIRED"):
                 self.assertNotIn(jargon, text)
 
+    def test_help_says_what_options_take(self):
+        flat = " ".join(help_of("run").split())
+        for text in ("-m, --model FILE.gguf", "--worker KEY@HOST:PORT ...", "--listen HOST[:PORT]", "-f, --file FILE ",
+                     "--pin cache|lock", "-lw, --layer-window N,N,...", "-k, --rounds N|auto", "--max-ttft SECONDS",
+                     "--memory SIZE", "--cache-dir FOLDER", "-p, --prompt TEXT", "--top-k N ", "--no-repack keep",
+                     "(default: 4096)", "(not with --file)"):
+            self.assertIn(text, flat)
+        flat = " ".join(help_of("plan").split())
+        for text in ("--what-if FILE.json", "--gpu-mem NAME=SIZE ...", "(needs --what-if)"):
+            self.assertIn(text, flat)
+
+    def test_nothing_to_do_is_a_question_for_help(self):
+        self.assertEqual(output(HEARTH), (2, help_of()))
+        code, text = output(HEARTH, "walk")
+        self.assertEqual(code, 2)
+        self.assertIn("there is no verb 'walk'", text)
+
     def test_every_example_names_what_there_is(self):
         for verb in verbs():
             options = set(re.findall(r"(?<!\S)(--?[a-z][a-z-]*)(?=[ ,\n])", help_of(verb).split("\nOptions:")[1]))
@@ -86,9 +103,12 @@ class Documents(unittest.TestCase):
             flat = " ".join(text.split())
             # The same words as --help, whatever the lines.
             help_text = help_of(verb) if verb else help_of()
-            for line in section(help_text, "Options"):
-                names = re.match(r" +((?:--?[\w-]+(?:, )?)+)", line).group(1)
+            listed = re.findall(r"^ {2,6}((?:--?[\w-]+(?:, )?)+)", help_text, re.M)
+            self.assertGreater(len(listed), 0)
+            for names in listed:
                 self.assertIn(names, flat, name)
+            for title in re.findall(r"^(Other devices|This device):$", help_text, re.M):
+                self.assertIn(title, text, name)
             for example in help_text.partition("\nExample")[2].splitlines()[1:]:
                 self.assertIn(example.strip(), text, name)
         self.assertEqual(output(HEARTH, "man", "run")[1].splitlines()[1:],

@@ -133,7 +133,6 @@ class Show(unittest.TestCase):
                          file.metadata["tokenizer.chat_template"].rstrip("\n"))
         said = self.json(path)
         self.assertEqual(said["chat_template"], file.metadata["tokenizer.chat_template"])
-        self.assertEqual(said["chat_template_sample"], "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
         tokens = file.metadata["tokenizer.ggml.tokens"]
         self.assertEqual((said["tokenizer"]["model"], said["tokenizer"]["n_vocab"]), ("llama", len(tokens)))
         eos = file.metadata["tokenizer.ggml.eos_token_id"]
@@ -196,7 +195,7 @@ class Show(unittest.TestCase):
                                 ("tokenizer.ggml.eos_token_id", U32, 4_000_000_000),
                                 ("tokenizer.ggml.add_" + odd, BOOL, True),
                                 ("tokenizer.chat_template." + odd, STRING, evil),
-                                ("tokenizer.chat_template", STRING, "{{ '" + evil + "' }}\n" + evil)],
+                                ("tokenizer.chat_template", STRING, "{% for i in range(10 ** 18) %}{% endfor %}\n" + evil)],
                          [("blk.4294967295." + odd, [1]), ("blk.99999999999." + odd, [1]), (odd, [1])])
         for mode in ([], ["--metadata"], ["--tensors"], ["--template"]):
             done = self.show(path, *mode, code=0 if mode else EXIT_MODEL)
