@@ -1,10 +1,12 @@
 // The verbs that print what is made from all the others: completion, and the hidden one that writes man
 // pages when hearth is built.
-#include <cstdio>
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <format>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/os_file.h"
 #include "cli/completion.h"

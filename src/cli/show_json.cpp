@@ -1,4 +1,5 @@
 // The JSON of `hearth show`; docs/reference/show.md says what each key is.
+#include <algorithm>
 #include <filesystem>
 #include <format>
 #include <type_traits>
