@@ -124,7 +124,8 @@ void add_cache(CLI::App& app, int& exit) {
   verb->add_option("NAME", flags->names, "packs to remove, as ls names them");
   verb->add_flag("--all", flags->all, "remove all");
   verb->add_option("--cache-dir", flags->cache_dir,
-                   "folder of the packs (default: $HEARTH_CACHE, else hearth/packs in the user's cache)");
+                   "folder of the packs (default: $HEARTH_CACHE, else hearth/packs in the user's cache)")
+      ->type_name("FOLDER");
   verb->add_flag("--json", flags->json, "as JSON; sizes in bytes");
   verb->footer(
       "Packs are made anew when they are needed; removing one costs time only.\n"

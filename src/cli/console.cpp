@@ -102,20 +102,46 @@ void ProgressBar::clear() {
   shown_ = false;
 }
 
+namespace {
+
+// Options that are added while it lives are listed under a title of their own.
+class OptionGroup {
+ public:
+  OptionGroup(CLI::App& app, const std::string& title)
+      : app_(app), before_(app.option_defaults()->get_group()) {
+    start(title);
+  }
+  ~OptionGroup() { start(before_); }
+  OptionGroup(const OptionGroup&) = delete;
+  OptionGroup& operator=(const OptionGroup&) = delete;
+  void start(const std::string& title) { app_.option_defaults()->group(title); }
+
+ private:
+  CLI::App& app_;
+  std::string before_;
+};
+
+}  // namespace
+
 void ModelFlags::add(CLI::App& app) {
-  app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")->required();
+  app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")
+      ->type_name("FILE.gguf")
+      ->required();
+  const OptionGroup group(app, "This device");
   app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
       ->check(CLI::Range(1, 512));
   app.add_option("--memory", memory,
                  "memory this device lends, this program included, e.g. 6GiB, as far as it is available "
                  "(default: what is available, but for a sixteenth); what does not fit is read from the disk "
-                 "for every token");
+                 "for every token")
+      ->type_name("SIZE");
   app.add_option("--pin", pin,
                  "how weights that stay in memory are kept there where others are read for every token: "
                  "cache, as pages that other programs can have in an emergency, or lock")
       ->check(CLI::IsMember({"cache", "lock"}))
       ->capture_default_str();
-  app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)");
+  app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)")
+      ->type_name("FOLDER");
 }
 
 residency::WeightOptions ModelFlags::weights(std::function<void(const std::string&)> notice) const {
@@ -166,29 +192,33 @@ void add_number_or_auto(CLI::App& app, const std::string& name, std::uint32_t& v
 }  // namespace
 
 void RingFlags::add_members(CLI::App& app) {
-  app.add_option("--worker", workers,
-                 "KEY@HOST:PORT of a worker, as it prints when it starts; once per worker");
-  app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker");
-  app.add_option("--listen", listen,
-                 "HOST[:PORT] where workers reach this device (default: the address that routes to them)");
   app.add_flag("-v,--verbose", verbose, "log what happens to standard error");
+  const OptionGroup group(app, "Other devices");
+  app.add_option("--worker", workers, "a worker, as it prints when it starts; once per worker")
+      ->type_name("KEY@HOST:PORT");
+  app.add_option("--key", key_file, "this device's key file (hearth keygen); needed with --worker")
+      ->type_name("FILE");
+  app.add_option("--listen", listen,
+                 "where workers reach this device (default: the address that routes to them)")
+      ->type_name("HOST[:PORT]");
 }
 
 void RingFlags::add(CLI::App& app) {
   add_members(app);
+  OptionGroup group(app, "Context and computing");
   app.add_option("-c,--ctx-size", n_ctx, "context: tokens of prompt and answer together")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   add_number_or_auto(app, "--ubatch-size", n_ubatch, 8192,
-                     "most tokens computed at once (also -ub); auto: 512, fewer where their buffers would "
+                     "most tokens computed at once; auto: 512, fewer where their buffers would "
                      "make devices stream more");
   std::vector<std::string> kv_types;
   for (const wire::KvTypeTraits& one : wire::kKvTypes) kv_types.emplace_back(one.name);
-  app.add_option("--cache-type-k", k_type, "type of keys in the KV cache (also -ctk)")
+  app.add_option("--cache-type-k", k_type, "type of keys in the KV cache")
       ->check(CLI::IsMember(kv_types))
       ->capture_default_str();
   app.add_option("--cache-type-v", v_type,
-                 "type of values in the KV cache (also -ctv); q8_0 and smaller need flash attention")
+                 "type of values in the KV cache; q8_0 and smaller need flash attention")
       ->check(CLI::IsMember(kv_types))
       ->capture_default_str();
   app.add_option_function<std::string>(
@@ -204,20 +234,23 @@ void RingFlags::add(CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--no-repack", no_repack, "keep weights as in the file: less memory, slower");
   app.add_flag("--no-flash-attn", no_flash_attention, "plain attention");
+  group.start("Who computes what");
   app.add_option("--layer-window", windows,
                  "layers per device and round, e.g. 8,8,4: this device, then the workers; or of each round, "
-                 "e.g. 4,2,2/1,3,4 (default: the best, see hearth plan; also -lw)");
+                 "e.g. 4,2,2/1,3,4 (default: the best, see hearth plan)")
+      ->type_name("N,N,...[/N,N,...]");
   add_number_or_auto(app, "-k,--rounds", rounds, 128,
                      "times a token passes each device; auto: the best, with --layer-window as many as the "
                      "windows need");
-  app.add_option("--exclude", excluded, "name of a device that gets no layers; may be repeated");
+  app.add_option("--exclude", excluded, "a device that gets no layers; may be repeated")->type_name("NAME");
   app.add_option("--users", users, "texts generated at the same time that the plan is for")
       ->check(CLI::Range(1, 512))
       ->capture_default_str();
   app.add_option("--plan-prompt", prompt_tokens, "tokens of the prompt that --max-ttft is for")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--max-ttft", max_ttft_s, "seconds to the first token, at most; costs speed afterwards")
+  app.add_option("--max-ttft", max_ttft_s, "time to the first token, at most; costs speed afterwards")
+      ->type_name("SECONDS")
       ->check(CLI::PositiveNumber);
 }
 

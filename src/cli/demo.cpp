@@ -164,7 +164,8 @@ void add_demo(CLI::App& app, int& exit) {
   auto* verb =
       app.add_subcommand("demo", "a ring of local processes on the small shipped model; nothing else needed");
   const auto flags = std::make_shared<Flags>();
-  verb->add_option("-m,--model", flags->model, "another model (default: the shipped ember)");
+  verb->add_option("-m,--model", flags->model, "another model (default: the shipped ember)")
+      ->type_name("FILE.gguf");
   verb->add_option("-p,--prompt", flags->prompt, "what to ask")->capture_default_str();
   verb->add_option("-n,--predict", flags->max_tokens, "most tokens to generate")
       ->check(CLI::Range(1, 1 << 20))

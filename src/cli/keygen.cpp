@@ -11,7 +11,9 @@ namespace hearth::cli {
 void add_keygen(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("keygen", "make this device's identity: a key file");
   const auto path = std::make_shared<std::string>();
-  verb->add_option("FILE", *path, "where to write it; an existing file is never overwritten")->required();
+  verb->add_option("FILE", *path, "where to write it; an existing file is never overwritten")
+      ->type_name("FILE")
+      ->required();
   verb->footer(
       "Prints the public key, which other devices need. The file itself stays on this device.\n"
       "Example: hearth keygen laptop.key");

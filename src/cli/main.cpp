@@ -1,4 +1,3 @@
-#include <array>
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -11,25 +10,18 @@
 
 #include "base/os_process.h"
 #include "cli/console.h"
+#include "cli/help.h"
+#include "cli/long_names.h"
 #include "cli/verbs.h"
 
 namespace {
-
-// llama.cpp's and prima.cpp's names of one dash and several letters, which the command line parser reads as
-// several flags.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kLongNames = {{
-    {"-lw", "--layer-window"},
-    {"-ub", "--ubatch-size"},
-    {"-ctk", "--cache-type-k"},
-    {"-ctv", "--cache-type-v"},
-}};
 
 // The arguments in reverse, as CLI::App::parse takes them.
 std::vector<std::string> arguments(int argc, char** argv) {
   std::vector<std::string> result;
   for (int i = argc - 1; i > 0; --i) {
     std::string argument = argv[i];
-    for (const auto& [name, long_name] : kLongNames)
+    for (const auto& [name, long_name] : hearth::cli::kLongNames)
       if (argument == name || argument.starts_with(std::string(name) + "="))
         argument.replace(0, name.size(), long_name);
     result.push_back(std::move(argument));
@@ -47,16 +39,20 @@ int main(int argc, char** argv) {
   require_environment("GOMP_SPINCOUNT", "10000", argv);
   ignore_broken_pipes();
   int exit = cli::kOk;
-  CLI::App app{
-      "hearth runs a large language model on the devices of a household, joined into an encrypted ring."};
+  CLI::App app{"run a large language model on the devices of a household, joined into an encrypted ring"};
   app.name("hearth");
-  app.set_version_flag("--version", std::string("hearth ") + HEARTH_VERSION);
+  app.formatter_fn(
+      [](const CLI::App* of, const std::string&, CLI::AppFormatMode) { return cli::help_text(*of); });
+  app.set_help_flag("-h,--help", "print this help");
+  app.set_version_flag("--version", std::string("hearth ") + HEARTH_VERSION, "print the version");
   app.require_subcommand(1);
   app.footer(
-      "Each verb has its own help and an example: hearth run --help\n"
-      "Exit codes: 0 success, 1 other errors, 2 usage (a file that is not there, too), 3 bad or unsupported\n"
-      "model or key file, 4 out of memory, 5 a device of the ring is gone, silent or not allowed,\n"
-      "130 interrupted.");
+      "One device, the head, has the prompt and leads; workers lend it memory and cores. `hearth VERB "
+      "--help` "
+      "and `man hearth-VERB` say more of each verb.\n"
+      "Examples:\n"
+      "  hearth demo\n"
+      "  hearth run -m model.gguf -p 'Why is the sky blue?'");
   cli::add_demo(app, exit);
   cli::add_run(app, exit);
   cli::add_worker(app, exit);
@@ -67,7 +63,13 @@ int main(int argc, char** argv) {
   cli::add_pack(app, exit);
   cli::add_cache(app, exit);
   cli::add_keygen(app, exit);
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+  cli::add_completion(app, exit);
+  cli::add_man(app, exit);
+  if (argc == 1) {
+    std::fprintf(stderr, "%s", cli::help_text(app).c_str());
+    return cli::kUsage;
+  }
+  if (argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
     std::fprintf(stderr, "hearth: there is no verb '%s'; hearth --help lists them\n", argv[1]);
     return cli::kUsage;
   }

@@ -108,13 +108,16 @@ void add_pack(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("pack", "prepare a model's layers on this device's disk, to be streamed");
   const auto flags = std::make_shared<Flags>();
   verb->add_option("-m,--model", flags->model, "GGUF model file; of a split model the first part")
+      ->type_name("FILE.gguf")
       ->required();
   verb->add_option("--layers", flags->layers,
-                   "what to pack: layers and ranges of them, and 'head' for the output head (default: all)");
+                   "what to pack: layers and ranges of them, and 'head' for the output head (default: all)")
+      ->type_name("LAYERS");
   verb->add_flag("--verify", flags->verify, "read what is packed already, and pack anew what is damaged");
   verb->add_flag("--no-repack", flags->no_repack, "keep the weights' layout of the model file");
   verb->add_option("--cache-dir", flags->cache_dir,
-                   "folder of the packs (default: $HEARTH_CACHE, else hearth/packs in the user's cache)");
+                   "folder of the packs (default: $HEARTH_CACHE, else hearth/packs in the user's cache)")
+      ->type_name("FOLDER");
   verb->add_flag("--json", flags->json, "as JSON; sizes in bytes");
   verb->footer(
       "It may be interrupted; the next run goes on with the first layer that is not complete.\n"

@@ -321,18 +321,22 @@ void add_plan(CLI::App& app, int& exit) {
   flags->ring.add(*verb);
   verb->remove_option(verb->get_option("--memory"));
   verb->add_option("--memory", flags->memory,
-                   "what this device lends; with --what-if NAME=SIZE, and may be repeated");
+                   "what this device lends; with --what-if NAME=SIZE, and may be repeated")
+      ->type_name("SIZE");
   verb->add_option("--what-if", flags->what_if,
                    "plan for the devices of a file instead (docs/reference/devices.md)")
+      ->type_name("FILE.json")
       ->check(CLI::ExistingFile);
   verb->add_option("--gpu-mem", flags->gpu_memory,
-                   "NAME=SIZE: with --what-if, what may be used of a GPU's memory; may be repeated");
+                   "with --what-if, what may be used of a GPU's memory; may be repeated")
+      ->type_name("NAME=SIZE");
   verb->add_flag(
           "--gpus", flags->gpus,
           "with --what-if, plan layers on GPUs too (hearth does not compute on GPUs yet: this is what it "
           "would do)")
       ->needs("--what-if");
   verb->add_option("--save", flags->save, "write the measured devices and links to a file for --what-if")
+      ->type_name("FILE.json")
       ->excludes("--what-if");
   verb->add_flag("--confirm", flags->confirm,
                  "solve it with HiGHS too (up to 10 s) and show both optima and the gap");

@@ -163,7 +163,8 @@ void add_profile(CLI::App& app, int& exit) {
   flags->model.add(*verb);
   flags->ring.add_members(*verb);
   verb->add_option("--name", flags->name,
-                   "how this device is called (default: its host name, with --worker head)");
+                   "how this device is called (default: its host name, with --worker head)")
+      ->type_name("NAME");
   verb->add_flag("--fresh", flags->fresh, "measure again");
   verb->add_flag("--json", flags->json, "as a file of devices, for hearth plan --what-if");
   verb->footer(

@@ -16,5 +16,8 @@ void add_plan(CLI::App& app, int& exit);
 void add_profile(CLI::App& app, int& exit);
 void add_cache(CLI::App& app, int& exit);
 void add_keygen(CLI::App& app, int& exit);
+// Of all verbs that were added: `app` is the program.
+void add_completion(CLI::App& app, int& exit);
+void add_man(CLI::App& app, int& exit);
 
 }  // namespace hearth::cli

@@ -64,14 +64,20 @@ void add_worker(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("worker", "lend this device's memory and cores to a head");
   const auto flags = std::make_shared<Flags>();
   flags->model.add(*verb);
-  verb->add_option("--key", flags->key_file, "this device's key file (hearth keygen)")->required();
+  verb->add_option("--key", flags->key_file, "this device's key file (hearth keygen)")
+      ->type_name("FILE")
+      ->required();
   verb->add_option("--allow", flags->heads, "public key of a head that may lead this device; may be repeated")
+      ->type_name("KEY")
       ->required();
   verb->add_option(
           "--listen", flags->listen,
-          "HOST[:PORT] to listen on; with 0.0.0.0, every interface, put a real address into the printed line")
+          "where heads reach this device (default: 127.0.0.1, from this device only); with 0.0.0.0, every "
+          "interface, put a real address into the printed line")
+      ->type_name("HOST[:PORT]")
       ->capture_default_str();
-  verb->add_option("--name", flags->name, "how this device is called in the ring (default: its host name)");
+  verb->add_option("--name", flags->name, "how this device is called in the ring (default: its host name)")
+      ->type_name("NAME");
   verb->add_flag("-v,--verbose", flags->verbose, "log more");
   verb->add_flag("-q,--quiet", flags->quiet, "log errors only");
   verb->footer(

@@ -126,6 +126,7 @@ Result<wire::Prepare> make_prepare(std::uint32_t epoch, const wire::ModelId& mod
                         .n_layer = plan.n_layer,
                         .n_ctx = options.n_ctx,
                         .n_ubatch = options.n_ubatch,
+                        .n_seq = options.n_seq,
                         .kv_type = options.kv_type,
                         .hidden = options.hidden,
                         .hidden_always = options.hidden_always,

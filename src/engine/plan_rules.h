@@ -39,6 +39,7 @@ namespace hearth::engine {
 struct EpochOptions {
   std::uint32_t n_ctx = 4096;
   std::uint32_t n_ubatch = 512;
+  std::uint16_t n_seq = 1;  // most sequences at a time
   wire::KvTypes kv_type = {};
   wire::HiddenEncoding hidden = wire::HiddenEncoding::kF32;
   bool hidden_always = false;  // also in frames so small that they would carry f32

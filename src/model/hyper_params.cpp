@@ -346,6 +346,20 @@ Result<> read_heads(const gguf::File& file, const Reader& reader, const ArchTrai
 
 }  // namespace
 
+std::string_view rope_scaling_name(RopeScaling scaling) {
+  switch (scaling) {
+    case RopeScaling::kNone:
+      return "none";
+    case RopeScaling::kLinear:
+      return "linear";
+    case RopeScaling::kYarn:
+      return "yarn";
+    case RopeScaling::kLongRope:
+      return "longrope";
+  }
+  std::unreachable();
+}
+
 Rope HyperParams::rope(std::uint32_t il) const {
   Rope rope = {.is_on = no_rope_period == 0 || (il + 1) % no_rope_period != 0,
                .freq_base = rope_freq_base,

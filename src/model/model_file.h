@@ -13,6 +13,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -23,6 +24,9 @@ namespace hearth::model {
 
 // kLongRope: by factors of each frequency alone (rope_factors_long and _short).
 enum class RopeScaling : std::uint8_t { kNone, kLinear, kYarn, kLongRope };
+
+// "none", "linear", "yarn", "longrope".
+[[nodiscard]] std::string_view rope_scaling_name(RopeScaling scaling);
 
 // How a layer turns queries and keys: the parameters of ggml_rope_ext.
 struct Rope {

@@ -137,14 +137,14 @@ struct Executor::Epoch {
 };
 
 plan::GroupNeeds group_needs(const model::HyperParams& params, std::uint32_t n_ubatch, std::uint32_t n_cells,
-                             bool in_ring) {
+                             std::uint32_t n_seq, bool in_ring) {
   const std::uint64_t least = 2ULL * n_ubatch;
   // Each batch's table of the layers with a sliding window, shared out to its tokens.
   std::uint64_t table = 0;
   for (std::uint32_t il = 0; il < params.n_layer && table == 0; ++il)
     if (params.is_sliding(il))
       table = compute::CellTable::bytes(
-          compute::layer_cells(params, il, {.n_cells = n_cells, .n_ubatch = n_ubatch}));
+          compute::layer_cells(params, il, {.n_cells = n_cells, .n_ubatch = n_ubatch, .n_seq = n_seq}));
   return {.least_tokens = least,
           .most_tokens = std::min(std::uint64_t{max_group(in_ring)} * n_ubatch,
                                   std::max(least, std::uint64_t{n_cells} + n_ubatch)),
@@ -179,7 +179,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const Share share = share_of(plan, device);
   const std::size_t n_layers = share.n_layers;
   const compute::ScratchOptions scratch_options = {
-      .n_cells = n_cells, .n_ubatch = plan.n_ubatch, .flash_attention = plan.flash_attention, .kv_type = plan.kv_type};
+      .n_cells = n_cells, .n_ubatch = plan.n_ubatch, .n_seq = plan.n_seq,
+      .flash_attention = plan.flash_attention, .kv_type = plan.kv_type};
   std::uint64_t kv_bytes = 0;
   for (const model::SegmentId id : share.segments)
     if (id.kind == model::SegmentId::Kind::kLayer)
@@ -227,7 +228,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                                   3 * std::uint64_t{std::min(max_outputs_, plan.n_ubatch)} *
                                                       model_.params().n_vocab * sizeof(float)
                                             : 0;
-  const plan::GroupNeeds group = group_needs(model_.params(), plan.n_ubatch, n_cells, in_ring);
+  const plan::GroupNeeds group = group_needs(model_.params(), plan.n_ubatch, n_cells, plan.n_seq, in_ring);
   std::uint64_t group_tokens = n_layers > 0 ? group.tokens_in(left) : 0;
   const auto group_bytes = [&] { return group_tokens * group.token_bytes; };
   const auto open = [&] {

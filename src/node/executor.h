@@ -77,7 +77,7 @@ inline constexpr std::uint32_t kMaxBatches = 64;
 // Of batches that wait for each other where weights are streamed: at most as many tokens as there are cells
 // for.
 [[nodiscard]] plan::GroupNeeds group_needs(const model::HyperParams& params, std::uint32_t n_ubatch,
-                                           std::uint32_t n_cells, bool in_ring);
+                                           std::uint32_t n_cells, std::uint32_t n_seq, bool in_ring);
 
 // Full batches on their way that every device of a ring has memory for: one is computed, one waits, one
 // leaves. Each is one frame; two are there twice, the one at hand (what came and what is taken from it, or

@@ -150,6 +150,7 @@ Result<engine::EpochOptions> HeadNode::Impl::make_plan(const HeadNodeOptions& op
                                      .flash_attention = options.epoch.flash_attention,
                                      .max_outputs = options.max_outputs,
                                      .n_ubatch = options.epoch.n_ubatch,
+                                     .n_seq = options.epoch.n_seq,
                                      .n_devices = workers.size() + 1,
                                      .hidden = options.epoch.hidden,
                                      .hidden_always = options.epoch.hidden_always}),
@@ -297,7 +298,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
   HEARTH_TRY(const engine::EpochOptions chosen, node.make_plan(options, workers, node.ring.links, memory));
   node.generator = std::make_unique<Generator>(
       node.tokenizer, *node.executor,
-      Generator::Options{.n_ctx = chosen.n_ctx, .n_ubatch = chosen.n_ubatch, .n_seq_max = options.n_seq_max},
+      Generator::Options{.n_ctx = chosen.n_ctx, .n_ubatch = chosen.n_ubatch, .n_seq_max = chosen.n_seq},
       [&node](std::uint32_t epoch, engine::BatchRange range) {
         node.control->post(AnnounceCancel{epoch, range.first, range.last});
       },

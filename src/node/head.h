@@ -43,7 +43,6 @@ struct HeadNodeOptions {
   std::uint64_t memory_bytes = 0;  // of this device; 0: what is available
   residency::WeightOptions weights;
   engine::EpochOptions epoch;
-  std::uint32_t n_seq_max = 1;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   // A split by hand: layers per round of the head and of each worker, or of each of n_window_rounds, one
   // round after another; empty: as planned.

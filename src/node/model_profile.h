@@ -23,6 +23,7 @@ struct ModelRequest {
   bool flash_attention = true;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   std::uint32_t n_ubatch = 0;     // 0: the plan chooses
+  std::uint32_t n_seq = 1;        // most sequences at a time
   std::size_t n_devices = 1;
   wire::HiddenEncoding hidden = wire::HiddenEncoding::kF16Scaled;  // on links, of larger pieces
   bool hidden_always = false;                                      // of all

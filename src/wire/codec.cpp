@@ -197,6 +197,7 @@ void put(Writer& to, const Prepare& m) {
   to.number<std::uint32_t>(m.n_layer);
   to.number<std::uint32_t>(m.n_ctx);
   to.number<std::uint32_t>(m.n_ubatch);
+  to.number<std::uint16_t>(m.n_seq);
   to.number<std::uint8_t>(static_cast<std::uint8_t>(m.kv_type.k));
   to.number<std::uint8_t>(static_cast<std::uint8_t>(m.kv_type.v));
   to.number<std::uint8_t>(static_cast<std::uint8_t>(m.hidden));
@@ -242,6 +243,7 @@ void get(Reader& from, Prepare& m) {
   m.n_layer = from.number<std::uint32_t>("n_layer", 1, kMaxLayers);
   m.n_ctx = from.number<std::uint32_t>("n_ctx", 1, kMaxContext);
   m.n_ubatch = from.number<std::uint32_t>("n_ubatch", 1, kMaxBatchTokens);
+  m.n_seq = from.number<std::uint16_t>("n_seq", 1, kMaxSequences);
   const auto kv_type = [&](std::string_view field) {
     return static_cast<KvType>(from.number<std::uint8_t>(field, 1, kKvTypes.size()));
   };

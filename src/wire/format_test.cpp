@@ -54,6 +54,7 @@ std::map<std::string, ControlMessage> control_values() {
                .n_layer = 4,
                .n_ctx = 256,
                .n_ubatch = 64,
+               .n_seq = 2,
                .kv_type = {KvType::kF16, KvType::kQ8_0},
                .hidden = HiddenEncoding::kF32,
                .repack = true,

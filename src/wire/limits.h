@@ -12,7 +12,7 @@ namespace hearth::wire {
 // The fixed header in front of every message.
 inline constexpr std::size_t kHeaderBytes = 28;
 
-// A whole control message. The largest legal one, a Prepare with kMaxMembers and kMaxSteps, takes 33,168
+// A whole control message. The largest legal one, a Prepare with kMaxMembers and kMaxSteps, takes 33,170
 // bytes.
 inline constexpr std::size_t kMaxControlBytes = 64 * 1024;
 

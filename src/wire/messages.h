@@ -85,6 +85,7 @@ struct Prepare {
   std::uint32_t n_layer = 0;
   std::uint32_t n_ctx = 0;     // KV cells
   std::uint32_t n_ubatch = 0;  // most tokens in a batch
+  std::uint16_t n_seq = 1;     // most sequences at a time
   KvTypes kv_type{};
   HiddenEncoding hidden = HiddenEncoding::kF32;
   bool hidden_always = false;  // also in frames so small that they would carry f32

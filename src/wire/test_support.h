@@ -115,6 +115,7 @@ inline Prepare any_plan() {
                .n_layer = any<std::uint32_t>(1, 40),
                .n_ctx = any<std::uint32_t>(1, kMaxContext),
                .n_ubatch = any<std::uint32_t>(1, kMaxBatchTokens),
+               .n_seq = any<std::uint16_t>(1, kMaxSequences),
                .kv_type = {any_kv_type(), any_kv_type()},
                .hidden = any_encoding(),
                .hidden_always = any<int>(0, 1) != 0,

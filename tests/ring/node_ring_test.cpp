@@ -101,7 +101,7 @@ class NodeRing : public ::testing::Test {
     options.epoch.n_ubatch = 32;
     options.windows = std::move(windows);
     options.rounds = rounds;
-    options.n_seq_max = 3;
+    options.epoch.n_seq = 3;
     options.max_outputs = 3;
     options.log = [](engine::LogLevel, const std::string&) {};
     return options;
