@@ -34,7 +34,7 @@ enum class FinishReason : std::uint8_t {
 struct GenerateOptions {
   model::SamplingOptions sampling;
   std::int64_t max_tokens = -1;  // < 0: until the model ends or the context is full (kContextFull)
-  bool ignore_end = false;       // go on after the model's end token
+  bool ignore_end = false;       // go on after the model's end token, unless a grammar has come to its end
   bool keep_logits = false;      // deliver each row that was sampled from (tests, benches)
 };
 
