@@ -349,4 +349,8 @@ std::string describe(const node::Timings& t) {
   return text;
 }
 
+std::string context_is_full(std::uint32_t n_ctx) {
+  return std::format("the context of {} tokens is full; ask for a larger one (-c)", n_ctx);
+}
+
 }  // namespace hearth::cli

@@ -113,5 +113,7 @@ struct HostPort {
 // "ring of 3: …" as people read it.
 [[nodiscard]] std::string describe(const node::RingReport& ring);
 [[nodiscard]] std::string describe(const node::Timings& timings);
+// What to do about it, too.
+[[nodiscard]] std::string context_is_full(std::uint32_t n_ctx);
 
 }  // namespace hearth::cli
