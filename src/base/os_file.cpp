@@ -117,6 +117,24 @@ Result<> replace_file(const std::filesystem::path& path, std::span<const std::ui
   return fail(ErrorCode::kIo, "{}: cannot write: {}", path.string(), reason(error));
 }
 
+Result<> append_to_private_file(const std::filesystem::path& path, std::string_view bytes) {
+  const std::filesystem::path folder = path.parent_path();
+  std::error_code ignored;
+  if (!folder.empty() && !std::filesystem::exists(folder, ignored)) {
+    std::filesystem::create_directories(folder.parent_path(), ignored);
+    ::mkdir(folder.c_str(), 0700);  // what it cannot make, open() reports
+  }
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+  int error = descriptor < 0 ? errno : 0;
+  if (error == 0) {
+    const ssize_t n = ::write(descriptor, bytes.data(), bytes.size());
+    if (std::cmp_not_equal(n, bytes.size())) error = n < 0 ? errno : ENOSPC;
+  }
+  if (descriptor >= 0) ::close(descriptor);
+  if (error == 0) return {};
+  return fail(ErrorCode::kIo, "{}: cannot write: {}", path.string(), reason(error));
+}
+
 FileState InputFile::state() const {
   struct stat info{};
   if (::fstat(descriptor_, &info) != 0) return {};

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string_view>
 
 #include "base/result.h"
 
@@ -29,6 +30,10 @@ struct FileSystemId {
 // Makes `path` a file of these bytes, or leaves what there was: they are written and synchronised under a
 // temporary name in the same folder ("NAME.new-XXXXXX", mode 0600), which is then renamed. kIo.
 [[nodiscard]] Result<> replace_file(const std::filesystem::path& path, std::span<const std::uint8_t> bytes);
+
+// Adds bytes at the end of a private file: one that is made has mode 0600, its folder 0700. One write, so
+// that those of several programs do not mix. kIo.
+[[nodiscard]] Result<> append_to_private_file(const std::filesystem::path& path, std::string_view bytes);
 
 // When a file's contents or size were last changed, and its size.
 struct FileState {

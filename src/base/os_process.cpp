@@ -3,11 +3,14 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <clocale>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
+#include <langinfo.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -22,8 +25,16 @@ constexpr std::chrono::milliseconds kEndTimeout{3000};
 std::atomic<int> interrupt_count{0};
 std::array<int, 2> interrupt_pipe{-1, -1};
 
-extern "C" void on_interrupt(int) {
-  if (++interrupt_count >= 2) _exit(130);
+std::atomic<bool> term_seen{false};
+
+extern "C" void on_interrupt(int signal) {
+  if (signal == SIGTERM) term_seen = true;
+  if (++interrupt_count >= 2) {
+    // A text may be dimmed at this place.
+    static constexpr std::string_view kPlain = "\x1b[0m\n";
+    if (isatty(STDOUT_FILENO) == 1) (void)!write(STDOUT_FILENO, kPlain.data(), kPlain.size());
+    _exit(130);
+  }
   const int before = errno;
   [[maybe_unused]] const ssize_t written = write(interrupt_pipe[1], "", 1);
   errno = before;
@@ -148,11 +159,49 @@ void count_interrupts() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
+bool termination_asked() {
+  return term_seen;
+}
+
+void use_utf8_locale() {
+  if (std::setlocale(LC_CTYPE, "") != nullptr && std::strcmp(nl_langinfo(CODESET), "UTF-8") == 0) return;
+  (void)std::setlocale(LC_CTYPE, "C.UTF-8");
+}
+
 int interrupts() {
   return interrupt_count;
 }
 void clear_interrupts() {
   interrupt_count = 0;
+  pollfd waiting{interrupt_pipe[0], POLLIN, 0};
+  char byte = 0;
+  while (interrupt_pipe[0] >= 0 && poll(&waiting, 1, 0) == 1)
+    if (read(interrupt_pipe[0], &byte, 1) != 1) return;
+}
+
+InputWait wait_for_input(std::optional<std::chrono::milliseconds> timeout) {
+  const int timeout_ms = timeout ? static_cast<int>(timeout->count()) : -1;
+  std::array<pollfd, 2> waiting{{{STDIN_FILENO, POLLIN, 0}, {interrupt_pipe[0], POLLIN, 0}}};
+  while (true) {
+    // A negative descriptor, where interrupts are not counted, is left out.
+    const int n = poll(waiting.data(), waiting.size(), timeout_ms);
+    if (interrupt_count > 0) return InputWait::kInterrupted;
+    if (n == 0) return InputWait::kTimeout;
+    if (n > 0 && waiting[0].revents != 0) return InputWait::kReady;
+    if (n > 0) clear_interrupts();  // one that was acted on already
+  }
+}
+
+std::size_t read_input(std::span<char> bytes) {
+  while (true) {
+    const ssize_t n = read(STDIN_FILENO, bytes.data(), bytes.size());
+    if (n >= 0) return static_cast<std::size_t>(n);
+    if (errno != EINTR) return 0;
+  }
+}
+
+void suspend_self() {
+  raise(SIGTSTP);
 }
 
 void wait_for_interrupt() {
@@ -171,6 +220,9 @@ std::string host_name() {
 
 bool stdin_is_terminal() {
   return isatty(STDIN_FILENO) == 1;
+}
+bool stdout_is_terminal() {
+  return isatty(STDOUT_FILENO) == 1;
 }
 bool stderr_is_terminal() {
   return isatty(STDERR_FILENO) == 1;

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,13 +50,30 @@ void count_interrupts();
 // Forgets those counted so far: the interrupt has been acted on.
 void clear_interrupts();
 
+// Whether one of them, ever, was SIGTERM.
+[[nodiscard]] bool termination_asked();
+
 // Waits until the first one is counted.
 void wait_for_interrupt();
 
 // This machine's name, "device" when it has none.
 [[nodiscard]] std::string host_name();
 
+// What a person types. Waits until standard input has something or an interrupt is counted; with a timeout,
+// not longer.
+enum class InputWait : std::uint8_t { kReady, kInterrupted, kTimeout };
+[[nodiscard]] InputWait wait_for_input(std::optional<std::chrono::milliseconds> timeout = std::nullopt);
+// Reads what is there, at most `bytes`; waits for the first byte. 0: its end.
+[[nodiscard]] std::size_t read_input(std::span<char> bytes);
+// Stops this process as Ctrl-Z does; returns when it is continued.
+void suspend_self();
+
+// Makes characters of bytes by the user's locale if that is UTF-8, else by one that is; numbers and messages
+// stay as they are.
+void use_utf8_locale();
+
 [[nodiscard]] bool stdin_is_terminal();
+[[nodiscard]] bool stdout_is_terminal();
 [[nodiscard]] bool stderr_is_terminal();
 
 // Writes to a closed pipe give an error instead of ending the program.

@@ -425,4 +425,10 @@ std::string describe(const node::Timings& t) {
   return text;
 }
 
+std::string context_is_full(std::uint32_t n_ctx, bool shifts) {
+  return std::format("the context of {} tokens is full; ask for a larger one (-c){}", n_ctx,
+                     shifts ? " or keep less of the prompt (--keep)"
+                            : ", or discard the oldest half then (--context-shift)");
+}
+
 }  // namespace hearth::cli

@@ -121,5 +121,7 @@ struct LayerWindows {
 // "ring of 3: …" as people read it.
 [[nodiscard]] std::string describe(const node::RingReport& ring);
 [[nodiscard]] std::string describe(const node::Timings& timings);
+// What to do about it, too.
+[[nodiscard]] std::string context_is_full(std::uint32_t n_ctx, bool shifts);
 
 }  // namespace hearth::cli

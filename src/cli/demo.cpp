@@ -35,24 +35,17 @@ std::string shipped_model() {
   return "";
 }
 
-struct Answer {
-  std::string text;
-  node::DoneEvent done;
-};
-
 // Greedy, so that two runs can be compared word for word.
 Result<Answer> ask(node::HeadNode& head, const Flags& flags, bool print) {
   HEARTH_TRY(const Prompter prompter, Prompter::create(head.model(), head.tokenizer(), false));
   const std::vector<model::ChatMessage> messages = {{"user", flags.prompt}};
-  HEARTH_TRY(auto tokens, prompter.chat(messages));
-  node::GenerateOptions options;
-  options.sampling.temperature = 0;
-  options.max_tokens = flags.max_tokens;
-  Answer answer;
-  HEARTH_TRY(answer.done, generate_text(head, std::move(tokens), options, [&](const std::string& piece) {
-               answer.text += piece;
-               return !print || put(piece);
-             }));
+  HEARTH_TRY(auto prompt, prompter.chat(messages));
+  AnswerOptions options;
+  options.generate.sampling.temperature = 0;
+  options.generate.max_tokens = flags.max_tokens;
+  options.divide = false;
+  HEARTH_TRY(auto answer, generate_answer(head, prompter, std::move(prompt), options,
+                                          [&](const auto& piece) { return !print || put(piece.text); }));
   if (print) std::printf("\n");
   return answer;
 }

@@ -1,4 +1,4 @@
-#include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -7,11 +7,15 @@
 #include <string>
 
 #include "base/os_process.h"
+#include "cli/answer_printer.h"
+#include "cli/chat.h"
 #include "cli/console.h"
 #include "cli/generate.h"
+#include "cli/history_file.h"
 #include "cli/verbs.h"
 #include "compute/window.h"
-#include "model/chat_template.h"
+#include "model/json_schema.h"
+#include "model/stop_strings.h"
 
 namespace hearth::cli {
 namespace {
@@ -22,13 +26,17 @@ struct Flags {
   SamplingFlags sampling;
   std::optional<std::string> prompt;
   std::string file;
-  bool raw = false;
   std::string system;
+  bool no_chat = false;
+  std::string reasoning = "auto";
+  std::vector<std::string> stops;
+  std::string grammar, grammar_file, json_schema;
+  bool no_history = false;
 };
 
-Result<std::string> read_file(const std::string& path) {
+Result<std::string> read_file(const std::string& path, const char* what) {
   std::ifstream in(path, std::ios::binary);
-  if (!in) return fail(ErrorCode::kNotFound, "cannot read the prompt file {}", path);
+  if (!in) return fail(ErrorCode::kNotFound, "cannot read the {} {}", what, path);
   return std::string(std::istreambuf_iterator<char>(in), {});
 }
 
@@ -36,7 +44,7 @@ Result<std::string> read_file(const std::string& path) {
 Result<std::optional<std::string>> prompt_text(const Flags& flags) {
   if (flags.prompt) return *flags.prompt;
   if (!flags.file.empty()) {
-    HEARTH_TRY(std::string text, read_file(flags.file));
+    HEARTH_TRY(std::string text, read_file(flags.file, "prompt file"));
     return text;
   }
   if (stdin_is_terminal()) return std::nullopt;
@@ -49,78 +57,68 @@ Result<std::optional<std::string>> prompt_text(const Flags& flags) {
   return text;
 }
 
-void say_context_is_full(const Flags& flags) {
-  std::fprintf(stderr, "hearth: the context of %u tokens is full; ask for a larger one (-c)%s\n",
-               flags.ring.n_ctx,
-               flags.sampling.context_shift ? " or keep less of the prompt (--keep)"
-                                            : ", or discard the oldest half then (--context-shift)");
+// What every answer must match; "": anything.
+Result<std::string> grammar_of(const Flags& flags) {
+  if (!flags.grammar.empty()) return flags.grammar;
+  if (!flags.grammar_file.empty()) return read_file(flags.grammar_file, "grammar file");
+  if (flags.json_schema.empty()) return "";
+  std::string schema = flags.json_schema;
+  if (schema.starts_with('@')) {
+    HEARTH_TRY(schema, read_file(schema.substr(1), "schema file"));
+  }
+  auto grammar = model::grammar_of_json_schema(schema);
+  if (!grammar) return fail(ErrorCode::kInvalidArgument, "--json-schema: {}", grammar.error().message);
+  return grammar;
+}
+
+Result<ChatOptions> chat_options(const Flags& flags) {
+  ChatOptions options;
+  options.model = std::filesystem::path(flags.model.model).filename().string();
+  options.start = {.conversation = {.system = flags.system, .thinking = {}, .turns = {}},
+                   .sampling = flags.sampling};
+  options.stops = flags.stops;
+  HEARTH_TRY(options.grammar, grammar_of(flags));
+  options.n_ctx = flags.ring.n_ctx;
+  options.continues = flags.no_chat;
+  options.divide = flags.reasoning == "auto";
+  options.verbose = flags.ring.verbose;
+  // Without a home there is nowhere to keep a history, which is no reason not to chat.
+  if (!flags.no_history)
+    if (const auto file = default_history_file()) options.history = *file;
+  return options;
 }
 
 // One question, one answer.
-int answer(node::HeadNode& head, const Prompter& prompter, const Flags& flags, const std::string& text) {
-  std::vector<model::ChatMessage> messages;
-  if (!flags.system.empty()) messages.push_back({"system", flags.system});
-  messages.push_back({"user", text});
-  auto tokens = flags.raw ? prompter.raw(text) : prompter.chat(messages);
-  if (!tokens) return report(tokens.error());
-  const auto done = generate_text(head, std::move(*tokens), flags.sampling.options(),
-                                  [](const std::string& piece) { return put(piece); });
-  if (!done) return report(done.error());
-  (void)put("\n");  // finish_output() tells when it was not taken
-  std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
-  if (done->reason == node::FinishReason::kContextFull) {
-    say_context_is_full(flags);
+int answer(node::HeadNode& head, const Prompter& prompter, const ChatOptions& options,
+           const std::string& text) {
+  Conversation talk = options.start.conversation;
+  talk.turns.push_back({"user", text});
+  const std::optional<bool> thinking = options.grammar.empty() ? std::nullopt : std::optional(false);
+  auto prompt = options.continues ? prompter.raw(text) : prompter.chat(talk.messages(), thinking);
+  if (!prompt) return report(prompt.error());
+  const auto how = answer_options(options.start.sampling, options);
+  if (!how) return report(how.error());
+  AnswerPrinter printer(stdout_is_terminal());
+  const auto answered = generate_answer(head, prompter, std::move(*prompt), *how,
+                                        [&](const auto& piece) { return put(printer.show(piece)); });
+  if (!answered) return report(answered.error());
+  (void)put(printer.end());  // finish_output() tells when it was not taken
+  std::fprintf(stderr, "hearth: %s\n", describe(answered->done.timings).c_str());
+  if (answered->done.reason == node::FinishReason::kContextFull) {
+    std::fprintf(stderr, "hearth: %s\n",
+                 context_is_full(options.n_ctx, options.start.sampling.context_shift).c_str());
     return kError;
   }
-  return done->reason == node::FinishReason::kStopped && interrupts() > 0 ? kInterrupted : kOk;
-}
-
-// Not a reason to lose a conversation: it is too long for the context, or no UTF-8.
-bool is_about_the_question(const Error& error) {
-  return error.code == ErrorCode::kInvalidArgument;
-}
-
-// A conversation on a terminal. Ctrl-C ends an answer, twice the program.
-int chat(node::HeadNode& head, const Prompter& prompter, const Flags& flags) {
-  std::vector<model::ChatMessage> messages;
-  if (!flags.system.empty()) messages.push_back({"system", flags.system});
-  std::fprintf(stderr, "Chat with %s. An empty line or Ctrl-D ends it, Ctrl-C ends an answer.\n",
-               flags.model.model.c_str());
-  while (true) {
-    std::fprintf(stderr, "> ");
-    const auto line = read_terminal_line();
-    if (!line || line->empty()) return interrupts() > 0 ? kInterrupted : kOk;
-    messages.push_back({"user", *line});
-    std::string text;
-    const auto done = prompter.chat(messages).and_then([&](std::vector<model::Token> tokens) {
-      auto answered =
-          generate_text(head, std::move(tokens), flags.sampling.options(), [&text](const std::string& piece) {
-            text += piece;
-            return put(piece);
-          });
-      (void)put("\n");
-      return answered;
-    });
-    if (!put({})) return kError;
-    if (!done && is_about_the_question(done.error())) {
-      std::fprintf(stderr, "hearth: %s; the question is left out, the conversation goes on\n",
-                   done.error().message.c_str());
-      messages.pop_back();
-      continue;
-    }
-    if (!done) return report(done.error());
-    clear_interrupts();
-    if (done->reason == node::FinishReason::kContextFull) say_context_is_full(flags);
-    messages.push_back({"assistant", text});
-    if (flags.ring.verbose) std::fprintf(stderr, "hearth: %s\n", describe(done->timings).c_str());
-  }
+  return answered->done.reason == node::FinishReason::kStopped && interrupts() > 0 ? kInterrupted : kOk;
 }
 
 int run(const Flags& flags) {
   const auto text = prompt_text(flags);
   if (!text) return report(text.error());
-  if (!*text && flags.raw)
-    return report({ErrorCode::kInvalidArgument, "--raw continues a text: give one with -p, -f or a pipe"});
+  auto chat_with = chat_options(flags);
+  if (!chat_with) return report(chat_with.error());
+  const auto stops = model::StopStrings::create(flags.stops);
+  if (!stops) return report({stops.error().code, "--stop: " + stops.error().message});
   auto options = flags.ring.head_options(flags.model);
   if (!options) return report(options.error());
   auto key = flags.ring.key();
@@ -129,8 +127,10 @@ int run(const Flags& flags) {
   std::optional<Prompter> prompter;
   options->opened = [&](const model::ModelFile& model, const model::Tokenizer& tokenizer) -> Result<> {
     if (flags.sampling.context_shift) HEARTH_TRY_VOID(compute::Window::check_shift(model));
-    HEARTH_TRY(prompter, Prompter::create(model, tokenizer, flags.raw));
-    return {};
+    HEARTH_TRY(prompter, Prompter::create(model, tokenizer, flags.no_chat));
+    // A token that the model lacks, in a bias or a grammar, is said before weights are read.
+    HEARTH_TRY(const AnswerOptions how, answer_options(flags.sampling, *chat_with));
+    return model::Sampler::create(tokenizer, how.generate.sampling).transform([](const auto&) {});
   };
   std::unique_ptr<node::HeadNode> head;
   {
@@ -144,7 +144,7 @@ int run(const Flags& flags) {
   }
   if (flags.ring.verbose || !options->workers.empty())
     std::fprintf(stderr, "%s", describe(head->ring()).c_str());
-  return *text ? answer(*head, *prompter, flags, **text) : chat(*head, *prompter, flags);
+  return *text ? answer(*head, *prompter, *chat_with, **text) : chat(*head, *prompter, std::move(*chat_with));
 }
 
 }  // namespace
@@ -158,16 +158,36 @@ void add_run(CLI::App& app, int& exit) {
   verb->add_option("-f,--file", flags->file, "file with the prompt")
       ->check(CLI::ExistingFile)
       ->excludes("--prompt");
-  verb->add_option("--system", flags->system, "system message");
-  verb->add_flag("--raw", flags->raw,
-                 "continue the prompt's text as it is, without the model's chat template")
+  verb->add_option("--system,--system-prompt", flags->system, "system message");
+  verb->add_flag(
+          "--no-chat,--raw", flags->no_chat,
+          "continue text as it is, without the model's chat template; on a terminal, what is typed and "
+          "what is generated become one text")
       ->excludes("--system");
+  verb->add_option("-r,--stop,--reverse-prompt", flags->stops,
+                   "end an answer before this text; may be repeated")
+      ->allow_extra_args(false);
+  verb->add_option("--reasoning-format", flags->reasoning,
+                   "auto: reasoning is dimmed on a terminal and left out elsewhere; none: the text as it was "
+                   "generated")
+      ->check(CLI::IsMember({"auto", "none"}))
+      ->capture_default_str();
+  verb->add_flag("--no-history", flags->no_history, "do not keep what is typed in a chat");
+  auto* schema = verb->add_option("-j,--json-schema", flags->json_schema,
+                                  "JSON schema that answers match, or @FILE; {} for any JSON");
+  auto* grammar =
+      verb->add_option("--grammar", flags->grammar, "GBNF grammar that answers match")->excludes(schema);
+  verb->add_option("--grammar-file", flags->grammar_file, "file with the grammar")
+      ->check(CLI::ExistingFile)
+      ->excludes(schema)
+      ->excludes(grammar);
   flags->sampling.add(*verb);
   flags->ring.add(*verb);
   verb->footer(
       "The text goes to standard output, everything else to standard error.\n"
       "Examples:\n"
       "  hearth run -m model.gguf -p 'Who are you?'\n"
+      "  hearth run -m model.gguf -p 'A person as JSON:' --json-schema @person.json\n"
       "  hearth run -m model.gguf --key head.key --worker KEY@192.168.1.7:7700 --temp 0 -f question.txt");
   verb->callback([flags, &exit] { exit = run(*flags); });
 }

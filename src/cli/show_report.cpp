@@ -103,8 +103,8 @@ void add_derived(Line line, const model::ModelFile& model) {
   std::format_to(line, "  RoPE: base {:.7g}, {}\n", p.rope_freq_base,
                  p.rope_scaling == model::RopeScaling::kNone
                      ? std::string("not scaled")
-                     : std::format("scaled ({}), positions times {}", model::rope_scaling_name(p.rope_scaling),
-                                   p.rope_freq_scale));
+                     : std::format("scaled ({}), positions times {}",
+                                   model::rope_scaling_name(p.rope_scaling), p.rope_freq_scale));
   if (!p.sliding.empty())
     std::format_to(line, "  sliding window: {} of the layers see the last {} tokens only\n",
                    std::ranges::count(p.sliding, true), p.n_swa);

@@ -31,7 +31,8 @@ void fill_rotation(float* matrix, std::uint32_t n) {
 ggml_tensor* rotated(ggml_context* ctx, ggml_tensor* x, ggml_tensor* matrix) {
   if (matrix == nullptr) return x;
   const std::int64_t n = matrix->ne[0], n_rows = ggml_nelements(x) / n;
-  ggml_tensor* rows = ggml_is_contiguous(x) ? ggml_reshape_2d(ctx, x, n, n_rows) : ggml_cont_2d(ctx, x, n, n_rows);
+  ggml_tensor* rows =
+      ggml_is_contiguous(x) ? ggml_reshape_2d(ctx, x, n, n_rows) : ggml_cont_2d(ctx, x, n, n_rows);
   ggml_tensor* y = ggml_mul_mat(ctx, matrix, rows);
   ggml_mul_mat_set_hint(y, GGML_HINT_SRC0_IS_HADAMARD);
   return ggml_reshape_4d(ctx, y, x->ne[0], x->ne[1], x->ne[2], x->ne[3]);

@@ -66,15 +66,15 @@ Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::
   const KvRotation rotation = kv_rotation(model.params(), options.kv_type);
   scratch->rotation_ = rotation;
   const std::array<std::size_t, 10> sizes = {n * n_embd * sizeof(float),
-                                            n * sizeof(std::int32_t),
-                                            n * sizeof(std::int64_t),
-                                            n * sizeof(std::int32_t),
-                                            n_cells * sizeof(std::int32_t),
-                                            n * n_cells * mask_value,
-                                            n_sliding == 0 ? 0 : n * sizeof(std::int64_t),
-                                            n * n_sliding * mask_value,
-                                            std::size_t{rotation.k} * rotation.k * sizeof(float),
-                                            std::size_t{rotation.v} * rotation.v * sizeof(float)};
+                                             n * sizeof(std::int32_t),
+                                             n * sizeof(std::int64_t),
+                                             n * sizeof(std::int32_t),
+                                             n_cells * sizeof(std::int32_t),
+                                             n * n_cells * mask_value,
+                                             n_sliding == 0 ? 0 : n * sizeof(std::int64_t),
+                                             n * n_sliding * mask_value,
+                                             std::size_t{rotation.k} * rotation.k * sizeof(float),
+                                             std::size_t{rotation.v} * rotation.v * sizeof(float)};
   std::size_t total = kAlignment;
   for (const std::size_t size : sizes) total += aligned(size);
   scratch->io_.reset(ggml_backend_buft_alloc_buffer(backend.buffer_type(), total));

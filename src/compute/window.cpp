@@ -341,10 +341,11 @@ Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
 
 Result<> Window::check_shift(const model::ModelFile& model) {
   if (model.params().sliding.empty()) return {};
-  return fail(ErrorCode::kUnsupported,
-              "the context of {} models cannot be shifted: layers with a sliding window have dropped what would "
-              "come back into sight; ask for a larger context (-c) instead of --context-shift",
-              model.arch().name);
+  return fail(
+      ErrorCode::kUnsupported,
+      "the context of {} models cannot be shifted: layers with a sliding window have dropped what would "
+      "come back into sight; ask for a larger context (-c) instead of --context-shift",
+      model.arch().name);
 }
 
 std::uint64_t Window::table_bytes(std::uint32_t n_cells) {
@@ -552,8 +553,8 @@ Result<> Window::Impl::shift_layer(std::uint32_t il, std::uint32_t n_cells) {
   const auto segment = model::SegmentId::of_layer(il);
   const auto& tensors = model.segment(segment);
   const model::Role role = rope_factors(model, scratch.options().n_cells);
-  const auto at = static_cast<std::size_t>(
-      std::ranges::find(tensors, role, &model::SegmentTensor::role) - tensors.begin());
+  const auto at = static_cast<std::size_t>(std::ranges::find(tensors, role, &model::SegmentTensor::role) -
+                                           tensors.begin());
   const bool has_factors = at < tensors.size();
   const auto parts = weights.parts(segment);
   std::uint32_t part = 0;

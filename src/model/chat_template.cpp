@@ -41,10 +41,12 @@ struct ChatTemplate::Impl {
   std::string bos, eos;
   bool takes_system_role = true;     // else the system message joins the first user message
   bool takes_content_parts = false;  // content must be [{"type": "text", "text": ...}]
+  std::optional<ReasoningMarks> reasoning;
+  const char* thinking_switch = nullptr;  // name of the variable
 
   // Throws what the template or the engine throws.
   [[nodiscard]] std::string render(std::span<const ChatMessage> messages, bool as_parts,
-                                   bool add_generation_prompt) const {
+                                   bool add_generation_prompt, std::optional<bool> thinking = {}) const {
     Json list = Json::array();
     for (const ChatMessage& message : messages) {
       Json content = message.content;
@@ -55,6 +57,7 @@ struct ChatTemplate::Impl {
         minja::Value(Json{{"messages", std::move(list)}, {"add_generation_prompt", add_generation_prompt}}));
     context->set("bos_token", minja::Value(bos));
     context->set("eos_token", minja::Value(eos));
+    if (thinking && thinking_switch != nullptr) context->set(thinking_switch, minja::Value(*thinking));
     context->set("strftime_now", minja::Value::callable(
                                      [](const std::shared_ptr<minja::Context>&, minja::ArgumentsValue& args) {
                                        args.expectArgs("strftime_now", {1, 1}, {0, 0});
@@ -79,6 +82,20 @@ struct ChatTemplate::Impl {
     const ChatMessage user{"user", "<needle-u>"};
     takes_content_parts = !shows({{user}}, user.content, false) && shows({{user}}, user.content, true);
     takes_system_role = shows({{system, user}}, system.content, takes_content_parts);
+    for (const char* name : {"enable_thinking", "thinking"}) {
+      thinking_switch = name;
+      if (switches({{user}})) return;
+    }
+    thinking_switch = nullptr;
+  }
+
+  [[nodiscard]] bool switches(std::span<const ChatMessage> messages) const {
+    try {
+      return render(messages, takes_content_parts, true, true) !=
+             render(messages, takes_content_parts, true, false);
+    } catch (const std::exception&) {
+      return false;
+    }
   }
 };
 
@@ -101,6 +118,7 @@ Result<ChatTemplate> ChatTemplate::load(const gguf::File& file, std::string bos,
     return fail(ErrorCode::kInvalidFile, "{}: the chat template (key {}) cannot be parsed: {}", where,
                 quote(kKey), reason(e));
   }
+  impl->reasoning = reasoning_marks(*source);
   impl->probe();
   return ChatTemplate(std::move(impl));
 }
@@ -110,8 +128,16 @@ ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 ChatTemplate::~ChatTemplate() = default;
 
-Result<std::string> ChatTemplate::apply(std::span<const ChatMessage> messages,
-                                        bool add_generation_prompt) const {
+const std::optional<ReasoningMarks>& ChatTemplate::reasoning() const {
+  return impl_->reasoning;
+}
+
+bool ChatTemplate::has_thinking_switch() const {
+  return impl_->thinking_switch != nullptr;
+}
+
+Result<std::string> ChatTemplate::apply(std::span<const ChatMessage> messages, bool add_generation_prompt,
+                                        std::optional<bool> thinking) const {
   std::vector<ChatMessage> adjusted;
   for (const ChatMessage& message : messages) {
     // The JSON below and the tokenizer want UTF-8.
@@ -135,7 +161,7 @@ Result<std::string> ChatTemplate::apply(std::span<const ChatMessage> messages,
     messages = adjusted;
   }
   try {
-    return impl_->render(messages, impl_->takes_content_parts, add_generation_prompt);
+    return impl_->render(messages, impl_->takes_content_parts, add_generation_prompt, thinking);
   } catch (const std::exception& e) {
     return fail(ErrorCode::kInvalidArgument, "the model's chat template refuses the messages: {}", reason(e));
   }

@@ -285,5 +285,33 @@ TEST(ChatTemplate, SurvivesAMove) {
   EXPECT_EQ(moved.apply(kQuestion).value(), "Hi");
 }
 
+// In the manner of Qwen3: reasoning of older answers is left out, an empty block stands for none.
+constexpr std::string_view kQwen3 =
+    "{%- for message in messages %}{%- set content = message.content.split('</think>')[-1] %}"
+    "{{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}"
+    "{%- endif %}{%- endif %}";
+
+TEST(ChatTemplate, ReasoningAndItsSwitch) {
+  const auto chat = load(kQwen3);
+  ASSERT_TRUE(chat) << chat.error().message;
+  EXPECT_EQ(chat->reasoning(), (ReasoningMarks{"<think>", "</think>"}));
+  EXPECT_TRUE(chat->has_thinking_switch());
+  const std::string question = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+  EXPECT_EQ(chat->apply(kQuestion), question);
+  EXPECT_EQ(chat->apply(kQuestion, true, true), question);
+  EXPECT_EQ(chat->apply(kQuestion, true, false), question + "<think>\n\n</think>\n\n");
+  // Granite's name of the switch.
+  const auto other = load("{% if thinking %}Think.{% endif %}{{ messages[0].content }}");
+  ASSERT_TRUE(other && other->has_thinking_switch());
+  EXPECT_EQ(other->apply(kQuestion, true, true), "Think.Hi");
+  EXPECT_EQ(other->apply(kQuestion), "Hi");
+  const auto none = load(kLlama3);
+  ASSERT_TRUE(none);
+  EXPECT_FALSE(none->has_thinking_switch());
+  EXPECT_FALSE(none->reasoning());
+}
+
 }  // namespace
 }  // namespace hearth::model

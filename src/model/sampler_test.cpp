@@ -2,13 +2,16 @@
 
 #include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
+#include <random>
 #include <set>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "model/test_grammar.h"
 #include "model/test_vocabulary.h"
 
 namespace hearth::model {
@@ -228,6 +231,212 @@ TEST(Sampler, RefusesWildOptions) {
     ASSERT_TRUE(sampler);
     EXPECT_EQ(sampler->sample(row({{5, 100.0F}})), 5);
   }
+}
+
+// libllama's own chain, made here step by step.
+class Chain {
+ public:
+  Chain() : chain_(llama_sampler_chain_init(llama_sampler_chain_default_params())) {}
+  Chain(Chain&& other) noexcept : chain_(std::exchange(other.chain_, nullptr)) {}
+  Chain& operator=(Chain&& other) noexcept {
+    std::swap(chain_, other.chain_);
+    return *this;
+  }
+  ~Chain() {
+    if (chain_ != nullptr) llama_sampler_free(chain_);
+  }
+  Chain&& with(llama_sampler* sampler) && {
+    llama_sampler_chain_add(chain_, sampler);
+    return std::move(*this);
+  }
+  Token sample(const std::vector<float>& logits, llama_sampler* grammar = nullptr) {
+    std::vector<llama_token_data> all;
+    for (std::size_t i = 0; i < logits.size(); ++i) all.push_back({static_cast<Token>(i), logits[i], 0});
+    llama_token_data_array array{all.data(), all.size(), -1, false};
+    if (grammar != nullptr) llama_sampler_apply(grammar, &array);
+    llama_sampler_apply(chain_, &array);
+    return array.data[array.selected].id;
+  }
+  void accept(Token token) { llama_sampler_accept(chain_, token); }
+
+ private:
+  llama_sampler* chain_;
+};
+
+std::vector<float> random_row(std::mt19937& random, std::size_t n) {
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> row(n);
+  for (float& logit : row) logit = normal(random);
+  return row;
+}
+
+TEST(Sampler, IsLibllamasChain) {
+  const llama_vocab* vocab = byte_tokenizer().impl().vocab;
+  const auto n_vocab = static_cast<std::int32_t>(byte_tokenizer().n_vocab());
+  constexpr std::uint32_t kSeed = 42;
+  const llama_logit_bias biases[] = {{70, 5.0F}, {71, -kInf}};
+  const char* breakers[] = {"\n", ":", "\"", "*"};
+  const auto dist = [] { return llama_sampler_init_dist(kSeed); };
+  const auto usual = [&](Chain&& chain) {
+    return std::move(chain)
+        .with(llama_sampler_init_top_k(40))
+        .with(llama_sampler_init_top_p(0.95F, 0))
+        .with(llama_sampler_init_min_p(0.05F, 0))
+        .with(llama_sampler_init_temp(0.8F))
+        .with(dist());
+  };
+  struct Case {
+    const char* name;
+    SamplingOptions options;
+    Chain chain;
+  };
+  Case cases[] = {
+      {"defaults", {}, usual(Chain())},
+      {"bias",
+       {.logit_bias = {{70, 5.0F}, {71, -kInf}}},
+       usual(Chain().with(llama_sampler_init_logit_bias(n_vocab, 2, biases)))},
+      {"penalties",
+       {.repeat_penalty = 1.3F, .repeat_last_n = 20, .presence_penalty = 0.5F, .frequency_penalty = 0.25F},
+       usual(Chain().with(llama_sampler_init_penalties(n_vocab, 20, 1.3F, 0.25F, 0.5F)))},
+      {"dry",
+       {.dry_multiplier = 0.8F, .dry_last_n = 100},
+       usual(Chain().with(llama_sampler_init_dry(vocab, 0.8F, 1.75F, 2, 100, breakers, 4)))},
+      {"top-n-sigma", {.top_n_sigma = 1.5F}, usual(Chain().with(llama_sampler_init_top_n_sigma(1.5F)))},
+      {"typical",
+       {.top_k = 0, .top_p = 1, .min_p = 0, .typical_p = 0.7F},
+       Chain().with(llama_sampler_init_typical(0.7F, 0)).with(llama_sampler_init_temp(0.8F)).with(dist())},
+      {"xtc",
+       {.top_k = 0, .top_p = 1, .min_p = 0, .xtc_probability = 0.5F, .xtc_threshold = 0.05F},
+       Chain()
+           .with(llama_sampler_init_xtc(0.5F, 0.05F, 0, kSeed))
+           .with(llama_sampler_init_temp(0.8F))
+           .with(dist())},
+      {"dynatemp",
+       {.top_k = 0, .top_p = 1, .min_p = 0, .dynatemp_range = 0.5F, .dynatemp_exponent = 1.5F},
+       Chain().with(llama_sampler_init_temp_ext(0.8F, 0.5F, 1.5F)).with(dist())},
+      {"mirostat 1",
+       {.mirostat = 1, .mirostat_ent = 3},
+       Chain()
+           .with(llama_sampler_init_temp(0.8F))
+           .with(llama_sampler_init_mirostat(n_vocab, kSeed, 3, 0.1F, 100))},
+      {"mirostat 2",
+       {.mirostat = 2, .mirostat_lr = 0.2F},
+       Chain().with(llama_sampler_init_temp(0.8F)).with(llama_sampler_init_mirostat_v2(kSeed, 5, 0.2F))},
+      {"another order",
+       {.top_k = 5, .steps = {SamplerStep::kTemperature, SamplerStep::kTopK}},
+       Chain().with(llama_sampler_init_temp(0.8F)).with(llama_sampler_init_top_k(5)).with(dist())},
+      {"greedy with xtc",
+       {.temperature = 0, .top_k = 0, .top_p = 1, .min_p = 0, .xtc_probability = 1, .xtc_threshold = 0.05F},
+       Chain().with(llama_sampler_init_xtc(1, 0.05F, 0, kSeed)).with(llama_sampler_init_greedy())},
+  };
+  for (Case& c : cases) {
+    c.options.seed = kSeed;
+    auto sampler = Sampler::create(byte_tokenizer(), c.options);
+    ASSERT_TRUE(sampler) << c.name << ": " << sampler.error().message;
+    std::mt19937 random(7);
+    std::set<Token> seen;
+    for (const Token token : {70, 80, 70, 80, 70}) sampler->accept(token), c.chain.accept(token);
+    for (int i = 0; i < 200; ++i) {
+      const auto logits = random_row(random, byte_tokenizer().n_vocab());
+      const Token expected = c.chain.sample(logits);
+      c.chain.accept(expected);
+      ASSERT_EQ(sampler->sample(logits), expected) << c.name << ", token " << i;
+      seen.insert(expected);
+    }
+    EXPECT_GT(seen.size(), 20U) << c.name;
+  }
+}
+
+TEST(Sampler, StepsHaveLlamaCppsNames) {
+  EXPECT_THAT(parse_sampler_steps("top_k;typ_p;temperature").value(),
+              testing::ElementsAre(SamplerStep::kTopK, SamplerStep::kTypical, SamplerStep::kTemperature));
+  EXPECT_THAT(parse_sampler_steps("").value(), testing::IsEmpty());
+  for (const char* bad : {"top_z", "top_k,top_p", "top_k;;top_p"})
+    EXPECT_FALSE(parse_sampler_steps(bad)) << bad;
+}
+
+// As llama.cpp does it: a token of the chain that the grammar refuses is drawn again from those it allows.
+TEST(Sampler, UnderAGrammarIsLlamaCpps) {
+  const char* grammar = "root ::= (\"{\" [a-f]{3,9} (\":\" [0-9]+)? \"}\")+";
+  for (const float temperature : {0.0F, 0.8F, 2.0F}) {
+    auto sampler =
+        Sampler::create(byte_tokenizer(), {.temperature = temperature, .seed = 3, .grammar = grammar});
+    ASSERT_TRUE(sampler) << sampler.error().message;
+    Chain chain;
+    if (temperature > 0)
+      chain = std::move(chain)
+                  .with(llama_sampler_init_top_k(40))
+                  .with(llama_sampler_init_top_p(0.95F, 0))
+                  .with(llama_sampler_init_min_p(0.05F, 0))
+                  .with(llama_sampler_init_temp(temperature))
+                  .with(llama_sampler_init_dist(3));
+    else
+      chain = std::move(chain).with(llama_sampler_init_greedy());
+    llama_sampler* reference = llama_sampler_init_grammar(byte_tokenizer().impl().vocab, grammar, "root");
+    std::mt19937 random(9);
+    std::string text;
+    for (int i = 0; i < 300; ++i) {
+      auto logits = random_row(random, byte_tokenizer().n_vocab());
+      for (const char c : std::string("abcdef}:0"))
+        logits[3U + static_cast<unsigned char>(c)] += 9;  // mostly of the grammar
+      for (const Token end : {2, 267}) logits[static_cast<std::size_t>(end)] -= 50;
+      Token expected = chain.sample(logits);
+      llama_token_data one{expected, 1, 0};
+      llama_token_data_array array{&one, 1, -1, false};
+      llama_sampler_apply(reference, &array);
+      if (std::isinf(one.logit)) expected = chain.sample(logits, reference);
+      llama_sampler_accept(reference, expected);
+      chain.accept(expected);
+      ASSERT_EQ(sampler->sample(logits), expected) << "token " << i << " after " << text;
+      if (byte_tokenizer().ends_generation(expected)) break;
+      text += byte_tokenizer().piece(expected);
+    }
+    llama_sampler_free(reference);
+    EXPECT_GT(text.size(), 10U);
+    EXPECT_GT(sampler->n_resampled(), 3U);
+  }
+}
+
+TEST(Sampler, TheGrammarsEndIsTheTextsEnd) {
+  auto sampler = Sampler::create(byte_tokenizer(), {.temperature = 0, .grammar = "root ::= \"xy\""});
+  ASSERT_TRUE(sampler);
+  sampler->accept(3 + 'z');  // of the prompt: nothing to the grammar
+  std::vector<float> logits(byte_tokenizer().n_vocab(), 0);
+  logits[3 + 'z'] = 9;
+  EXPECT_EQ(sampler->sample(logits), 3 + 'x');
+  EXPECT_EQ(sampler->sample(logits), 3 + 'y');
+  EXPECT_TRUE(byte_tokenizer().ends_generation(sampler->sample(logits)));
+}
+
+TEST(Sampler, AGrammarThatTheVocabularyCannotWrite) {
+  // No token has a "z", and there is none to write it by bytes.
+  auto sampler = Sampler::create(tokenizer(), {.temperature = 0, .grammar = "root ::= \"h\" \"z\""});
+  ASSERT_TRUE(sampler);
+  EXPECT_EQ(sampler->sample(row({})), 0);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(sampler->sample(row({})), Sampler::kNoToken);
+}
+
+TEST(Sampler, RefusesWhatTheVocabularyOrTheGrammarCannot) {
+  const auto refused = [](const SamplingOptions& options, const char* message) {
+    const auto sampler = Sampler::create(tokenizer(), options);
+    ASSERT_FALSE(sampler) << message;
+    EXPECT_EQ(sampler.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(sampler.error().message, HasSubstr(message));
+  };
+  refused({.logit_bias = {{13, 1}}}, "logit-bias is for token 13, the vocabulary has 0 to 12");
+  refused({.logit_bias = {{-1, 1}}}, "logit-bias is for token -1");
+  refused({.logit_bias = {{1, kNan}}}, "logit-bias is nan");
+  refused({.logit_bias = {{1, kInf}}}, "logit-bias is inf");
+  refused({.grammar = "root ::= root"}, "begins with itself");
+  refused({.grammar = "root ::= <none>"}, "'<none>' is not one token");
+  refused({.mirostat = 3}, "mirostat is 3, expected 0 to 2");
+  refused({.typical_p = -1}, "typical is -1");
+  refused({.xtc_threshold = 2}, "xtc-threshold is 2");
+  refused({.dry_base = 0}, "dry-base is 0");
+  refused({.dry_breakers = {""}}, "dry-sequence-breaker: its bytes is 0");
+  refused({.presence_penalty = kInf}, "presence-penalty is inf");
+  refused({.dynatemp_range = -1}, "dynatemp-range is -1");
+  refused({.top_n_sigma = kNan}, "top-n-sigma is nan");
 }
 
 }  // namespace

@@ -178,9 +178,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const bool is_head = device == 0;
   const Share share = share_of(plan, device);
   const std::size_t n_layers = share.n_layers;
-  const compute::ScratchOptions scratch_options = {
-      .n_cells = n_cells, .n_ubatch = plan.n_ubatch, .n_seq = plan.n_seq,
-      .flash_attention = plan.flash_attention, .kv_type = plan.kv_type};
+  const compute::ScratchOptions scratch_options = {.n_cells = n_cells,
+                                                   .n_ubatch = plan.n_ubatch,
+                                                   .n_seq = plan.n_seq,
+                                                   .flash_attention = plan.flash_attention,
+                                                   .kv_type = plan.kv_type};
   std::uint64_t kv_bytes = 0;
   for (const model::SegmentId id : share.segments)
     if (id.kind == model::SegmentId::Kind::kLayer)

@@ -106,7 +106,9 @@ void Generator::accept(Request& request, std::span<const float> logits) {
     t.prompt = now - request.submitted;
   }
   t.decode = now - request.first_token;
-  if (tokenizer_.ends_generation(token) && !request.options.ignore_end) {
+  // A grammar has nothing to say after its end.
+  const bool may_end = !request.options.ignore_end || !request.options.sampling.grammar.empty();
+  if (token == model::Sampler::kNoToken || (tokenizer_.ends_generation(token) && may_end)) {
     --t.n_generated;
     batcher_.finish(request.seq);
     return finish(self, FinishReason::kEnd);

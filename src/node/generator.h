@@ -38,7 +38,7 @@ struct GenerateOptions {
   // begin-of-text token before them; < 0: all of the prompt).
   bool context_shift = false;
   std::int32_t n_keep = 0;
-  bool ignore_end = false;   // go on after the model's end token
+  bool ignore_end = false;   // go on after the model's end token, unless a grammar has come to its end
   bool keep_logits = false;  // deliver each row that was sampled from (tests, benches)
 };
 

@@ -34,7 +34,8 @@ std::uint64_t buffer_bytes(const model::HyperParams& p, const ModelRequest& requ
   // The widest rows: of feed-forward, or of all experts that a token goes to.
   const std::uint64_t of_experts = p.n_expert_used * (std::uint64_t{p.n_ff_exp} + p.n_embd) + p.n_ff_shared;
   const std::uint64_t wide = p.n_expert == 0 ? p.n_ff : of_experts;
-  const std::uint64_t masks = n_cells + (p.sliding.empty() ? 0 : sliding_cells(p, n_cells, n_ubatch, request.n_seq));
+  const std::uint64_t masks =
+      n_cells + (p.sliding.empty() ? 0 : sliding_cells(p, n_cells, n_ubatch, request.n_seq));
   std::uint64_t bytes = n_ubatch * (masks * 4ULL + 16ULL * (p.n_embd + wide));
   if (!request.flash_attention) bytes += 4ULL * n_cells * (std::uint64_t{n_ubatch} * p.n_head + p.n_embd_v());
   bytes += compute::Scratch::work_bytes(
@@ -97,8 +98,8 @@ plan::ModelProfile model_profile(const model::HyperParams& p, ModelSizes sizes, 
   const std::vector<std::uint32_t> sizes_of_batches = batch_sizes(p, request);
   std::uint64_t all_kv = 0;
   for (std::uint32_t il = 0; il < p.n_layer; ++il) {
-    const std::uint32_t cells =
-        compute::layer_cells(p, il, {.n_cells = n_cells, .n_ubatch = sizes_of_batches.front(), .n_seq = request.n_seq});
+    const std::uint32_t cells = compute::layer_cells(
+        p, il, {.n_cells = n_cells, .n_ubatch = sizes_of_batches.front(), .n_seq = request.n_seq});
     profile.layer_kv_bytes.push_back(compute::KvStorage::bytes(p, 1, request.kv_type, cells));
     all_kv += profile.layer_kv_bytes.back();
   }

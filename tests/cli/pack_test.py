@@ -92,7 +92,7 @@ class Pack(unittest.TestCase):
         synth = os.path.join(os.path.dirname(HEARTH), "hearth-synth")
         subprocess.run([synth, "--shape", "small", "--type", "Q4_0", "-o", model], check=True, capture_output=True)
         done = self.hearth("run", "-m", model, "--memory", "60MB", "-c", "64", "-p", "hi", code=EXIT_MODEL)
-        self.assertIn("--raw", done.stderr)
+        self.assertIn("--no-chat", done.stderr)
         self.assertFalse(self.cache.exists(), done.stderr)
 
     def test_says_what_is_wrong(self):

@@ -357,7 +357,7 @@ class Interrupt(unittest.TestCase):
                     process.out.wait_for_text(f".{{{before + 2}}}")
                     process.signal(signal.SIGINT)
                 process.err.wait_for_text("> .*" * 3)
-                os.write(keyboard, b"\n")
+                os.write(keyboard, b"\x04")  # Ctrl-D
                 self.assertEqual(process.wait(), 0, process.err.text())
         finally:
             os.close(keyboard)
@@ -377,7 +377,7 @@ class Interrupt(unittest.TestCase):
                 os.write(keyboard, b"Hi\n")
                 process.err.wait_for_text("> .*" * 4)
                 process.out.wait_for_text(r"\S")
-                os.write(keyboard, b"\n")
+                os.write(keyboard, b"\x04")  # Ctrl-D
                 self.assertEqual(process.wait(), 0, process.err.text())
         finally:
             os.close(keyboard)
