@@ -291,9 +291,9 @@ TEST(CodecHostile, Welcome) {
 
 class HostilePlan : public ::testing::Test {
  protected:
-  // model 28, n_layer 60, n_ctx 64, n_ubatch 68, kv 72, 73, hidden 74, flags 75, members 76, member 0 at 78:
-  // name length, "a" 80, key 81, host length 113, "h" 115, ports 116 and 118; member 1 at 120: "b" 122, key
-  // 123; steps 162, step 0 at 164, step 1 at 174: device, begin, end
+  // model 28, n_layer 60, n_ctx 64, n_ubatch 68, n_seq 72, kv 74, 75, hidden 76, flags 77, members 78, member 0
+  // at 80: name length, "a" 82, key 83, host length 115, "h" 117, ports 118 and 120; member 1 at 122: "b" 124,
+  // key 125; steps 164, step 0 at 166, step 1 at 176: device, begin, end
   const Bytes plan = encode(Prepare{.epoch = 1,
                                     .n_layer = 5,
                                     .n_ctx = 64,
@@ -303,7 +303,7 @@ class HostilePlan : public ::testing::Test {
 };
 
 TEST_F(HostilePlan, Numbers) {
-  ASSERT_EQ(plan.size(), 184u);
+  ASSERT_EQ(plan.size(), 186u);
   expect_refused(patched(plan, {{60, {0}}}), "Prepare: n_layer is 0, allowed are 1 to 1024");
   expect_refused(patched(plan, {{60, {1, 4}}}), "Prepare: n_layer is 1025");
   expect_refused(patched(plan, {{64, {0}}}), "Prepare: n_ctx is 0");
@@ -311,47 +311,49 @@ TEST_F(HostilePlan, Numbers) {
                  "Prepare: n_ctx is 16777217, allowed are 1 to 16777216");
   expect_refused(patched(plan, {{68, {0}}}), "Prepare: n_ubatch is 0");
   expect_refused(patched(plan, {{68, {1, 32}}}), "Prepare: n_ubatch is 8193");
-  expect_refused(patched(plan, {{72, {0}}}), "Prepare: type of keys is 0, allowed are 1 to 7");
-  expect_refused(patched(plan, {{72, {8}}}), "Prepare: type of keys is 8");
-  expect_refused(patched(plan, {{73, {0}}}), "Prepare: type of values is 0");
-  expect_refused(patched(plan, {{73, {8}}}), "Prepare: type of values is 8, allowed are 1 to 7");
-  expect_refused(patched(plan, {{74, {0}}}), "Prepare: hidden encoding is 0");
-  expect_refused(patched(plan, {{74, {4}}}), "Prepare: hidden encoding is 4, allowed are 1 to 3");
-  expect_refused(patched(plan, {{75, {8}}}), "Prepare: flags 0x08 hold bits");
-  expect_refused(patched(plan, {{75, {0xff}}}), "Prepare: flags 0xff hold bits");
+  expect_refused(patched(plan, {{72, {0}}}), "Prepare: n_seq is 0, allowed are 1 to 256");
+  expect_refused(patched(plan, {{72, {1, 1}}}), "Prepare: n_seq is 257");
+  expect_refused(patched(plan, {{74, {0}}}), "Prepare: type of keys is 0, allowed are 1 to 7");
+  expect_refused(patched(plan, {{74, {8}}}), "Prepare: type of keys is 8");
+  expect_refused(patched(plan, {{75, {0}}}), "Prepare: type of values is 0");
+  expect_refused(patched(plan, {{75, {8}}}), "Prepare: type of values is 8, allowed are 1 to 7");
+  expect_refused(patched(plan, {{76, {0}}}), "Prepare: hidden encoding is 0");
+  expect_refused(patched(plan, {{76, {4}}}), "Prepare: hidden encoding is 4, allowed are 1 to 3");
+  expect_refused(patched(plan, {{77, {8}}}), "Prepare: flags 0x08 hold bits");
+  expect_refused(patched(plan, {{77, {0xff}}}), "Prepare: flags 0xff hold bits");
 }
 
 TEST_F(HostilePlan, Members) {
-  expect_refused(patched(plan, {{76, {0, 0}}}), "Prepare: member count is 0, allowed are 1 to 64");
-  expect_refused(patched(plan, {{76, {65, 0}}}), "Prepare: member count is 65");
-  expect_refused(patched(plan, {{76, {0xff, 0xff}}}), "Prepare: member count is 65535");
-  expect_refused(patched(plan, {{76, {64, 0}}}), "Prepare: member 2");  // as many as allowed, but not there
-  expect_refused(patched(plan, {{78, {0, 0}}}), "Prepare: member 0 name cannot be used");
-  expect_refused(patched(plan, {{122, {'a'}}}), "Prepare: member 1 name 'a' is there twice");
-  expect_refused(patched(plan, {{123, Bytes(32, 1)}}),
+  expect_refused(patched(plan, {{78, {0, 0}}}), "Prepare: member count is 0, allowed are 1 to 64");
+  expect_refused(patched(plan, {{78, {65, 0}}}), "Prepare: member count is 65");
+  expect_refused(patched(plan, {{78, {0xff, 0xff}}}), "Prepare: member count is 65535");
+  expect_refused(patched(plan, {{78, {64, 0}}}), "Prepare: member 2");  // as many as allowed, but not there
+  expect_refused(patched(plan, {{80, {0, 0}}}), "Prepare: member 0 name cannot be used");
+  expect_refused(patched(plan, {{124, {'a'}}}), "Prepare: member 1 name 'a' is there twice");
+  expect_refused(patched(plan, {{125, Bytes(32, 1)}}),
                  "Prepare: member 1 key 01010101 is there twice: two devices with one identity");
-  expect_refused(patched(plan, {{123, Bytes(32, 0)}}), "Prepare: member 1 key is all zero");
-  expect_refused(patched(plan, {{115, {' '}}}), "Prepare: member 0 host cannot be used");
-  expect_refused(patched(plan, {{116, {0, 0}}}), "Prepare: member 0 control port is 0");
-  expect_refused(patched(plan, {{118, {0, 0}}}), "Prepare: member 0 data port is 0");
+  expect_refused(patched(plan, {{125, Bytes(32, 0)}}), "Prepare: member 1 key is all zero");
+  expect_refused(patched(plan, {{117, {' '}}}), "Prepare: member 0 host cannot be used");
+  expect_refused(patched(plan, {{118, {0, 0}}}), "Prepare: member 0 control port is 0");
+  expect_refused(patched(plan, {{120, {0, 0}}}), "Prepare: member 0 data port is 0");
 }
 
 TEST_F(HostilePlan, Steps) {
-  expect_refused(patched(plan, {{162, {0, 0}}}), "Prepare: step count is 0, allowed are 1 to 1024");
-  expect_refused(patched(plan, {{162, {1, 4}}}), "Prepare: step count is 1025");
-  expect_refused(patched(plan, {{162, {3, 0}}}), "Prepare: step 2 device is cut off");
-  expect_refused(patched(plan, {{162, {1, 0}}}), "Prepare: steps end at layer 2, the model has 5");
-  expect_refused(patched(plan, {{174, {2, 0}}}), "Prepare: step 1 is for device 2, there are 2 members");
-  expect_refused(patched(plan, {{174, {0xff, 0xff}}}), "Prepare: step 1 is for device 65535");
-  expect_refused(patched(plan, {{176, {3}}}), "Prepare: step 1 begins at layer 3, must begin at 2");
-  expect_refused(patched(plan, {{176, {1}}}), "Prepare: step 1 begins at layer 1, must begin at 2");
-  expect_refused(patched(plan, {{166, {1}}}), "Prepare: step 0 begins at layer 1, must begin at 0");
-  expect_refused(patched(plan, {{180, {6}}}), "Prepare: step 1 is layers [2, 6), the model has 5");
-  expect_refused(patched(plan, {{180, {2}}}), "Prepare: step 1 is layers [2, 2)");
-  expect_refused(patched(plan, {{180, {1}}}), "Prepare: step 1 is layers [2, 1)");
-  expect_refused(patched(plan, {{180, {0xff, 0xff, 0xff, 0xff}}}),
+  expect_refused(patched(plan, {{164, {0, 0}}}), "Prepare: step count is 0, allowed are 1 to 1024");
+  expect_refused(patched(plan, {{164, {1, 4}}}), "Prepare: step count is 1025");
+  expect_refused(patched(plan, {{164, {3, 0}}}), "Prepare: step 2 device is cut off");
+  expect_refused(patched(plan, {{164, {1, 0}}}), "Prepare: steps end at layer 2, the model has 5");
+  expect_refused(patched(plan, {{176, {2, 0}}}), "Prepare: step 1 is for device 2, there are 2 members");
+  expect_refused(patched(plan, {{176, {0xff, 0xff}}}), "Prepare: step 1 is for device 65535");
+  expect_refused(patched(plan, {{178, {3}}}), "Prepare: step 1 begins at layer 3, must begin at 2");
+  expect_refused(patched(plan, {{178, {1}}}), "Prepare: step 1 begins at layer 1, must begin at 2");
+  expect_refused(patched(plan, {{168, {1}}}), "Prepare: step 0 begins at layer 1, must begin at 0");
+  expect_refused(patched(plan, {{182, {6}}}), "Prepare: step 1 is layers [2, 6), the model has 5");
+  expect_refused(patched(plan, {{182, {2}}}), "Prepare: step 1 is layers [2, 2)");
+  expect_refused(patched(plan, {{182, {1}}}), "Prepare: step 1 is layers [2, 1)");
+  expect_refused(patched(plan, {{182, {0xff, 0xff, 0xff, 0xff}}}),
                  "Prepare: step 1 is layers [2, 4294967295)");
-  expect_refused(patched(plan, {{180, {4}}}), "Prepare: steps end at layer 4, the model has 5");
+  expect_refused(patched(plan, {{182, {4}}}), "Prepare: steps end at layer 4, the model has 5");
 }
 
 TEST(CodecHostile, OtherMessages) {
