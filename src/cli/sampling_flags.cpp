@@ -65,8 +65,8 @@ const Setting kSettings[] = {
     {"--mirostat-lr", "mirostat-lr", "its learning rate, eta", &SamplingFlags::mirostat_lr},
     {"--mirostat-ent", "mirostat-ent", "its target entropy, tau", &SamplingFlags::mirostat_ent},
     {"--samplers", "samplers",
-     "which samplers in which order, e.g. 'penalties;top_k;temperature' (default: penalties;dry;top_n_sigma;"
-     "top_k;typ_p;top_p;min_p;xtc;temperature)",
+     "which samplers in which order, e.g. 'penalties;top_k;temperature' (default: all of them, as llama.cpp "
+     "orders them)",
      &SamplingFlags::samplers},
     {"--ignore-eos", "ignore-eos", "go on after the model's end", &SamplingFlags::ignore_eos},
     {"--context-shift,!--no-context-shift", "context-shift",

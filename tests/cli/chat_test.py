@@ -185,7 +185,8 @@ class Chat(Base):
     def test_a_full_context_is_said_and_nothing_is_lost(self):
         chat = self.start("-c", "64", "-n", "-1", "--ignore-eos")
         said = chat.say("Tell me a story.")
-        self.assertIn("the context of 64 tokens is full; ask for a larger one (-c), or begin anew (/clear)", said.replace("\n", ""))
+        self.assertIn("the context of 64 tokens is full; ask for a larger one (-c), or discard the oldest half then "
+                      "(--context-shift), or begin anew (/clear)", said.replace("\n", ""))
         self.assertRegex(chat.say("And then?").replace("\n", ""), "64.*the question is left out, the conversation goes on")
         chat.say(f"/save {self.folder}/talk.json")
         self.assertEqual(len(json.loads((self.folder / "talk.json").read_text())["messages"]), 2)

@@ -66,7 +66,7 @@ class Shell:
         self.assertEqual(self.complete("hearth run --pin "), {"cache", "lock"})
         self.assertEqual(self.complete("hearth worker --pin l"), {"lock"})
         self.assertTrue({"f16", "f32"} <= self.complete("hearth run -ctk "))
-        self.assertEqual(self.complete("hearth plan --link-type "), {"auto", "f32"})
+        self.assertEqual(self.complete("hearth plan --link-type "), {"auto", "f32", "f16", "q8_0"})
         self.assertEqual(self.complete("hearth run -k "), {"auto"})
         # Nothing is known of these.
         self.assertEqual(self.complete("hearth run -p "), set())
