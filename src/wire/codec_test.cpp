@@ -291,9 +291,9 @@ TEST(CodecHostile, Welcome) {
 
 class HostilePlan : public ::testing::Test {
  protected:
-  // model 28, n_layer 60, n_ctx 64, n_ubatch 68, n_seq 72, kv 74, 75, hidden 76, flags 77, members 78, member 0
-  // at 80: name length, "a" 82, key 83, host length 115, "h" 117, ports 118 and 120; member 1 at 122: "b" 124,
-  // key 125; steps 164, step 0 at 166, step 1 at 176: device, begin, end
+  // model 28, n_layer 60, n_ctx 64, n_ubatch 68, n_seq 72, kv 74, 75, hidden 76, flags 77, members 78, member
+  // 0 at 80: name length, "a" 82, key 83, host length 115, "h" 117, ports 118 and 120; member 1 at 122: "b"
+  // 124, key 125; steps 164, step 0 at 166, step 1 at 176: device, begin, end
   const Bytes plan = encode(Prepare{.epoch = 1,
                                     .n_layer = 5,
                                     .n_ctx = 64,
