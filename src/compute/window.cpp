@@ -6,75 +6,12 @@
 #include <optional>
 #include <vector>
 
-#include "compute/slices.h"
+#include "compute/layer_graphs.h"
 #include "compute/sliding_cells.h"
 #include "wire/hidden.h"
 
 namespace hearth::compute {
 namespace {
-
-// Of a window's graphs: some 60 KB for each shape in use and each kind of layer.
-constexpr std::uint64_t kGraphBytes = 512 << 10;
-constexpr std::size_t kShapesKept = 4;  // decode, a full chunk, a chunk's rest, one more
-
-// A tensor of another place for each layer, with the views of it that the graph's nodes are.
-struct MovingTensor {
-  ggml_tensor* tensor = nullptr;
-  std::vector<ggml_tensor*> views;
-};
-
-// One graph for all layers of a kind: where weights, keys and values are is said before each compute.
-struct LayerGraph {
-  std::uint64_t generation = 0;  // of the scratch memory it points to
-  residency::ContextPtr ctx;
-  ggml_cgraph* graph = nullptr;
-  Slices slices;                      // of a layer whose weights come in parts
-  std::vector<ggml_tensor*> weights;  // of all parts, one after another
-  std::vector<std::size_t> first;     // of each part's weights
-  MovingTensor k, v;
-};
-
-struct Shape {
-  std::uint32_t n_tokens = 0, n_kv = 0, n_out = 0;
-  std::uint32_t n_kv_sliding = 0;  // of layers with a sliding window
-  friend bool operator==(const Shape&, const Shape&) = default;
-};
-
-struct GraphSet {
-  Shape shape;
-  std::uint64_t last_used = 0;
-  std::vector<LayerGraph> kinds;  // empty ones are built when they are needed
-};
-
-void point_weights(std::span<ggml_tensor* const> tensors, std::span<const residency::TensorPlace> places) {
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    tensors[i]->data = places[i].data;
-    tensors[i]->buffer = places[i].buffer;
-    tensors[i]->extra = places[i].extra;
-  }
-}
-
-// A tensor of the type and shape of `stored`, at its place until point_at() names another.
-MovingTensor declare_like(ggml_context* ctx, const ggml_tensor* stored) {
-  ggml_tensor* tensor = ggml_new_tensor_2d(ctx, stored->type, stored->ne[0], stored->ne[1]);
-  tensor->data = stored->data;
-  tensor->buffer = stored->buffer;
-  return {.tensor = tensor, .views = {}};
-}
-
-void find_views(ggml_context* ctx, MovingTensor& moving) {
-  for (ggml_tensor* t = ggml_get_first_tensor(ctx); t != nullptr; t = ggml_get_next_tensor(ctx, t))
-    if (t->view_src == moving.tensor) moving.views.push_back(t);
-}
-
-void point_at(const MovingTensor& moving, const ggml_tensor* stored) {
-  moving.tensor->data = stored->data;
-  moving.tensor->buffer = stored->buffer;
-  for (ggml_tensor* view : moving.views) {
-    view->data = static_cast<std::byte*>(stored->data) + view->view_offs;
-    view->buffer = stored->buffer;
-  }
-}
 
 // With which batch of a group the tokens of a table came.
 struct Arrivals {
@@ -128,10 +65,7 @@ struct Window::Impl {
   CellTable cells;
   std::optional<SlidingCells> sliding;  // of the layers with a sliding window, if there are any
   std::unique_ptr<KvStorage> kv;
-  // By layer of the window. Layers of a kind have the same graph.
-  std::vector<std::uint32_t> kind_of;
-  std::vector<GraphSet> graphs;
-  std::uint64_t clock = 0;
+  LayerGraphs graphs;
   // [n_cells] of the shift being applied, of both kinds of layers.
   std::vector<std::int32_t> deltas, sliding_deltas;
   // Of the group at hand.
@@ -145,21 +79,16 @@ struct Window::Impl {
   // The batch's tokens in both tables.
   Result<SlidingPlace> place(const wire::Batch& batch);
   [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
-  Result<LayerGraph> build(std::uint32_t il, const Shape& shape);
-  [[nodiscard]] bool same_kind(std::uint32_t il, std::uint32_t other) const;
-  void find_kinds();
-  Result<LayerGraph*> graph_of(std::uint32_t il, GraphSet& set);
   template <class Take, class Leave>
-  Result<> compute_parts(std::uint32_t il, GraphSet& set, Take take, Leave leave);
-  Result<> compute(std::uint32_t il, GraphSet& set);
-  Result<> compute_and_hold(std::uint32_t il, GraphSet& set);
-  Result<> compute_held(std::uint32_t il, GraphSet& set);
-  Result<> compute_and_release(std::uint32_t il, GraphSet& set);
+  Result<> compute_parts(std::uint32_t il, const Shape& shape, Take take, Leave leave);
+  Result<> compute(std::uint32_t il, const Shape& shape);
+  Result<> compute_and_hold(std::uint32_t il, const Shape& shape);
+  Result<> compute_held(std::uint32_t il, const Shape& shape);
+  Result<> compute_and_release(std::uint32_t il, const Shape& shape);
   void release_held(model::SegmentId segment);
   Result<> place_group(std::span<GroupItem> items);
   Result<> compute_group(std::uint32_t il, std::span<GroupItem> items);
   Result<> check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const;
-  GraphSet& graphs_for(const Shape& shape);
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
   Result<> shift_layer(std::uint32_t il, std::uint32_t n_cells);
@@ -188,6 +117,7 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
     slides = slides || model.params().is_sliding(il);
   }
   HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, cells));
+  LayerGraphs graphs(scratch, model, layers, weights, *kv);
   std::unique_ptr<Impl> impl(new Impl{.scratch = scratch,
                                       .model = model,
                                       .layers = layers,
@@ -195,9 +125,7 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                       .cells = CellTable(n_cells),
                                       .sliding = {},
                                       .kv = std::move(kv),
-                                      .kind_of = {},
-                                      .graphs = {},
-                                      .clock = 0,
+                                      .graphs = std::move(graphs),
                                       .deltas = {},
                                       .sliding_deltas = {},
                                       .shapes = {},
@@ -206,33 +134,7 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                       .held = {},
                                       .n_released = 0});
   if (slides) impl->sliding.emplace(scratch.n_sliding_cells(), model.params().n_swa);
-  impl->find_kinds();
   return std::unique_ptr<Window>(new Window(std::move(impl)));
-}
-
-// Whether the layers' graphs differ in nothing but where weights, keys and values are.
-bool Window::Impl::same_kind(std::uint32_t il, std::uint32_t other) const {
-  const std::uint32_t last = model.params().n_layer - 1;  // rows may be left out after it
-  const model::HyperParams& p = model.params();
-  if ((il == last) != (other == last) || p.is_sliding(il) != p.is_sliding(other) ||
-      p.rope(il) != p.rope(other))
-    return false;
-  const auto segment = model::SegmentId::of_layer(il), other_segment = model::SegmentId::of_layer(other);
-  const auto same_tensor = [](const model::SegmentTensor& a, const model::SegmentTensor& b) {
-    return a.role == b.role && a.tensor->type == b.tensor->type && a.tensor->ne == b.tensor->ne;
-  };
-  return std::ranges::equal(model.segment(segment), model.segment(other_segment), same_tensor) &&
-         std::ranges::equal(weights.parts(segment), weights.parts(other_segment));
-}
-
-void Window::Impl::find_kinds() {
-  std::vector<std::uint32_t> examples;  // a layer of each kind
-  for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
-    const auto found =
-        std::ranges::find_if(examples, [&](std::uint32_t example) { return same_kind(il, example); });
-    kind_of.push_back(static_cast<std::uint32_t>(found - examples.begin()));
-    if (found == examples.end()) examples.push_back(il);
-  }
 }
 
 std::span<float> Window::input(std::uint32_t n_tokens) {
@@ -259,10 +161,9 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
   if (batch.operations_only || n_tokens == 0) return std::span<const float>{};
 
   const Shape shape = w.shape_of(batch);
-  GraphSet& set = w.graphs_for(shape);
   w.fill_inputs(batch, shape, {}, at);
   for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
-    HEARTH_TRY_VOID(w.compute(il, set));
+    HEARTH_TRY_VOID(w.compute(il, shape));
     HEARTH_TRY_VOID(w.check_rows(il, batch, shape));
   }
   return std::span<const float>(w.scratch.hidden, std::size_t{shape.n_out} * w.model.params().n_embd);
@@ -303,21 +204,11 @@ Result<> Window::Impl::check_rows(std::uint32_t il, const wire::Batch& batch, co
       il, row, n_rows, batch.tokens[token].position, batch.id);
 }
 
-Result<LayerGraph*> Window::Impl::graph_of(std::uint32_t il, GraphSet& set) {
-  LayerGraph& layer = set.kinds[kind_of[il - layers.begin]];
-  if (layer.graph == nullptr || layer.generation != scratch.generation()) {
-    HEARTH_TRY(layer, build(il, set.shape));
-  }
-  point_at(layer.k, kv->k(il));
-  point_at(layer.v, kv->v(il));
-  return &layer;
-}
-
 // The layer, part by part: take(part) gives the places of its weights, leave(part) follows, also when
 // computing failed.
 template <class Take, class Leave>
-Result<> Window::Impl::compute_parts(std::uint32_t il, GraphSet& set, Take take, Leave leave) {
-  HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
+Result<> Window::Impl::compute_parts(std::uint32_t il, const Shape& shape, Take take, Leave leave) {
+  HEARTH_TRY(LayerGraph* const layer, graphs.of(il, shape));
   const std::size_t n_parts = weights.parts(model::SegmentId::of_layer(il)).size();
   for (std::uint32_t part = 0; part < n_parts; ++part) {
     HEARTH_TRY(const std::span<const residency::TensorPlace> places, take(part));
@@ -332,10 +223,10 @@ Result<> Window::Impl::compute_parts(std::uint32_t il, GraphSet& set, Take take,
 }
 
 // Weights come and go while others are computed with.
-Result<> Window::Impl::compute(std::uint32_t il, GraphSet& set) {
+Result<> Window::Impl::compute(std::uint32_t il, const Shape& shape) {
   const auto segment = model::SegmentId::of_layer(il);
   return compute_parts(
-      il, set, [&](std::uint32_t part) { return weights.acquire(segment, part); },
+      il, shape, [&](std::uint32_t part) { return weights.acquire(segment, part); },
       [&](std::uint32_t part) { weights.release(segment, part); });
 }
 
@@ -351,7 +242,7 @@ Result<> Window::check_shift(const model::ModelFile& model) {
 std::uint64_t Window::table_bytes(std::uint32_t n_cells) {
   return CellTable::bytes(n_cells) +
          n_cells * (sizeof(std::int32_t) + sizeof(std::uint32_t)) +  // deltas, arrivals
-         kGraphBytes;
+         LayerGraphs::kBytes;
 }
 
 std::uint64_t Window::group_bytes(const model::HyperParams& params, std::uint32_t n_tokens) {
@@ -407,11 +298,10 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
     if (shape.n_tokens == 0) continue;
     std::ranges::copy(item.rows, scratch.hidden);
     fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1}, slid[i]);
-    GraphSet& set = graphs_for(shape);
-    HEARTH_TRY_VOID(!holds         ? compute(il, set)
-                    : held.empty() ? compute_and_hold(il, set)
-                    : n_left > 1   ? compute_held(il, set)
-                                   : compute_and_release(il, set));
+    HEARTH_TRY_VOID(!holds         ? compute(il, shape)
+                    : held.empty() ? compute_and_hold(il, shape)
+                    : n_left > 1   ? compute_held(il, shape)
+                                   : compute_and_release(il, shape));
     --n_left;
     HEARTH_TRY_VOID(check_rows(il, *item.batch, shape));
     const std::size_t n_rows = il + 1 == layers.end ? shape.n_out : shape.n_tokens;
@@ -421,29 +311,29 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
 }
 
 // The whole layer; its parts are there.
-Result<> Window::Impl::compute_held(std::uint32_t il, GraphSet& set) {
-  HEARTH_TRY(LayerGraph* const layer, graph_of(il, set));
+Result<> Window::Impl::compute_held(std::uint32_t il, const Shape& shape) {
+  HEARTH_TRY(LayerGraph* const layer, graphs.of(il, shape));
   for (std::size_t part = 0; part < held.size(); ++part)
     point_weights(std::span(layer->weights).subspan(layer->first[part], held[part].size()), held[part]);
   return scratch.backend().compute(layer->graph);
 }
 
 // All parts stay; after an error those that came.
-Result<> Window::Impl::compute_and_hold(std::uint32_t il, GraphSet& set) {
+Result<> Window::Impl::compute_and_hold(std::uint32_t il, const Shape& shape) {
   held.reserve(weights.parts(model::SegmentId::of_layer(il)).size());
   const auto take = [&](std::uint32_t part) -> Result<std::span<const residency::TensorPlace>> {
     HEARTH_TRY(const auto places, weights.acquire(model::SegmentId::of_layer(il), part));
     held.push_back(places);
     return places;
   };
-  return compute_parts(il, set, take, [](std::uint32_t) {});
+  return compute_parts(il, shape, take, [](std::uint32_t) {});
 }
 
-Result<> Window::Impl::compute_and_release(std::uint32_t il, GraphSet& set) {
+Result<> Window::Impl::compute_and_release(std::uint32_t il, const Shape& shape) {
   const auto take = [&](std::uint32_t part) -> Result<std::span<const residency::TensorPlace>> {
     return held[part];
   };
-  return compute_parts(il, set, take, [&](std::uint32_t part) {
+  return compute_parts(il, shape, take, [&](std::uint32_t part) {
     weights.release(model::SegmentId::of_layer(il), part);
     ++n_released;
   });
@@ -453,67 +343,6 @@ void Window::Impl::release_held(model::SegmentId segment) {
   for (std::uint32_t part = n_released; part < held.size(); ++part) weights.release(segment, part);
   held.clear();
   n_released = 0;
-}
-
-// The graphs of a shape, empty ones taking the place of those least recently used.
-GraphSet& Window::Impl::graphs_for(const Shape& shape) {
-  ++clock;
-  auto found = std::ranges::find(graphs, shape, &GraphSet::shape);
-  if (found == graphs.end()) {
-    if (graphs.size() < kShapesKept) {
-      found = graphs.emplace(graphs.end());
-    } else {
-      found = std::ranges::min_element(graphs, {}, &GraphSet::last_used);
-    }
-    *found = GraphSet{.shape = shape, .last_used = clock, .kinds = {}};
-    found->kinds.resize(std::ranges::max(kind_of) + std::size_t{1});
-  }
-  found->last_used = clock;
-  return *found;
-}
-
-Result<LayerGraph> Window::Impl::build(std::uint32_t il, const Shape& shape) {
-  LayerGraph built;
-  const auto segment = model::SegmentId::of_layer(il);
-  const auto parts = weights.parts(segment);
-  std::size_t n_weights = 0;
-  for (const residency::Part& part : parts) n_weights += part.n_tensors;
-  const model::HyperParams& p = model.params();
-  const std::size_t n_nodes = max_layer_nodes(n_weights, p.n_expert_used);
-  built.ctx = residency::make_context(max_layer_tensors(n_weights, p.n_expert_used),
-                                      ggml_graph_overhead_custom(n_nodes, false));
-  ggml_context* ctx = built.ctx.get();
-  built.graph = ggml_new_graph_custom(ctx, n_nodes, false);
-  LayerWeights by_role;
-  for (const residency::Part& part : parts) {
-    built.first.push_back(built.weights.size());
-    const auto tensors = scratch.declare(ctx, model, segment, part, by_role);
-    built.weights.insert(built.weights.end(), tensors.begin(), tensors.end());
-  }
-  // Only after the last layer rows are left out, and only when some are.
-  const bool select = il + 1 == p.n_layer && shape.n_out < shape.n_tokens;
-  const bool slides = p.is_sliding(il);
-  const std::uint32_t n_kv = slides ? shape.n_kv_sliding : shape.n_kv;
-  BatchInputs in = scratch.inputs(ctx, {.n_embd = p.n_embd,
-                                        .n_tokens = shape.n_tokens,
-                                        .n_kv = n_kv,
-                                        .n_out = select ? shape.n_out : 0,
-                                        .sliding = slides});
-  in.keys_and_values_only = shape.n_out == 0 && il + 1 == p.n_layer;
-  built.k = declare_like(ctx, kv->k(il));
-  built.v = declare_like(ctx, kv->v(il));
-  const LayerKv layer_kv = {.k = built.k.tensor, .v = built.v.tensor, .n_kv = n_kv};
-  const LayerOptions options = {
-      .layer = il, .n_ctx = scratch.options().n_cells, .flash_attention = scratch.options().flash_attention};
-  ggml_tensor* out = build_layer(ctx, built.graph, model, options, by_role, layer_kv, in);
-  // The layer's output takes the place of its input, whose last reader ran before.
-  if (out != nullptr) scratch.place(out, scratch.hidden);
-  HEARTH_TRY_VOID(scratch.allocate(built.graph));
-  find_views(ctx, built.k);
-  find_views(ctx, built.v);
-  if (parts.size() > 1) built.slices = cut(built.graph, built.weights, built.first);
-  built.generation = scratch.generation();
-  return built;
 }
 
 Result<> Window::Impl::apply(std::span<const wire::KvOp> operations) {
