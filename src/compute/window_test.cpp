@@ -331,6 +331,72 @@ TEST(Window, PassesTheErrorsOfTheWeightSourceOn) {
   }
 }
 
+struct ShiftCase {
+  const char* name;
+  synth::SynthSpec spec;
+  wire::KvType keys = wire::KvType::kF32;
+  float most = 5e-4F;  // of the largest difference, in keys whose values have a deviation of 2
+};
+
+// The keys of a layer follow from the rows and the position: what is shifted to a position is what a token
+// there would have left. Not so in libllama with YaRN, whose shift makes keys longer once more.
+TEST(Window, ShiftedKeysAreThoseOfTheirNewPositions) {
+  synth::SynthSpec yarn = small_spec("llama", "F32"), factors = small_spec("phi3", "F32");
+  yarn.rope_yarn = 8;
+  factors.rope_freqs = true;
+  factors.shape.n_rot = 24;
+  for (const ShiftCase& c : {ShiftCase{"plain", small_spec("qwen3", "F32")}, ShiftCase{"yarn", yarn},
+                             ShiftCase{"phi3, with factors that make keys longer", factors},
+                             ShiftCase{"yarn, quantized", yarn, wire::KvType::kQ8_0, 0.2F}}) {
+    SCOPED_TRACE(c.name);
+    const wire::KvTypes types = {c.keys, wire::KvType::kF16};
+    const OneDevice device(test_model(c.spec), {.n_cells = 512, .kv_type = types});
+    const auto shifted = device.window({0, 1}, types), fresh = device.window({0, 1}, types);
+    const auto ids = device.tokens(0, 12);
+    const auto run = [&](Window& window, const wire::Batch& batch) {
+      (void)device.run({&window}, batch, ids);
+    };
+    run(*shifted, OneDevice::batch(0, 12));
+    wire::Batch moved = OneDevice::batch(0, 12);
+    for (wire::BatchToken& token : moved.tokens) token.position += 300;
+    run(*fresh, moved);
+    wire::Batch shift = {.id = 2, .operations_only = true};
+    shift.operations.push_back({.kind = KvOpKind::kShift, .seq = 0, .delta = 300});
+    value_of(shifted->run(shift));
+
+    const std::size_t n_values = 12 * device.model->params().n_embd_k();
+    const auto keys = [&](Window& window) {
+      std::vector<float> values(n_values);
+      const ggml_tensor* k = window.kv().k(0);
+      const auto* bytes = static_cast<const std::byte*>(k->data);
+      if (k->type == GGML_TYPE_F32)
+        std::memcpy(values.data(), bytes, n_values * sizeof(float));
+      else
+        ggml_get_type_traits(k->type)->to_float(bytes, values.data(), static_cast<std::int64_t>(n_values));
+      return values;
+    };
+    const auto got = keys(*shifted), wanted = keys(*fresh);
+    float largest = 0, square = 0;
+    for (std::size_t i = 0; i < n_values; ++i) {
+      largest = std::max(largest, std::abs(got[i] - wanted[i]));
+      square += wanted[i] * wanted[i];
+    }
+    EXPECT_GT(square / static_cast<float>(n_values), 0.5F);
+    EXPECT_LE(largest, c.most);
+  }
+}
+
+// What a sliding window has dropped cannot come back into sight.
+TEST(Window, SaysWhichContextsCannotBeShifted) {
+  const OneDevice gemma(test_model(small_spec("gemma2", "Q8_0"))),
+      olmo(test_model(small_spec("olmo2", "Q8_0")));
+  const auto refused = Window::check_shift(*gemma.model);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
+  EXPECT_NE(refused.error().message.find("gemma2 models cannot be shifted"), std::string::npos);
+  EXPECT_TRUE(Window::check_shift(*olmo.model));
+}
+
 // Wherever it fails, what was acquired is released; the parts before and after count one by one.
 TEST(Window, PassesTheErrorsOfPartsOn) {
   synth::SynthSpec spec = small_spec("llama", "Q8_0");

@@ -152,7 +152,14 @@ std::vector<Model> models() {
   llama3.spec.rope_freq_base = 500000;
   Model linear = {"linear", small_spec("qwen2", "Q4_0")};
   linear.spec.rope_scale_linear = 2;
-  return {{"llama", small_spec("llama", "Q4_K_M")}, {"qwen3", small_spec("qwen3", "Q8_0")}, llama3, linear};
+  // Not smollm3: libllama turns the keys of its layers without RoPE, too.
+  return {{"llama", small_spec("llama", "Q4_K_M")},
+          {"qwen3", small_spec("qwen3", "Q8_0")},
+          llama3,
+          linear,
+          {"granite", small_spec("granite", "Q4_0")},
+          {"olmo2", small_spec("olmo2", "Q8_0")},
+          {"qwen3moe", small_spec("qwen3moe", "Q4_0")}};
 }
 
 class KvOperations : public ::testing::TestWithParam<Model> {};
