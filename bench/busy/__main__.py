@@ -16,6 +16,7 @@ from home.__main__ import end_on_signals, make_1b, program
 
 _PATIENCE_S = 300
 _SETTLE_S = 2.0
+_LAST_S = 0.2
 
 
 class Policy:
@@ -46,8 +47,7 @@ def generate(policy, model, n_tokens):
     with subprocess.Popen(policy.command(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           env={**os.environ, "GOMP_SPINCOUNT": str(policy.spins)}) as process:
         for line in process.stdout:
-            event = json.loads(line)
-            if event.get("event") == "token" and event["run"] == 1:
+            if '"event":"token"' in line and json.loads(line)["run"] == 1:
                 times.append(time.monotonic())
         errors = process.stderr.read()
         if process.wait(timeout=_PATIENCE_S) != 0 or len(times) < 2:
@@ -60,7 +60,10 @@ def measure(policy, model, n_tokens, cores):
     for load in (None, "hog", "video"):
         busy = Load(load, cores if load == "hog" else 1) if load else None
         times = generate(policy, model, n_tokens)
-        samples = busy.end() if busy else None
+        samples = None
+        if busy:
+            time.sleep(_LAST_S)  # for a sample after the last token
+            samples = busy.end()
         found[f"{load or 'alone'}_s"] = (times[-1] - times[0]) / (len(times) - 1)
         if load == "hog":
             found["hog_rate"] = rate(samples, times[0], times[-1])
@@ -74,9 +77,11 @@ def undisturbed(cores):
     found = {}
     for load in ("hog", "video"):
         busy = Load(load, cores if load == "hog" else 1)
+        time.sleep(_LAST_S)
         begin = time.monotonic()
         time.sleep(_SETTLE_S)
         end = time.monotonic()
+        time.sleep(_LAST_S)
         found[load] = rate(busy.end(), begin, end) if load == "hog" else late(busy.end(), begin, end)
     return found
 

@@ -1,7 +1,9 @@
 """Programs that a machine is busy with, as processes of their own: run by name, they print a line for each 20 ms."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 
 FRAME_S = 1 / 60
@@ -52,30 +54,36 @@ class Load:
     """Processes of one of the above; their samples lie between two times of time.monotonic()."""
 
     def __init__(self, name, count):
-        self._processes = [subprocess.Popen([sys.executable, "-B", "-m", "busy.loads", name], stdout=subprocess.PIPE, text=True)
-                           for _ in range(count)]
-        for process in self._processes:
-            process.stdout.readline()  # it runs
+        # A pipe that nobody reads would stop them.
+        self._files = [tempfile.TemporaryFile("w+") for _ in range(count)]
+        self._processes = [subprocess.Popen([sys.executable, "-B", "-m", "busy.loads", name], stdout=file, text=True)
+                           for file in self._files]
+        for file, process in zip(self._files, self._processes):
+            while os.fstat(file.fileno()).st_size == 0 and process.poll() is None:
+                time.sleep(_REPORT_S)
 
     def end(self):
         """All samples, by process."""
         samples = []
-        for process in self._processes:
+        for file, process in zip(self._files, self._processes):
             process.terminate()
-        for process in self._processes:
-            text, _ = process.communicate(timeout=30)
-            samples.append([tuple(map(float, line.split())) for line in text.splitlines() if len(line.split()) == 2])
+            process.wait(timeout=30)
+            file.seek(0)
+            samples.append([tuple(map(float, line.split())) for line in file if len(line.split()) == 2 and line[-1] == "\n"])
+            file.close()
         return samples
 
 
 def rate(samples, begin, end):
-    """Loops a second of all hogs together."""
+    """Loops a second of all hogs together, from the last sample before to the first one after."""
     total = 0.0
     for of_one in samples:
-        inside = [(at, done) for at, done in of_one if begin <= at <= end]
-        if len(inside) < 2:
-            raise RuntimeError("a restless program did not run while it was looked at")
-        total += (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+        before = [sample for sample in of_one if sample[0] <= begin]
+        after = [sample for sample in of_one if sample[0] >= end]
+        if not before or not after:
+            raise RuntimeError("a restless program ended too early or began too late")
+        (first, done_first), (last, done_last) = before[-1], after[0]
+        total += (done_last - done_first) / (last - first)
     return total
 
 
