@@ -170,8 +170,8 @@ void add_demo(CLI::App& app, int& exit) {
       ->check(CLI::Range(1, 16))
       ->capture_default_str();
   verb->add_option("--layer-window", flags->windows,
-                   "layers of each device in a round, or in each one, e.g. 2,1,0/0,1,1/1,0,2 (default: even; "
-                   "also -lw)")
+                   "layers of each device in a round, or in each one, e.g. 2,1,0/0,1,1/1,0,2 (default: even)")
+      ->type_name("N,N,...[/N,N,...]")
       ->excludes("--rounds");
   verb->add_option("-t,--threads", flags->n_threads, "compute threads of each process")
       ->check(CLI::Range(1, 64))
