@@ -14,6 +14,7 @@
 #include "cli/history_file.h"
 #include "cli/line_editor.h"
 #include "cli/typed_message.h"
+#include "compute/window.h"
 
 namespace hearth::cli {
 namespace {
@@ -137,6 +138,7 @@ class Chat {
                        context_is_full(options_.n_ctx, sampling_.context_shift)));
     if (options_.verbose) note(std::format("hearth: {}", describe(done->done.timings)));
     talk_.turns.push_back({"assistant", std::move(done->text), std::move(done->reasoning)});
+    exit_ = kOk;
     return true;
   }
 
@@ -147,9 +149,13 @@ class Chat {
         options_.continues ? prompter_.raw(talk_.joined()) : prompter_.chat(talk_.messages(), thinking);
     if (!prompt) return pass(std::move(prompt));
     AnswerPrinter printer(stdout_is_terminal());
-    auto done = generate_answer(head_, prompter_, std::move(*prompt), options,
-                                [&](const auto& piece) { return put(printer.show(piece)); });
-    if (done) (void)put(printer.end());
+    bool shown = false;
+    auto done = generate_answer(head_, prompter_, std::move(*prompt), options, [&](const auto& piece) {
+      shown = true;
+      return put(printer.show(piece));
+    });
+    // Bright again, also when the ring died in the middle of a thought.
+    if (done || shown) (void)put(printer.end());
     return done;
   }
 
@@ -209,7 +215,15 @@ class Chat {
       talk_.thinking = text == "on";
       return {};
     }
-    return sampling_.set(name, text);
+    SamplingFlags changed = sampling_;
+    HEARTH_TRY_VOID(changed.set(name, text));
+    return take(std::move(changed));
+  }
+
+  Result<> take(SamplingFlags changed) {
+    if (changed.context_shift) HEARTH_TRY_VOID(compute::Window::check_shift(head_.model()));
+    sampling_ = std::move(changed);
+    return {};
   }
 
   Result<> show_settings() const {
@@ -230,7 +244,14 @@ class Chat {
     if (path.empty()) return fail(ErrorCode::kInvalidArgument, "/save needs the name of a file");
     std::error_code ignored;
     const bool was_there = std::filesystem::exists(path, ignored);
-    HEARTH_TRY_VOID(save_conversation(path, {talk_, sampling_}, options_.model));
+    if (was_there &&
+        (!std::filesystem::is_regular_file(path, ignored) || !load_conversation(path, sampling_)))
+      return fail(ErrorCode::kInvalidArgument,
+                  "{} is there and holds no conversation; choose another name, or remove it first",
+                  safe_for_terminal(path));
+    // What a link names is replaced, not the link.
+    const std::string target = was_there ? std::filesystem::canonical(path, ignored).string() : path;
+    HEARTH_TRY_VOID(save_conversation(target, {talk_, sampling_}, options_.model));
     note(std::format("{} {}.", was_there ? "Replaced" : "Saved as", safe_for_terminal(path)));
     return {};
   }
@@ -238,11 +259,13 @@ class Chat {
   Result<> load(const std::string& path) {
     if (path.empty()) return fail(ErrorCode::kInvalidArgument, "/load needs the name of a file");
     HEARTH_TRY(SavedConversation loaded, load_conversation(path, sampling_));
+    HEARTH_TRY_VOID(take(std::move(loaded.sampling)));
     talk_ = std::move(loaded.conversation);
-    sampling_ = std::move(loaded.sampling);
     note(std::format("Loaded {} message{}.", talk_.turns.size(), talk_.turns.size() == 1 ? "" : "s"));
     // A question without answer: the next thing typed would be the second one.
-    if (!talk_.turns.empty() && talk_.turns.back().role == "user") regenerate();
+    const auto ends_with_question = [&] { return !talk_.turns.empty() && talk_.turns.back().role == "user"; };
+    if (ends_with_question()) regenerate();
+    if (ends_with_question()) talk_.turns.pop_back();  // it was left out
     return {};
   }
 

@@ -30,7 +30,7 @@ struct Flags {
   bool no_chat = false;
   std::string reasoning = "auto";
   std::vector<std::string> stops;
-  std::string grammar, grammar_file, json_schema;
+  std::optional<std::string> grammar, grammar_file, json_schema;
   bool no_history = false;
 };
 
@@ -59,10 +59,18 @@ Result<std::optional<std::string>> prompt_text(const Flags& flags) {
 
 // What every answer must match; "": anything.
 Result<std::string> grammar_of(const Flags& flags) {
-  if (!flags.grammar.empty()) return flags.grammar;
-  if (!flags.grammar_file.empty()) return read_file(flags.grammar_file, "grammar file");
-  if (flags.json_schema.empty()) return "";
-  std::string schema = flags.json_schema;
+  if (flags.grammar || flags.grammar_file) {
+    std::string grammar = flags.grammar.value_or("");
+    if (flags.grammar_file) {
+      HEARTH_TRY(grammar, read_file(*flags.grammar_file, "grammar file"));
+    }
+    if (grammar.find_first_not_of(" \t\r\n") == std::string::npos)
+      return fail(ErrorCode::kInvalidArgument, "{}: expected a grammar, got nothing",
+                  flags.grammar ? "--grammar" : "--grammar-file");
+    return grammar;
+  }
+  if (!flags.json_schema) return "";
+  std::string schema = *flags.json_schema;
   if (schema.starts_with('@')) {
     HEARTH_TRY(schema, read_file(schema.substr(1), "schema file"));
   }
@@ -99,14 +107,21 @@ int answer(node::HeadNode& head, const Prompter& prompter, const ChatOptions& op
   const auto how = answer_options(options.start.sampling, options);
   if (!how) return report(how.error());
   AnswerPrinter printer(stdout_is_terminal());
-  const auto answered = generate_answer(head, prompter, std::move(*prompt), *how,
-                                        [&](const auto& piece) { return put(printer.show(piece)); });
+  bool shown = false;
+  const auto answered = generate_answer(head, prompter, std::move(*prompt), *how, [&](const auto& piece) {
+    shown = true;
+    return put(printer.show(piece));
+  });
+  if (answered || shown) (void)put(printer.end());  // finish_output() tells when it was not taken
   if (!answered) return report(answered.error());
-  (void)put(printer.end());  // finish_output() tells when it was not taken
   std::fprintf(stderr, "hearth: %s\n", describe(answered->done.timings).c_str());
   if (answered->done.reason == node::FinishReason::kContextFull) {
     std::fprintf(stderr, "hearth: %s\n",
                  context_is_full(options.n_ctx, options.start.sampling.context_shift).c_str());
+    return kError;
+  }
+  if (answered->done.reason == node::FinishReason::kLength && !options.grammar.empty()) {
+    std::fprintf(stderr, "hearth: the answer ended at the most tokens (-n) before it matched as a whole\n");
     return kError;
   }
   return answered->done.reason == node::FinishReason::kStopped && interrupts() > 0 ? kInterrupted : kOk;

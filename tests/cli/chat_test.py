@@ -177,6 +177,10 @@ class Chat(Base):
         self.assertIn("no JSON", other.say(f"/load {self.folder}/broken.json"))
         talk = json.loads(file.read_text())
         self.assertEqual(talk["settings"]["temp"], 0)
+        other_file = self.folder / "precious.txt"
+        other_file.write_text("nothing to do with it")
+        self.assertIn("holds no conversation", other.say(f"/save {other_file}").replace("\n", " "))
+        self.assertEqual(other_file.read_text(), "nothing to do with it")
         del talk["messages"][2:]
         file.write_text(json.dumps(talk))
         self.assertIn("Loaded 2 messages.", other.say(f"/load {file}"))
@@ -265,6 +269,10 @@ class Answers(Base):
                 self.assertRegex(friend, "^[A-Z][a-z]{1,6}$")
         self.assertIn("--json-schema: #/not: the keyword cannot be used",
                       self.run_once("-p", "x", "--json-schema", '{"not": {}}', code=EXIT_USAGE).stderr)
+        self.assertIn("--grammar: expected a grammar, got nothing", self.run_once("-p", "x", "--grammar", " ", code=EXIT_USAGE).stderr)
+        self.assertIn("--json-schema: ", self.run_once("-p", "x", "-j", "", code=EXIT_USAGE).stderr)
+        cut = self.run_once("-p", "x", "-j", '{"type": "string", "minLength": 500}', "-n", "8", code=1)
+        self.assertIn("the answer ended at the most tokens (-n) before it matched as a whole", cut.stderr)
         self.assertIn("cannot read the schema file", self.run_once("-p", "x", "-j", "@/no/file", code=EXIT_USAGE).stderr)
 
     def test_grammar(self):
