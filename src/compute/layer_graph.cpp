@@ -200,7 +200,6 @@ Builder::Choice Builder::choose_experts(ggml_tensor* x) const {
                                     std::numeric_limits<float>::infinity()));
     weights = ggml_reshape_3d(ctx, weights, 1, n_used, n_rows);
   }
-  if (p.expert_weights_scale != 0) weights = scaled(weights, p.expert_weights_scale);
   return {.experts = chosen, .weights = now(weights)};
 }
 

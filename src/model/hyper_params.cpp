@@ -257,7 +257,6 @@ Result<> read_experts(const gguf::File& file, const Reader& reader, const ArchTr
                params.n_ff == 0 ? reader.count("expert_shared_feed_forward_length", kMaxFf)
                                 : reader.count_or("expert_shared_feed_forward_length", kMaxFf, params.n_ff));
   }
-  HEARTH_TRY(params.expert_weights_scale, number_or(file, reader, "expert_weights_scale", 0));
   return reader.must_be_off("expert_group_count", "experts in groups");
 }
 
@@ -277,6 +276,7 @@ Result<> read_scales(const gguf::File& file, const Reader& reader, const ArchTra
   }
   if (arch.may_cap_logits) {
     HEARTH_TRY(const float cap, number_or(file, reader, "final_logit_softcapping", arch.logit_cap));
+    params.logit_cap = 0;
     if (cap != 0) {
       HEARTH_TRY(params.logit_cap, reader.positive("final_logit_softcapping", cap));
     }

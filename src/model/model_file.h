@@ -68,9 +68,8 @@ struct HyperParams {
 
   std::uint32_t n_expert = 0;  // 0: feed-forward is dense
   std::uint32_t n_expert_used = 0;
-  std::uint32_t n_ff_exp = 0;      // of an expert
-  std::uint32_t n_ff_shared = 0;   // of the expert that all tokens go to; 0: there is none
-  float expert_weights_scale = 0;  // 0, 1: none
+  std::uint32_t n_ff_exp = 0;     // of an expert
+  std::uint32_t n_ff_shared = 0;  // of the expert that all tokens go to; 0: there is none
 
   float embedding_scale = 1;
   float attention_scale = 0;  // of queries times keys

@@ -258,6 +258,10 @@ TEST(ModelFile, Gemma2) {
   EXPECT_EQ(other->params().n_swa, 100U);
   EXPECT_THAT(other->params().sliding, ElementsAre(false, true));
   EXPECT_EQ(other->params().logit_cap, 20.0F);
+  tiny.set(tiny.f32("final_logit_softcapping", 0));
+  const auto uncapped = read(tiny);
+  ASSERT_TRUE(uncapped) << uncapped.error().message;
+  EXPECT_EQ(uncapped->params().logit_cap, 0.0F);
   // 100 tokens back for each of 2 sequences, and a batch of 64: 264, padded to 512; never more than all.
   EXPECT_EQ(other->params().kv_cells(1, 1024, 64, 2, 256), 512U);
   EXPECT_EQ(other->params().kv_cells(1, 256, 64, 2, 256), 256U);
