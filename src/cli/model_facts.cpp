@@ -13,8 +13,6 @@
 namespace hearth::cli {
 namespace {
 
-// Types of KV caches and their names on the command line.
-
 std::optional<std::uint32_t> layer_of(std::string_view name) {
   if (!name.starts_with("blk.")) return std::nullopt;
   name.remove_prefix(4);

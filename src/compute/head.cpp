@@ -185,9 +185,7 @@ Result<> Head::Impl::build_output(GraphSet& set, std::int64_t n_rows) {
 ggml_tensor* Head::Impl::finished(ggml_context* ctx, ggml_tensor* out) const {
   const model::HyperParams& p = model.params();
   if (p.logit_scale != 1.0F) out = ggml_scale_inplace(ctx, out, p.logit_scale);
-  if (p.logit_cap == 0) return out;
-  out = ggml_tanh_inplace(ctx, ggml_scale_inplace(ctx, out, 1.0F / p.logit_cap));
-  return ggml_scale_inplace(ctx, out, p.logit_cap);
+  return soft_cap(ctx, out, p.logit_cap);
 }
 
 Result<> Head::Impl::run(GraphSet& set, model::SegmentId segment) {

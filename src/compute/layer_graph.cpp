@@ -82,13 +82,21 @@ int rope_mode(model::RopeKind kind) {
   return kind == model::RopeKind::kHalves ? GGML_ROPE_TYPE_NEOX : GGML_ROPE_TYPE_NORMAL;
 }
 
+// RoPE of x [head_dim_k, n_heads, n] at positions i32 [n]; `rope_ext` is ggml's of that name, or the one in
+// place. `factors`: nullptr where there are none.
+ggml_tensor* turned(ggml_context* ctx, const model::ModelFile& model, const model::Rope& r,
+                    decltype(ggml_rope_ext)* rope_ext, ggml_tensor* x, ggml_tensor* positions,
+                    ggml_tensor* factors) {
+  const HyperParams& p = model.params();
+  return rope_ext(ctx, x, positions, factors, static_cast<int>(p.n_rot), rope_mode(model.arch().rope),
+                  static_cast<int>(p.n_ctx_orig), r.freq_base, r.freq_scale, r.ext_factor, r.attn_factor,
+                  p.yarn_beta_fast, p.yarn_beta_slow);
+}
+
 ggml_tensor* Builder::rope(ggml_tensor* x) const {
   const model::Rope r = p.rope(options.layer);
   if (!r.is_on) return x;
-  const Role role = rope_factors(model, options.n_ctx);
-  return ggml_rope_ext(ctx, x, in.positions, w[role], static_cast<int>(p.n_rot), rope_mode(model.arch().rope),
-                       static_cast<int>(p.n_ctx_orig), r.freq_base, r.freq_scale, r.ext_factor, r.attn_factor,
-                       p.yarn_beta_fast, p.yarn_beta_slow);
+  return turned(ctx, model, r, ggml_rope_ext, x, in.positions, w[rope_factors(model, options.n_ctx)]);
 }
 
 // Each step of all three before the next one: so the nodes read the weights in the order of model::Role, and
@@ -125,10 +133,11 @@ Builder::Projected Builder::project_fused(ggml_tensor* x) const {
           .v = ggml_view_2d(ctx, qkv, p.n_embd_v(), n_tokens, row, at_v)};
 }
 
-// The first n_kv cells of a KV tensor as [head_dim, n_head_kv, n_kv].
+// n cells of a KV tensor from `first` on, as [head_dim, n_head_kv, n].
 ggml_tensor* cached(ggml_context* ctx, ggml_tensor* kv, std::int64_t head_dim, std::int64_t n_head_kv,
-                    std::int64_t n_kv) {
-  return ggml_view_3d(ctx, kv, head_dim, n_head_kv, n_kv, ggml_row_size(kv->type, head_dim), kv->nb[1], 0);
+                    std::int64_t n, std::int64_t first = 0) {
+  return ggml_view_3d(ctx, kv, head_dim, n_head_kv, n, ggml_row_size(kv->type, head_dim), kv->nb[1],
+                      static_cast<std::size_t>(first) * kv->nb[1]);
 }
 
 // softmax(q k^T * scale + mask) v, for q [head_dim, n_head, n_tokens] -> [n_head * head_dim_v, n_tokens].
@@ -151,7 +160,7 @@ ggml_tensor* Builder::attention(ggml_tensor* q) const {
   }
   ggml_tensor* scores = ggml_mul_mat(ctx, k, q);
   ggml_prec_set_acc(scores, GGML_PREC_F32);
-  if (p.attention_cap > 0) scores = soft_cap(ctx, scores, p.attention_cap);
+  scores = soft_cap(ctx, scores, p.attention_cap);
   scores = ggml_soft_max_ext(ctx, scores, in.mask, scale, 0.0F);
   ggml_soft_max_add_sinks(scores, sinks);
   ggml_tensor* out = ggml_mul_mat(ctx, ggml_cont(ctx, ggml_transpose(ctx, v)), scores);
@@ -239,7 +248,9 @@ ggml_tensor* rms_norm(ggml_context* ctx, ggml_tensor* x, ggml_tensor* weight, fl
 }
 
 ggml_tensor* soft_cap(ggml_context* ctx, ggml_tensor* x, float cap) {
-  return ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, x, 1.0F / cap)), cap);
+  if (cap == 0) return x;
+  x = ggml_tanh_inplace(ctx, ggml_scale_inplace(ctx, x, 1.0F / cap));
+  return ggml_scale_inplace(ctx, x, cap);
 }
 
 Role rope_factors(const model::ModelFile& model, std::uint32_t n_ctx) {
@@ -274,7 +285,7 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
     x = ggml_get_rows(ctx, x, in.out_rows);
     residual = ggml_get_rows(ctx, residual, in.out_rows);
   }
-  if (model.arch().norms != model::Norms::kBefore) x = b.normed(x, Role::kAttnPostNorm);
+  x = b.normed(x, Role::kAttnPostNorm);
   residual = ggml_add(ctx, b.scaled(x, p.residual_scale), residual);
 
   // Feed-forward.
@@ -285,7 +296,7 @@ ggml_tensor* build_layer(ggml_context* ctx, ggml_cgraph* graph, const model::Mod
   } else {
     x = model.arch().fused ? b.fused_dense(x) : b.dense(x, Role::kFfnGate, Role::kFfnUp, Role::kFfnDown);
   }
-  if (model.arch().norms != model::Norms::kBefore) x = b.normed(x, Role::kFfnPostNorm);
+  x = b.normed(x, Role::kFfnPostNorm);
   return b.now(ggml_add(ctx, b.scaled(x, p.residual_scale), residual));
 }
 
@@ -293,21 +304,16 @@ ggml_tensor* build_key_shift(ggml_context* ctx, const model::ModelFile& model, s
                              ggml_tensor* k, std::int64_t first, ggml_tensor* deltas,
                              ggml_tensor* rope_factors, ggml_tensor* rotation) {
   const HyperParams& p = model.params();
-  const model::Rope r = p.rope(layer);
+  model::Rope r = p.rope(layer);
   HEARTH_CHECK(r.is_on, "keys without RoPE do not turn");
   // The keys have their length already; ggml would change it once more.
-  const float attn_factor = r.ext_factor == 0 ? 1.0F : 1.0F / (1.0F + 0.1F * std::log(1.0F / r.freq_scale));
-  ggml_tensor* keys =
-      ggml_view_3d(ctx, k, p.head_dim_k, p.n_head_kv, deltas->ne[0], ggml_row_size(k->type, p.head_dim_k),
-                   k->nb[1], static_cast<std::size_t>(first) * k->nb[1]);
-  const auto turned = [&](ggml_tensor* x, auto rope_ext) {
-    return rope_ext(ctx, x, deltas, rope_factors, static_cast<int>(p.n_rot), rope_mode(model.arch().rope),
-                    static_cast<int>(p.n_ctx_orig), r.freq_base, r.freq_scale, r.ext_factor, attn_factor,
-                    p.yarn_beta_fast, p.yarn_beta_slow);
-  };
-  if (!ggml_is_quantized(k->type)) return turned(keys, ggml_rope_ext_inplace);
+  r.attn_factor = r.ext_factor == 0 ? 1.0F : 1.0F / (1.0F + 0.1F * std::log(1.0F / r.freq_scale));
+  ggml_tensor* keys = cached(ctx, k, p.head_dim_k, p.n_head_kv, deltas->ne[0], first);
+  if (!ggml_is_quantized(k->type))
+    return turned(ctx, model, r, ggml_rope_ext_inplace, keys, deltas, rope_factors);
   ggml_tensor* x = rotated(ctx, ggml_cast(ctx, keys, GGML_TYPE_F32), rotation);
-  return ggml_cpy(ctx, rotated(ctx, turned(x, ggml_rope_ext), rotation), keys);
+  x = turned(ctx, model, r, ggml_rope_ext, x, deltas, rope_factors);
+  return ggml_cpy(ctx, rotated(ctx, x, rotation), keys);
 }
 
 }  // namespace hearth::compute

@@ -82,7 +82,7 @@ struct BatchInputs {
 // Which of a layer's tensors has the RoPE factors for contexts of n_ctx tokens; it may have none.
 [[nodiscard]] model::Role rope_factors(const model::ModelFile& model, std::uint32_t n_ctx);
 
-// cap * tanh(x / cap).
+// cap * tanh(x / cap), in place; x as it is where the cap is 0.
 [[nodiscard]] ggml_tensor* soft_cap(ggml_context* ctx, ggml_tensor* x, float cap);
 
 // RMS norm with weights: x / rms(x) * weight.

@@ -18,12 +18,6 @@ std::size_t aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-std::uint32_t cells_of_sliding_layers(const model::HyperParams& p, const ScratchOptions& options) {
-  for (std::uint32_t il = 0; il < p.n_layer; ++il)
-    if (p.is_sliding(il)) return layer_cells(p, il, options);
-  return 0;
-}
-
 // A layer's parts at their smallest.
 std::vector<residency::Part> largest_parts(const model::ModelFile& model, std::uint32_t il,
                                            const ScratchOptions& options) {
@@ -56,13 +50,19 @@ std::uint32_t layer_cells(const model::HyperParams& params, std::uint32_t il, co
   return params.kv_cells(il, options.n_cells, options.n_ubatch, options.n_seq, kCellPadding);
 }
 
+std::uint32_t sliding_cells(const model::HyperParams& params, const ScratchOptions& options) {
+  for (std::uint32_t il = 0; il < params.n_layer; ++il)
+    if (params.is_sliding(il)) return layer_cells(params, il, options);
+  return 0;
+}
+
 Result<std::unique_ptr<Scratch>> Scratch::create(Backend& backend, const model::ModelFile& model,
                                                  const ScratchOptions& options) {
   HEARTH_CHECK(options.n_cells % kCellPadding == 0 && options.n_cells > 0 && options.n_ubatch > 0);
   std::unique_ptr<Scratch> scratch(new Scratch(backend, options));
   const std::size_t n = options.n_ubatch, n_cells = options.n_cells, n_embd = model.params().n_embd;
   const std::size_t mask_value = options.flash_attention ? sizeof(ggml_fp16_t) : sizeof(float);
-  const std::size_t n_sliding = scratch->n_sliding_cells_ = cells_of_sliding_layers(model.params(), options);
+  const std::size_t n_sliding = scratch->n_sliding_cells_ = compute::sliding_cells(model.params(), options);
   const KvRotation rotation = kv_rotation(model.params(), options.kv_type);
   scratch->rotation_ = rotation;
   const std::array<std::size_t, 10> sizes = {n * n_embd * sizeof(float),

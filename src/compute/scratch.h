@@ -116,5 +116,7 @@ class Scratch {
 // KV cells of layer il of a window of a Scratch with these options.
 [[nodiscard]] std::uint32_t layer_cells(const model::HyperParams& params, std::uint32_t il,
                                         const ScratchOptions& options);
+// As layer_cells, of the layers with a sliding window; 0: the model has none.
+[[nodiscard]] std::uint32_t sliding_cells(const model::HyperParams& params, const ScratchOptions& options);
 
 }  // namespace hearth::compute

@@ -243,19 +243,19 @@ Result<> read_experts(const gguf::File& file, const Reader& reader, const ArchTr
   if (params.n_expert_used > params.n_expert)
     return fail(ErrorCode::kInvalidFile, "key {} is {}, but there are {} experts",
                 reader.shown("expert_used_count"), params.n_expert_used, params.n_expert);
+  const auto width = [&](std::string_view key, std::uint32_t otherwise) {
+    return otherwise == 0 ? reader.count(key, kMaxFf) : reader.count_or(key, kMaxFf, otherwise);
+  };
   // As libllama: llama's experts have the dense width, others an own one or their share of it.
   const std::uint32_t usual =
       arch.experts == Presence::kOptional ? params.n_ff : params.n_ff / params.n_expert_used;
   if (usual == 0 || arch.experts == Presence::kYes) {
-    HEARTH_TRY(params.n_ff_exp, usual == 0 ? reader.count("expert_feed_forward_length", kMaxFf)
-                                           : reader.count_or("expert_feed_forward_length", kMaxFf, usual));
+    HEARTH_TRY(params.n_ff_exp, width("expert_feed_forward_length", usual));
   } else {
     params.n_ff_exp = usual;
   }
   if (arch.shared_expert) {
-    HEARTH_TRY(params.n_ff_shared,
-               params.n_ff == 0 ? reader.count("expert_shared_feed_forward_length", kMaxFf)
-                                : reader.count_or("expert_shared_feed_forward_length", kMaxFf, params.n_ff));
+    HEARTH_TRY(params.n_ff_shared, width("expert_shared_feed_forward_length", params.n_ff));
   }
   return reader.must_be_off("expert_group_count", "experts in groups");
 }

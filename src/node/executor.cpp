@@ -140,11 +140,9 @@ plan::GroupNeeds group_needs(const model::HyperParams& params, std::uint32_t n_u
                              std::uint32_t n_seq, bool in_ring) {
   const std::uint64_t least = 2ULL * n_ubatch;
   // Each batch's table of the layers with a sliding window, shared out to its tokens.
-  std::uint64_t table = 0;
-  for (std::uint32_t il = 0; il < params.n_layer && table == 0; ++il)
-    if (params.is_sliding(il))
-      table = compute::CellTable::bytes(
-          compute::layer_cells(params, il, {.n_cells = n_cells, .n_ubatch = n_ubatch, .n_seq = n_seq}));
+  const std::uint32_t sliding =
+      compute::sliding_cells(params, {.n_cells = n_cells, .n_ubatch = n_ubatch, .n_seq = n_seq});
+  const std::uint64_t table = sliding == 0 ? 0 : compute::CellTable::bytes(sliding);
   return {.least_tokens = least,
           .most_tokens = std::min(std::uint64_t{max_group(in_ring)} * n_ubatch,
                                   std::max(least, std::uint64_t{n_cells} + n_ubatch)),

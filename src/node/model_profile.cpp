@@ -18,14 +18,6 @@ using model::SegmentId;
 // What buffers need besides, roughly.
 constexpr std::uint64_t kSmallBuffers = 4ULL << 20;
 
-// KV cells of a layer with a sliding window.
-std::uint32_t sliding_cells(const model::HyperParams& p, std::uint32_t n_cells, std::uint32_t n_ubatch,
-                            std::uint32_t n_seq) {
-  const auto il = static_cast<std::uint32_t>(std::ranges::find(p.sliding, true) - p.sliding.begin());
-  if (il == p.sliding.size()) return 0;
-  return compute::layer_cells(p, il, {.n_cells = n_cells, .n_ubatch = n_ubatch, .n_seq = n_seq});
-}
-
 // Hidden rows, mask and activations of the largest batch, frames, on the head the logits: a generous
 // estimate, the exact number comes with loading. Without flash attention each head's scores are in memory,
 // and a layer's values.
@@ -34,12 +26,14 @@ std::uint64_t buffer_bytes(const model::HyperParams& p, const ModelRequest& requ
   // The widest rows: of feed-forward, or of all experts that a token goes to.
   const std::uint64_t of_experts = p.n_expert_used * (std::uint64_t{p.n_ff_exp} + p.n_embd) + p.n_ff_shared;
   const std::uint64_t wide = p.n_expert == 0 ? p.n_ff : of_experts;
-  const std::uint64_t masks =
-      n_cells + (p.sliding.empty() ? 0 : sliding_cells(p, n_cells, n_ubatch, request.n_seq));
+  const compute::ScratchOptions options = {.n_cells = n_cells,
+                                           .n_ubatch = n_ubatch,
+                                           .n_seq = request.n_seq,
+                                           .flash_attention = request.flash_attention};
+  const std::uint64_t masks = n_cells + compute::sliding_cells(p, options);
   std::uint64_t bytes = n_ubatch * (masks * 4ULL + 16ULL * (p.n_embd + wide));
   if (!request.flash_attention) bytes += 4ULL * n_cells * (std::uint64_t{n_ubatch} * p.n_head + p.n_embd_v());
-  bytes += compute::Scratch::work_bytes(
-      p, {.n_cells = n_cells, .n_ubatch = n_ubatch, .flash_attention = request.flash_attention}, 1);
+  bytes += compute::Scratch::work_bytes(p, options, 1);
   if (request.n_devices > 1)
     bytes += kLeastFrames * wire::hidden_bytes(wire::HiddenEncoding::kF32, n_ubatch, p.n_embd);
   if (head) bytes += 4ULL * request.max_outputs * p.n_vocab;

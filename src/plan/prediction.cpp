@@ -108,8 +108,7 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   }
   if (use.n_visits == 0) return share;
   use.weight_bytes = static_cast<std::uint64_t>(all.cpu + all.gpu + all.output);
-  for (const Step& step : plan.steps)
-    if (step.device == m) use.kv_bytes += model.kv_bytes_of(step.layers);
+  use.kv_bytes = model.kv_bytes_of(plan, m);
   use.buffer_bytes = model.buffer_bytes(batch, m, plan.steps_of(m).size());
 
   std::uint64_t kv_in_memory = use.kv_bytes;

@@ -33,6 +33,13 @@ std::uint64_t ModelProfile::kv_bytes_of(LayerRange layers) const {
   return bytes;
 }
 
+std::uint64_t ModelProfile::kv_bytes_of(const Plan& plan, std::size_t m) const {
+  std::uint64_t bytes = 0;
+  for (const Step& step : plan.steps)
+    if (step.device == m) bytes += kv_bytes_of(step.layers);
+  return bytes;
+}
+
 const BatchNeeds& ModelProfile::batch_of(std::uint32_t n_tokens) const {
   const auto found = std::ranges::find(batches, n_tokens, &BatchNeeds::n_tokens);
   HEARTH_CHECK(found != batches.end());

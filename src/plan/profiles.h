@@ -99,6 +99,7 @@ struct ModelProfile {
   [[nodiscard]] std::uint32_t n_layer() const { return static_cast<std::uint32_t>(layer_bytes.size()); }
   [[nodiscard]] std::uint64_t weight_bytes() const;  // of all layers and the output head
   [[nodiscard]] std::uint64_t kv_bytes_of(LayerRange layers) const;
+  [[nodiscard]] std::uint64_t kv_bytes_of(const Plan& plan, std::size_t m) const;  // of device m's layers
   // The one of `batches` with so many tokens; there is one.
   [[nodiscard]] const BatchNeeds& batch_of(std::uint32_t n_tokens) const;
   // Of device m with so many windows: buffers, and tables, of which the head has one more.

@@ -85,9 +85,7 @@ std::unexpected<Error> share_does_not_fit(const RingProfile& ring, const Plan& p
   const BatchNeeds& batch = ring.model.batches.back();
   const std::uint64_t slots = ring.model.parts.least_slots();
   for (std::uint16_t m = 0; m < ring.devices.size(); ++m) {
-    std::uint64_t kv = 0;
-    for (const Step& step : plan.steps)
-      if (step.device == m) kv += ring.model.kv_bytes_of(step.layers);
+    const std::uint64_t kv = ring.model.kv_bytes_of(plan, m);
     const std::uint64_t buffers = ring.model.buffer_bytes(batch, m, plan.steps_of(m).size());
     if (ring.devices[m].memory_bytes >= buffers + kv + slots) continue;
     return fail(

@@ -9,6 +9,7 @@
 #include "base/median.h"
 #include "base/os_cpu.h"
 #include "base/units.h"
+#include "compute/kv_storage.h"
 #include "compute/scratch.h"
 #include "compute/window.h"
 #include "plan/plan.h"
@@ -31,6 +32,8 @@ constexpr double kSmallSpread = 0.005;
 
 // Of the time, so much is left to passes however long loading took: one part of four.
 constexpr int kLeastForPasses = 4;
+
+constexpr wire::KvType kKvType = wire::KvType::kF16;
 
 constexpr std::uint64_t kLeastWeights = std::uint64_t{64} << 20, kMostWeights = std::uint64_t{1} << 30;
 // Caches do not forget strictly in turn: of twice their size they would still serve a good part.
@@ -75,11 +78,6 @@ std::uint32_t layers_wanted(const model::ModelFile& model, std::uint64_t weight_
   return std::min(std::max(n, is_mix ? 2U : 1U), n_layer);
 }
 
-std::uint64_t kv_bytes(const model::HyperParams& params, std::uint32_t n_layers, std::uint32_t n_cells) {
-  constexpr std::uint64_t kValueBytes = 2;  // f16
-  return std::uint64_t{n_layers} * n_cells * (params.n_embd_k() + params.n_embd_v()) * kValueBytes;
-}
-
 // What fits: the counts, the buffers for the largest of them, and the layers.
 struct Setup {
   std::vector<std::uint32_t> tokens;
@@ -105,7 +103,8 @@ Result<Setup> fit(const model::ModelFile& model, compute::Backend& backend, cons
     if (!scratch) continue;
     const std::uint64_t buffers =
         (*scratch)->bytes() +
-        tokens.size() * (kv_bytes(model.params(), n_wanted, n_cells) + compute::Window::table_bytes(n_cells));
+        tokens.size() * (compute::KvStorage::bytes(model.params(), n_wanted, kKvType, n_cells) +
+                         compute::Window::table_bytes(n_cells));
     const std::uint64_t room = options.memory_bytes - std::min(options.memory_bytes, buffers);
     std::optional<plan::LayerRange> layers;
     for (std::uint32_t n = n_wanted; n > 0 && !layers; --n)
@@ -191,8 +190,7 @@ Result<std::vector<PassRate>> measure_compute(const model::ModelFile& model, com
       const double pass_s = before.pass_s * bytes / before.bytes * n_tokens / before.n_tokens;
       if (2 * pass_s > left_s() / 2) break;
     }
-    HEARTH_TRY(auto window,
-               compute::Window::create(*setup.scratch, model, layers, *weights, wire::KvType::kF16));
+    HEARTH_TRY(auto window, compute::Window::create(*setup.scratch, model, layers, *weights, kKvType));
     Count& count =
         counts.emplace_back(Count{.n_tokens = n_tokens, .window = std::move(window), .bytes = bytes});
     HEARTH_TRY_VOID(go_on(count));

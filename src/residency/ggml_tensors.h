@@ -58,27 +58,7 @@ using BufferPtr = std::unique_ptr<ggml_backend_buffer, FreeBuffer>;
 
 // Whether the tensor is the left side of a matrix multiplication (only those have repacked layouts).
 [[nodiscard]] inline bool is_matrix(model::Role role) {
-  switch (role) {
-    case model::Role::kOutput:
-    case model::Role::kAttnQkv:
-    case model::Role::kAttnQ:
-    case model::Role::kAttnK:
-    case model::Role::kAttnV:
-    case model::Role::kAttnOutput:
-    case model::Role::kFfnGate:
-    case model::Role::kFfnUp:
-    case model::Role::kFfnDown:
-    case model::Role::kRouter:
-    case model::Role::kExpertsGate:
-    case model::Role::kExpertsUp:
-    case model::Role::kExpertsDown:
-    case model::Role::kSharedGate:
-    case model::Role::kSharedUp:
-    case model::Role::kSharedDown:
-      return true;
-    default:
-      return false;
-  }
+  return !model::is_vector(role) && role != model::Role::kTokenEmbedding;
 }
 
 }  // namespace hearth::residency

@@ -207,7 +207,7 @@ void set_architecture_keys(gguf_context* to, const SynthSpec& spec, const Planne
 }  // namespace
 
 Result<Metadata> make_metadata(const SynthSpec& spec) {
-  Metadata result{.gguf = GgufPtr(gguf_init_empty())};
+  Metadata result{.gguf = GgufPtr(gguf_init_empty()), .model = {}};
   gguf_context* gguf = result.gguf.get();
 
   Vocabulary vocabulary;
@@ -233,9 +233,8 @@ Result<Metadata> make_metadata(const SynthSpec& spec) {
   if (!vocabulary.scores.empty()) {
     gguf_set_arr_data(gguf, "tokenizer.ggml.scores", GGUF_TYPE_FLOAT32, vocabulary.scores.data(), n_vocab);
   }
-  HEARTH_TRY(const PlannedModel planned, plan_model(spec, n_vocab));
-  set_architecture_keys(gguf, spec, planned);
-  result.n_vocab = n_vocab;
+  HEARTH_TRY(result.model, plan_model(spec, n_vocab));
+  set_architecture_keys(gguf, spec, result.model);
   return result;
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "synth/synth.h"
+#include "synth/tensor_plan.h"
 
 namespace hearth::synth {
 
@@ -18,8 +19,8 @@ struct GgufDeleter {
 using GgufPtr = std::unique_ptr<gguf_context, GgufDeleter>;
 
 struct Metadata {
-  GgufPtr gguf;               // keys only, no tensors
-  std::uint32_t n_vocab = 0;  // after padding
+  GgufPtr gguf;        // keys only, no tensors
+  PlannedModel model;  // with the vocabulary after padding
 };
 
 [[nodiscard]] Result<Metadata> make_metadata(const SynthSpec& spec);

@@ -194,8 +194,8 @@ Result<SynthReport> write_model(const SynthSpec& spec, const fs::path& path) {
   // The plan is checked before the tokenizer is read; a vocabulary size does not change what can be wrong.
   HEARTH_TRY_VOID(plan_tensors(spec, 1));
   HEARTH_TRY(Metadata metadata, make_metadata(spec));
-  HEARTH_TRY(const PlannedModel planned, plan_model(spec, metadata.n_vocab));
-  HEARTH_TRY(const std::vector<PlannedTensor> tensors, plan_tensors(spec, metadata.n_vocab));
+  const model::HyperParams params = metadata.model.params;
+  HEARTH_TRY(const std::vector<PlannedTensor> tensors, plan_tensors(spec, params.n_vocab));
   if (spec.split_files > tensors.size()) {
     return fail(ErrorCode::kInvalidArgument, "--split-files is {} but the model has {} tensors",
                 spec.split_files, tensors.size());
@@ -211,7 +211,7 @@ Result<SynthReport> write_model(const SynthSpec& spec, const fs::path& path) {
       spec.pool == Pool::kOn || (spec.pool == Pool::kAuto && report.n_weights >= kPoolFromWeights);
   HEARTH_TRY_VOID(check_space(path, data_bytes));
 
-  RowMaker maker(spec, planned.params.rope_freq_base, report.pooled);
+  RowMaker maker(spec, params.rope_freq_base, report.pooled);
   const std::uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
   TensorWriter writer(maker, spec.n_threads == 0 ? cores : spec.n_threads);
   std::vector<PendingFile> files;
