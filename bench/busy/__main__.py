@@ -37,7 +37,8 @@ class Policy:
 
 def policies(cores):
     usual = [Policy(cores, schedule, 10000) for schedule in ("usual", "batch", "nice 5", "nice 10", "nice 19", "idle")]
-    return usual + [Policy(max(1, cores - 1), "usual", 10000), Policy(cores, "usual", 0), Policy(cores, "usual", 300000)]
+    return usual + [Policy(max(1, cores - 1), "usual", 10000), Policy(cores, "usual", 0), Policy(cores, "usual", 300000),
+                    Policy(cores, "nice 5", 0), Policy(cores, "nice 10", 0)]
 
 
 def generate(policy, model, n_tokens):

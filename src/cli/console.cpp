@@ -11,6 +11,7 @@
 #include "base/os_process.h"
 #include "base/units.h"
 #include "compute/backend.h"
+#include "node/gpu_share.h"
 #include "node/weights.h"
 
 namespace hearth::cli {
@@ -123,6 +124,21 @@ class OptionGroup {
 
 }  // namespace
 
+namespace {
+
+// For the machine's user to choose from; ends the program.
+void list_devices() {
+  std::string text;
+  for (const compute::GpuInfo& gpu : compute::list_gpus())
+    text += std::format("{}: {}, {} of {} free{}\n", gpu.name, gpu.description, format_bytes(gpu.free_bytes),
+                        format_bytes(gpu.total_bytes), gpu.integrated ? ", the machine's memory" : "");
+  if (text.empty()) text = "no GPU: ggml's backend for it (e.g. libggml0-backend-vulkan) or a driver is missing\n";
+  (void)put(text);
+  throw CLI::Success();
+}
+
+}  // namespace
+
 void ModelFlags::add(CLI::App& app) {
   app.add_option("-m,--model", model, "GGUF model file; of a split model the first part")
       ->type_name("FILE.gguf")
@@ -142,6 +158,38 @@ void ModelFlags::add(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)")
       ->type_name("FOLDER");
+  const CLI::Validator layers(
+      [](std::string& given) {
+        return given == "auto" || given == "all" || CLI::Range(0U, node::kAllLayers)(given).empty()
+                   ? std::string()
+                   : std::format("expected a number of layers, auto or all, got '{}'", given);
+      },
+      "{auto,all,N}");
+  app.add_option("--gpu-layers", gpu_layers,
+                 "layers of this device that its GPU computes, the last ones: N, all, or auto, as many as fit; "
+                 "auto leaves a GPU without memory of its own alone")
+      ->check(layers)
+      ->capture_default_str();
+  app.add_option("--device", gpu, "the GPU (default: the first one; --list-devices)")->type_name("NAME");
+  app.add_option("--gpu-memory", gpu_memory,
+                 "most of the GPU's memory that is taken, e.g. 6GiB (default: what is free, but for 256 MiB)")
+      ->type_name("SIZE");
+  app.add_flag_callback("--list-devices", list_devices, "list the GPUs of this device, and do nothing else")
+      ->trigger_on_parse();
+}
+
+Result<node::GpuOptions> ModelFlags::gpu_options() const {
+  node::GpuOptions options;
+  options.device = gpu;
+  if (gpu_layers == "all")
+    options.n_layers = node::kAllLayers;
+  else if (gpu_layers != "auto")
+    options.n_layers = static_cast<std::uint32_t>(std::stoul(gpu_layers));
+  if (gpu_memory.empty()) return options;
+  auto bytes = parse_bytes(gpu_memory);
+  if (!bytes) return fail(ErrorCode::kInvalidArgument, "--gpu-memory: {}", bytes.error().message);
+  options.memory_bytes = *bytes;
+  return options;
 }
 
 residency::WeightOptions ModelFlags::weights(std::function<void(const std::string&)> notice) const {
@@ -270,6 +318,7 @@ Result<node::HeadNodeOptions> RingFlags::head_options(const ModelFlags& model) c
   options.model_path = model.model;
   options.n_threads = model.threads();
   HEARTH_TRY(options.memory_bytes, model.memory_bytes());
+  HEARTH_TRY(options.gpu, model.gpu_options());
   options.weights =
       model.weights([](const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); });
   options.epoch = {.n_ctx = n_ctx,
@@ -408,6 +457,9 @@ std::string describe(const node::RingReport& ring) {
                         ring.plan.devices[device], ring.addresses[device], layers.empty() ? "none" : layers,
                         format_bytes(load.weight_bytes), format_bytes(load.kv_bytes),
                         format_bytes(load.compute_bytes), device == 0 ? "; embedding, output head" : "");
+    if (load.gpu_layers > 0)
+      text += std::format("  {:<12} {:<22} {} of these layers, {}\n", "", "its GPU has", load.gpu_layers,
+                          format_bytes(load.gpu_bytes));
   }
   return text;
 }

@@ -68,9 +68,13 @@ struct ModelFlags {
   std::string memory;           // "", or a size
   std::string pin = "cache";
   std::string cache_dir;
+  std::string gpu_layers = "auto";  // or "all", or a number
+  std::string gpu;                  // name
+  std::string gpu_memory;           // "", or a size
   void add(CLI::App& app);
   [[nodiscard]] std::uint32_t threads() const;
   [[nodiscard]] Result<std::uint64_t> memory_bytes() const;
+  [[nodiscard]] Result<node::GpuOptions> gpu_options() const;
   [[nodiscard]] residency::WeightOptions weights(std::function<void(const std::string&)> notice) const;
 };
 

@@ -8,11 +8,13 @@
 
 namespace hearth::cli {
 
-inline constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kLongNames = {{
+inline constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kLongNames = {{
     {"-lw", "--layer-window"},
     {"-ub", "--ubatch-size"},
     {"-ctk", "--cache-type-k"},
     {"-ctv", "--cache-type-v"},
+    {"-ngl", "--gpu-layers"},
+    {"-dev", "--device"},
 }};
 
 }  // namespace hearth::cli

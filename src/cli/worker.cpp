@@ -29,6 +29,9 @@ int run(const Flags& flags) {
   const auto memory = flags.model.memory_bytes();
   if (!memory) return report(memory.error());
   options.memory_bytes = *memory;
+  auto gpu = flags.model.gpu_options();
+  if (!gpu) return report(gpu.error());
+  options.gpu = *std::move(gpu);
   const auto listen = parse_host_port(flags.listen, 0);
   if (!listen) return report(listen.error());
   options.host = listen->host;

@@ -1,5 +1,6 @@
 #include "compute/backend.h"
 
+#include <exception>
 #include <format>
 #include <mutex>
 #include <thread>
@@ -27,13 +28,43 @@ void load_backends_once() {
   });
 }
 
+bool is_gpu_device(ggml_backend_dev_t device) {
+  const auto type = ggml_backend_dev_type(device);
+  return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
+}
+
+GpuInfo info_of(ggml_backend_dev_t device) {
+  GpuInfo info = {.name = ggml_backend_dev_name(device),
+                  .description = ggml_backend_dev_description(device),
+                  .integrated = ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_IGPU};
+  std::size_t free = 0, total = 0;
+  ggml_backend_dev_memory(device, &free, &total);
+  info.free_bytes = free;
+  info.total_bytes = total;
+  return info;
+}
+
+std::vector<ggml_backend_dev_t> gpu_devices() {
+  load_backends_once();
+  std::vector<ggml_backend_dev_t> devices;
+  for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i)
+    if (ggml_backend_dev_t device = ggml_backend_dev_get(i); is_gpu_device(device)) devices.push_back(device);
+  return devices;
+}
+
 }  // namespace
+
+std::vector<GpuInfo> list_gpus() {
+  std::vector<GpuInfo> gpus;
+  for (ggml_backend_dev_t device : gpu_devices()) gpus.push_back(info_of(device));
+  return gpus;
+}
 
 struct Backend::Impl {
   ggml_backend_dev_t device = nullptr;
   ggml_backend_t backend = nullptr;
   ggml_threadpool* pool = nullptr;
-  std::uint32_t n_threads = 1;
+  std::uint32_t n_threads = 0;
   std::function<bool()> abort;
 
   ~Impl() {
@@ -74,7 +105,27 @@ Result<std::unique_ptr<Backend>> Backend::cpu(std::uint32_t n_threads) {
   return std::unique_ptr<Backend>(new Backend(std::move(impl)));
 }
 
+Result<std::unique_ptr<Backend>> Backend::gpu(std::string_view name) {
+  auto impl = std::make_unique<Impl>();
+  std::string there;
+  for (ggml_backend_dev_t device : gpu_devices()) {
+    if (name == ggml_backend_dev_name(device)) impl->device = device;
+    there += std::format("{}{}", there.empty() ? "" : ", ", ggml_backend_dev_name(device));
+  }
+  if (impl->device == nullptr)
+    return fail(ErrorCode::kNotFound, "there is no GPU '{}' here; {}", name,
+                there.empty() ? "ggml finds none: its backend (libggml0-backend-vulkan) or a driver is missing"
+                              : "there are: " + there);
+  impl->backend = ggml_backend_dev_init(impl->device, nullptr);
+  if (impl->backend == nullptr) return fail(ErrorCode::kIo, "ggml cannot start the GPU {}", name);
+  return std::unique_ptr<Backend>(new Backend(std::move(impl)));
+}
+
 void Backend::abort_when(std::function<bool()> condition) {
+  if (is_gpu()) {
+    impl_->abort = std::move(condition);
+    return;
+  }
   auto* set_callback = cpu_function<void(ggml_backend_t, ggml_abort_callback, void*)>(
       impl_->device, "ggml_backend_set_abort_callback");
   if (set_callback == nullptr) return;
@@ -86,18 +137,48 @@ void Backend::abort_when(std::function<bool()> condition) {
 }
 
 Result<> Backend::compute(ggml_cgraph* graph) {
-  switch (ggml_backend_graph_compute(impl_->backend, graph)) {
+  const auto stopped = [] { return fail(ErrorCode::kCancelled, "the computation was stopped"); };
+  if (is_gpu() && impl_->abort && impl_->abort()) return stopped();
+  // Vulkan's wrapper throws when its driver has no memory left.
+  ggml_status status = GGML_STATUS_FAILED;
+  try {
+    status = ggml_backend_graph_compute_async(impl_->backend, graph);
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::kOutOfMemory, "{}: {}", description(), error.what());
+  }
+  switch (status) {
     case GGML_STATUS_SUCCESS:
       return {};
     case GGML_STATUS_ALLOC_FAILED:
       return fail(ErrorCode::kOutOfMemory, "out of memory while computing");
     case GGML_STATUS_ABORTED:
-      return fail(ErrorCode::kCancelled, "the computation was stopped");
+      return stopped();
     default:
       return fail(ErrorCode::kUnsupported, "the device {} failed to compute", description());
   }
 }
 
+Result<> Backend::synchronize() {
+  try {
+    ggml_backend_synchronize(impl_->backend);
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::kIo, "{}: {}", description(), error.what());
+  }
+  return {};
+}
+
+GpuInfo Backend::gpu_info() const {
+  return info_of(impl_->device);
+}
+bool Backend::is_gpu() const {
+  return is_gpu_device(impl_->device);
+}
+bool Backend::supports(const ggml_tensor* node) const {
+  return ggml_backend_dev_supports_op(impl_->device, node);
+}
+ggml_backend* Backend::backend() const {
+  return impl_->backend;
+}
 ggml_backend_device* Backend::device() const {
   return impl_->device;
 }

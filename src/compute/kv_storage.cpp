@@ -1,6 +1,7 @@
 #include "compute/kv_storage.h"
 
 #include <algorithm>
+#include <map>
 
 #include "residency/ggml_tensors.h"
 
@@ -46,8 +47,11 @@ Result<> check_heads(std::string_view what, std::string_view flag, wire::KvType 
 
 struct KvStorage::Impl {
   plan::LayerRange layers;
-  residency::ContextPtr ctx;
-  residency::BufferPtr buffer;
+  struct Store {
+    residency::ContextPtr ctx;
+    residency::BufferPtr buffer;
+  };
+  std::map<Backend*, Store> stores;
   std::vector<ggml_tensor*> k, v;
 };
 
@@ -69,27 +73,30 @@ std::uint64_t KvStorage::bytes(const model::HyperParams& params, std::uint32_t n
   return cell * n_cells * n_layers;
 }
 
-Result<std::unique_ptr<KvStorage>> KvStorage::create(Backend& backend, const model::HyperParams& params,
+Result<std::unique_ptr<KvStorage>> KvStorage::create(const model::HyperParams& params,
                                                      plan::LayerRange layers, wire::KvTypes types,
-                                                     std::span<const std::uint32_t> n_cells) {
-  HEARTH_CHECK(n_cells.size() == layers.size());
+                                                     std::span<const KvCells> cells) {
+  HEARTH_CHECK(cells.size() == layers.size());
   auto impl = std::make_unique<Impl>();
   impl->layers = layers;
-  impl->ctx = residency::make_context(std::size_t{2} * layers.size());
   std::uint64_t needed = 0;
-  for (const std::uint32_t cells : n_cells) {
-    impl->k.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(types.k), params.n_embd_k(), cells));
-    impl->v.push_back(ggml_new_tensor_2d(impl->ctx.get(), storage_type(types.v), params.n_embd_v(), cells));
-    needed += bytes(params, 1, types, cells);
+  for (const auto& [backend, n_cells] : cells) {
+    residency::ContextPtr& ctx = impl->stores[backend].ctx;
+    if (!ctx) ctx = residency::make_context(std::size_t{2} * layers.size());
+    impl->k.push_back(ggml_new_tensor_2d(ctx.get(), storage_type(types.k), params.n_embd_k(), n_cells));
+    impl->v.push_back(ggml_new_tensor_2d(ctx.get(), storage_type(types.v), params.n_embd_v(), n_cells));
+    needed += bytes(params, 1, types, n_cells);
   }
-  impl->buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(impl->ctx.get(), backend.buffer_type()));
-  if (!impl->buffer)
-    return fail(ErrorCode::kOutOfMemory,
-                "the KV cache of layers {}..{} needs {} bytes for {} cells a layer, which are not "
-                "free; ask for a smaller context (-c) or smaller types (-ctk q8_0 -ctv q8_0)",
-                layers.begin, layers.end - 1, needed, std::ranges::max(n_cells));
-  // A masked cell still takes part in sums with weight 0: it must not hold NaN. In every type zeros are 0.
-  ggml_backend_buffer_clear(impl->buffer.get(), 0);
+  for (auto& [backend, store] : impl->stores) {
+    store.buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(store.ctx.get(), backend->buffer_type()));
+    if (!store.buffer)
+      return fail(ErrorCode::kOutOfMemory,
+                  "the KV cache of layers {}..{} needs {} bytes for {} cells a layer, which are not "
+                  "free; ask for a smaller context (-c) or smaller types (-ctk q8_0 -ctv q8_0)",
+                  layers.begin, layers.end - 1, needed, std::ranges::max(cells, {}, &KvCells::n_cells).n_cells);
+    // A masked cell still takes part in sums with weight 0: it must not hold NaN. In every type zeros are 0.
+    ggml_backend_buffer_clear(store.buffer.get(), 0);
+  }
   return std::unique_ptr<KvStorage>(new KvStorage(std::move(impl)));
 }
 

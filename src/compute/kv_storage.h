@@ -1,7 +1,8 @@
 // KvStorage: keys and values of a window of layers, addressed by (layer, cell).
 //
-// One K and one V tensor per layer, [n_embd_k or n_embd_v, cells of that layer], all in one buffer that is
-// zeroed at creation. Layers may have different numbers of cells: one with a sliding window needs fewer.
+// One K and one V tensor per layer, [n_embd_k or n_embd_v, cells of that layer], in one buffer of each device that
+// computes layers, zeroed at creation. Layers may have different numbers of cells: one with a sliding window needs
+// fewer.
 // Which cell holds what is CellTable's business. Engine thread only.
 #pragma once
 
@@ -20,13 +21,18 @@ struct ggml_tensor;
 
 namespace hearth::compute {
 
+// Of a layer.
+struct KvCells {
+  Backend* backend = nullptr;  // that computes it
+  std::uint32_t n_cells = 0;
+};
+
 class KvStorage {
  public:
-  // `n_cells`: of each layer, in order; types that check() takes. kOutOfMemory, with the bytes.
-  [[nodiscard]] static Result<std::unique_ptr<KvStorage>> create(Backend& backend,
-                                                                 const model::HyperParams& params,
+  // `cells`: of each layer, in order; types that check() takes. kOutOfMemory, with the bytes.
+  [[nodiscard]] static Result<std::unique_ptr<KvStorage>> create(const model::HyperParams& params,
                                                                  plan::LayerRange layers, wire::KvTypes types,
-                                                                 std::span<const std::uint32_t> n_cells);
+                                                                 std::span<const KvCells> cells);
   ~KvStorage();
 
   // Whether keys and values of this model can be stored so: kInvalidArgument where quantized values have no

@@ -24,10 +24,17 @@ model::HyperParams params() {
   return p;
 }
 
+// Layers of so many cells.
+std::vector<KvCells> on(Backend& backend, const std::vector<std::uint32_t>& n_cells) {
+  std::vector<KvCells> cells;
+  for (const std::uint32_t n : n_cells) cells.push_back({.backend = &backend, .n_cells = n});
+  return cells;
+}
+
 struct Storage {
   explicit Storage(wire::KvType type, std::vector<std::uint32_t> n_cells = {256, 256, 256})
       : backend(value_of(Backend::cpu(1))),
-        kv(value_of(KvStorage::create(*backend, params(), {2, 5}, type, n_cells))) {}
+        kv(value_of(KvStorage::create(params(), {2, 5}, type, on(*backend, n_cells)))) {}
   std::unique_ptr<Backend> backend;
   std::unique_ptr<KvStorage> kv;
 };
@@ -57,8 +64,7 @@ TEST(KvStorage, TakesTheBytesOfEachType) {
   EXPECT_EQ(KvStorage::bytes(p, 1, {KvType::kQ4_1, KvType::kF16}, 1), 2U * (20 + 128));
   const auto backend = value_of(Backend::cpu(1));
   for (const wire::KvTypeTraits& type : wire::kKvTypes) {
-    const std::uint32_t n_cells[] = {256, 512};
-    const auto kv = value_of(KvStorage::create(*backend, p, {0, 2}, type.type, n_cells));
+    const auto kv = value_of(KvStorage::create(p, {0, 2}, type.type, on(*backend, {256, 512})));
     EXPECT_EQ(ggml_backend_buffer_get_size(kv->k(0)->buffer), KvStorage::bytes(p, 1, type.type, 768));
     EXPECT_EQ(ggml_type_name(kv->k(1)->type), type.name);
     EXPECT_EQ(ggml_type_name(kv->v(1)->type), type.name);
@@ -183,8 +189,7 @@ TEST(KvStorage, SaysHowMuchIsMissing) {
   const auto backend = value_of(Backend::cpu(1));
   model::HyperParams huge = params();
   huge.head_dim_k = huge.head_dim_v = 1U << 20;
-  const std::uint32_t n_cells[] = {1U << 24, 1U << 24};
-  const auto kv = KvStorage::create(*backend, huge, {0, 2}, wire::KvType::kF32, n_cells);
+  const auto kv = KvStorage::create(huge, {0, 2}, wire::KvType::kF32, on(*backend, {1U << 24, 1U << 24}));
   ASSERT_FALSE(kv);
   EXPECT_EQ(kv.error().code, ErrorCode::kOutOfMemory);
   EXPECT_NE(kv.error().message.find("562949953421312 bytes"), std::string::npos) << kv.error().message;

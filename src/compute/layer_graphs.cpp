@@ -39,9 +39,9 @@ void point_weights(std::span<ggml_tensor* const> tensors, std::span<const reside
   }
 }
 
-LayerGraphs::LayerGraphs(Scratch& scratch, const model::ModelFile& model, plan::LayerRange layers,
+LayerGraphs::LayerGraphs(Scratches scratches, const model::ModelFile& model, plan::LayerRange layers,
                          const residency::WeightSource& weights, const KvStorage& kv)
-    : scratch_(scratch), model_(model), layers_(layers), weights_(weights), kv_(kv) {
+      : scratches_(scratches), model_(model), layers_(layers), weights_(weights), kv_(kv) {
   std::vector<std::uint32_t> examples;  // a layer of each kind
   for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
     const auto found =
@@ -60,6 +60,7 @@ bool LayerGraphs::same_kind(std::uint32_t il, std::uint32_t other) const {
       p.rope(il) != p.rope(other))
     return false;
   const auto segment = model::SegmentId::of_layer(il), other_segment = model::SegmentId::of_layer(other);
+  if (weights_.on_gpu(segment) != weights_.on_gpu(other_segment)) return false;
   const auto same_tensor = [](const model::SegmentTensor& a, const model::SegmentTensor& b) {
     return a.role == b.role && a.tensor->type == b.tensor->type && a.tensor->ne == b.tensor->ne;
   };
@@ -69,7 +70,7 @@ bool LayerGraphs::same_kind(std::uint32_t il, std::uint32_t other) const {
 
 Result<LayerGraph*> LayerGraphs::of(std::uint32_t il, const Shape& shape) {
   LayerGraph& layer = set_of(shape).kinds[kind_of_[il - layers_.begin]];
-  if (layer.graph == nullptr || layer.generation != scratch_.generation()) {
+  if (layer.graph == nullptr || layer.generation != scratch_of(il).generation()) {
     HEARTH_TRY(layer, build(il, shape));
   }
   point_at(layer.k, kv_.k(il));
@@ -93,6 +94,7 @@ LayerGraphs::Set& LayerGraphs::set_of(const Shape& shape) {
 
 Result<LayerGraph> LayerGraphs::build(std::uint32_t il, const Shape& shape) {
   LayerGraph built;
+  Scratch& scratch = scratch_of(il);
   const auto segment = model::SegmentId::of_layer(il);
   const auto parts = weights_.parts(segment);
   std::size_t n_weights = 0;
@@ -106,14 +108,14 @@ Result<LayerGraph> LayerGraphs::build(std::uint32_t il, const Shape& shape) {
   LayerWeights by_role;
   for (const residency::Part& part : parts) {
     built.first.push_back(built.weights.size());
-    const auto tensors = scratch_.declare(ctx, model_, segment, part, by_role);
+    const auto tensors = scratch.declare(ctx, model_, segment, part, by_role);
     built.weights.insert(built.weights.end(), tensors.begin(), tensors.end());
   }
   // Only after the last layer rows are left out, and only when some are.
   const bool select = il + 1 == p.n_layer && shape.n_out < shape.n_tokens;
   const bool slides = p.is_sliding(il);
   const std::uint32_t n_kv = slides ? shape.n_kv_sliding : shape.n_kv;
-  BatchInputs in = scratch_.inputs(ctx, {.n_embd = p.n_embd,
+  BatchInputs in = scratch.inputs(ctx, {.n_embd = p.n_embd,
                                          .n_tokens = shape.n_tokens,
                                          .n_kv = n_kv,
                                          .n_out = select ? shape.n_out : 0,
@@ -123,16 +125,16 @@ Result<LayerGraph> LayerGraphs::build(std::uint32_t il, const Shape& shape) {
   built.v = declare_like(ctx, kv_.v(il));
   const LayerKv layer_kv = {.k = built.k.tensor, .v = built.v.tensor, .n_kv = n_kv};
   const LayerOptions options = {.layer = il,
-                                .n_ctx = scratch_.options().n_cells,
-                                .flash_attention = scratch_.options().flash_attention};
+                                .n_ctx = scratch.options().n_cells,
+                                .flash_attention = scratch.options().flash_attention};
   ggml_tensor* out = build_layer(ctx, built.graph, model_, options, by_role, layer_kv, in);
   // The layer's output takes the place of its input, whose last reader ran before.
-  if (out != nullptr) scratch_.place(out, scratch_.hidden);
-  HEARTH_TRY_VOID(scratch_.allocate(built.graph));
+  if (out != nullptr) scratch.place(out, scratch.hidden);
+  HEARTH_TRY_VOID(scratch.allocate(built.graph));
   find_views(ctx, built.k);
   find_views(ctx, built.v);
   if (parts.size() > 1) built.slices = cut(built.graph, built.weights, built.first);
-  built.generation = scratch_.generation();
+  built.generation = scratch.generation();
   return built;
 }
 

@@ -44,7 +44,7 @@ struct LayerGraph {
 class LayerGraphs {
  public:
   // All of them must outlive it.
-  LayerGraphs(Scratch& scratch, const model::ModelFile& model, plan::LayerRange layers,
+  LayerGraphs(Scratches scratches, const model::ModelFile& model, plan::LayerRange layers,
               const residency::WeightSource& weights, const KvStorage& kv);
 
   // The graph of layer il for `shape`, over the layer's keys and values; valid until the next call with
@@ -65,7 +65,9 @@ class LayerGraphs {
   [[nodiscard]] Set& set_of(const Shape& shape);
   [[nodiscard]] Result<LayerGraph> build(std::uint32_t il, const Shape& shape);
 
-  Scratch& scratch_;
+  [[nodiscard]] Scratch& scratch_of(std::uint32_t il) const { return scratches_.of(weights_, il); }
+
+  Scratches scratches_;
   const model::ModelFile& model_;
   plan::LayerRange layers_;
   const residency::WeightSource& weights_;

@@ -1,6 +1,9 @@
 // Scratch: the memory that a device's windows share because they compute one after another: hidden rows,
 // batch inputs, activations. Sized once for the largest batch; nothing is allocated while tokens flow.
 //
+// A device whose GPU computes layers too has a second one: its inputs are a copy of the first one's in the GPU's
+// memory, its activations are there.
+//
 // Inside compute only. Engine thread only.
 #pragma once
 
@@ -11,10 +14,13 @@
 
 #include "base/result.h"
 #include "compute/backend.h"
+#include "compute/gpu_needs.h"
+#include "compute/io_memory.h"
 #include "compute/kv_rotation.h"
 #include "compute/layer_graph.h"
 #include "model/model_file.h"
 #include "residency/ggml_tensors.h"
+#include "residency/weight_source.h"
 
 namespace hearth::compute {
 
@@ -44,14 +50,8 @@ struct FreeAllocator {
   void operator()(ggml_gallocr* allocator) const { ggml_gallocr_free(allocator); }
 };
 
-class Scratch {
- public:
-  // kOutOfMemory with the number of bytes that were not free.
-  [[nodiscard]] static Result<std::unique_ptr<Scratch>> create(Backend& backend,
-                                                               const model::ModelFile& model,
-                                                               const ScratchOptions& options);
-
-  // Plain memory of the batch inputs, large enough for n_ubatch tokens and n_cells cells.
+// Plain memory of the batch inputs, large enough for n_ubatch tokens and n_cells cells.
+struct BatchMemory {
   float* hidden = nullptr;            // [n_ubatch][n_embd]; a layer's output replaces its input
   std::int32_t* positions = nullptr;  // [n_ubatch]
   std::int64_t* cells = nullptr;      // [n_ubatch]
@@ -61,14 +61,31 @@ class Scratch {
   // Matrices of kv_rotation.h, filled; nullptr: nothing is rotated.
   float* k_rotation = nullptr;
   float* v_rotation = nullptr;
-  // As `cells` and `mask`, of layers with a sliding window; [n_cells] are n_sliding_cells().
+  // As `cells` and `mask`, of layers with a sliding window; [n_cells] are n_sliding_cells.
   std::int64_t* sliding_cells = nullptr;
   void* sliding_mask = nullptr;
+  std::uint32_t n_sliding_cells = 0;  // KV cells of each layer with a sliding window; 0: the model has none
+};
 
-  [[nodiscard]] Backend& backend() const { return backend_; }
+class Scratch : public BatchMemory {
+ public:
+  // kOutOfMemory with the number of bytes that were not free.
+  [[nodiscard]] static Result<std::unique_ptr<Scratch>> create(Backend& backend,
+                                                               const model::ModelFile& model,
+                                                               const ScratchOptions& options);
+  // For a GPU: the inputs are those of `cpu`, which must outlive it. Takes what gpu_needs() says. kOutOfMemory.
+  [[nodiscard]] static Result<std::unique_ptr<Scratch>> create_beside(const Scratch& cpu, Backend& gpu,
+                                                                      const model::ModelFile& model);
+  // What a GPU would take for it, and which layers it has no operations for; nothing is taken.
+  [[nodiscard]] static Result<GpuNeeds> gpu_needs(Backend& cpu, Backend& gpu, const model::ModelFile& model,
+                                                  const ScratchOptions& options);
+
+  // Of a GPU: what of the above its graphs see. Nothing to do for the processor.
+  void send(const void* address, std::size_t bytes) const { io_->send(address, bytes); }
+  [[nodiscard]] Result<> fetch(void* address, std::size_t bytes) const { return io_->fetch(address, bytes); }
+
+  [[nodiscard]] Backend& backend() const { return *backend_; }
   [[nodiscard]] const ScratchOptions& options() const { return options_; }
-  // KV cells of each layer with a sliding window; 0: the model has none.
-  [[nodiscard]] std::uint32_t n_sliding_cells() const { return n_sliding_cells_; }
   // With what the backend takes by itself when it computes.
   [[nodiscard]] std::uint64_t bytes() const;
   // That: a matrix product has its right side in the type of the left one's dot product, at most 2 bytes a
@@ -97,20 +114,42 @@ class Scratch {
   [[nodiscard]] std::uint64_t generation() const { return generation_; }
 
  private:
-  explicit Scratch(Backend& backend, const ScratchOptions& options) : backend_(backend), options_(options) {}
+  Scratch(Backend& backend, const ScratchOptions& options) : backend_(&backend), options_(options) {}
 
-  // Makes room for a full batch over all cells of layer il; false when there is no memory.
-  [[nodiscard]] bool reserve(const model::ModelFile& model, std::uint32_t il, std::uint32_t n_out);
-  [[nodiscard]] bool reserve_shift(const model::ModelFile& model);  // of quantized keys
+  // A graph whose tensors have places, but for activations.
+  struct Measured {
+    residency::ContextPtr ctx;
+    ggml_cgraph* graph = nullptr;
+  };
+  // A full batch over all cells of layer il.
+  [[nodiscard]] Measured largest_graph(const model::ModelFile& model, std::uint32_t il,
+                                       std::uint32_t n_out) const;
+  [[nodiscard]] Measured shift_graph(const model::ModelFile& model) const;  // of quantized keys
+  // The graphs that decide the size of the activations, one after another, as long as visit() says true.
+  template <class Visit>
+  [[nodiscard]] bool each_largest(const model::ModelFile& model, Visit visit) const;
+  [[nodiscard]] Result<> reserve(const model::ModelFile& model);
+  [[nodiscard]] Result<> take_plain(const model::HyperParams& params);
 
-  Backend& backend_;
+  Backend* backend_;
   ScratchOptions options_;
-  residency::BufferPtr io_;
+  std::unique_ptr<IoMemory> io_;
   std::unique_ptr<ggml_gallocr, FreeAllocator> activations_;
   KvRotation rotation_;
-  std::uint64_t io_bytes_ = 0, work_bytes_ = 0;
+  std::uint64_t work_bytes_ = 0;
   std::uint64_t generation_ = 0;
-  std::uint32_t n_sliding_cells_ = 0;
+};
+
+// What the layers of a device are computed with: each by the GPU where its weights are there.
+struct Scratches {
+  Scratches(Scratch& of_cpu, Scratch* of_gpu = nullptr) : cpu(of_cpu), gpu(of_gpu) {}
+  Scratch& cpu;
+  Scratch* gpu;  // nullptr: no weights are there
+  [[nodiscard]] Scratch& of(const residency::WeightSource& weights, std::uint32_t il) const {
+    const bool on_gpu = weights.on_gpu(model::SegmentId::of_layer(il));
+    HEARTH_CHECK(!on_gpu || gpu != nullptr, "weights on a GPU that nothing is computed with");
+    return on_gpu ? *gpu : cpu;
+  }
 };
 
 // KV cells of layer il of a window of a Scratch with these options.

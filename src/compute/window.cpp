@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <format>
 #include <limits>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "compute/layer_graphs.h"
@@ -58,7 +61,8 @@ constexpr ggml_fp16_t kHalfMinusInfinity = 0xFC00;
 }  // namespace
 
 struct Window::Impl {
-  Scratch& scratch;
+  Scratches scratches;
+  Scratch& scratch;  // the processor's: the plain memory
   const model::ModelFile& model;
   plan::LayerRange layers;
   residency::WeightSource& weights;
@@ -74,13 +78,25 @@ struct Window::Impl {
   std::vector<std::uint32_t> arrivals;  // [n_cells], all 0 between groups; empty before the first
   std::vector<std::span<const residency::TensorPlace>> held;  // of a layer's parts
   std::uint32_t n_released = 0;                               // the first of them that went already
+  // Of the batch at hand: whether the GPU has its inputs; the first layer that the rows went to it for.
+  bool inputs_sent = false;
+  std::optional<std::uint32_t> on_gpu_since;
 
+  [[nodiscard]] Scratch& scratch_of(std::uint32_t il) const { return scratches.of(weights, il); }
   [[nodiscard]] bool is_last() const { return layers.end == model.params().n_layer; }
   // The batch's tokens in both tables.
   Result<SlidingPlace> place(const wire::Batch& batch);
   [[nodiscard]] Shape shape_of(const wire::Batch& batch) const;  // in the state after the batch was placed
   template <class Take, class Leave>
   Result<> compute_parts(std::uint32_t il, const Shape& shape, Take take, Leave leave);
+  Result<> compute_layers(const wire::Batch& batch, const Shape& shape);
+  Result<> bring_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape);
+  Result<> take_rows_back(std::uint32_t end, const wire::Batch& batch, const Shape& shape);
+  void send_inputs(const Shape& shape);
+  void settle();
+  [[nodiscard]] std::size_t n_rows_after(std::uint32_t il, const Shape& shape) const {
+    return il + 1 == model.params().n_layer ? shape.n_out : shape.n_tokens;
+  }
   Result<> compute(std::uint32_t il, const Shape& shape);
   Result<> compute_and_hold(std::uint32_t il, const Shape& shape);
   Result<> compute_held(std::uint32_t il, const Shape& shape);
@@ -88,7 +104,7 @@ struct Window::Impl {
   void release_held(model::SegmentId segment);
   Result<> place_group(std::span<GroupItem> items);
   Result<> compute_group(std::uint32_t il, std::span<GroupItem> items);
-  Result<> check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const;
+  Result<> check_rows(plan::LayerRange checked, const wire::Batch& batch, const Shape& shape) const;
   Result<> apply(std::span<const wire::KvOp> operations);
   Result<> shift_keys();
   Result<> shift_layer(std::uint32_t il, std::uint32_t n_cells);
@@ -102,23 +118,26 @@ struct Window::Impl {
 Window::Window(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Window::~Window() = default;
 
-Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::ModelFile& model,
+Result<std::unique_ptr<Window>> Window::create(Scratches scratches, const model::ModelFile& model,
                                                plan::LayerRange layers, residency::WeightSource& weights,
                                                wire::KvTypes kv_type) {
   HEARTH_CHECK(layers.begin < layers.end && layers.end <= model.params().n_layer);
+  Scratch& scratch = scratches.cpu;
   HEARTH_CHECK(kv_rotation(model.params(), kv_type) == kv_rotation(model.params(), scratch.options().kv_type),
                "buffers for other types of keys and values");
   HEARTH_TRY_VOID(KvStorage::check(model.params(), kv_type, scratch.options().flash_attention));
   const std::uint32_t n_cells = scratch.options().n_cells;
-  std::vector<std::uint32_t> cells;
+  std::vector<KvCells> cells;
   bool slides = false;
   for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
-    cells.push_back(layer_cells(model.params(), il, scratch.options()));
+    cells.push_back({.backend = &scratches.of(weights, il).backend(),
+                     .n_cells = layer_cells(model.params(), il, scratch.options())});
     slides = slides || model.params().is_sliding(il);
   }
-  HEARTH_TRY(auto kv, KvStorage::create(scratch.backend(), model.params(), layers, kv_type, cells));
-  LayerGraphs graphs(scratch, model, layers, weights, *kv);
-  std::unique_ptr<Impl> impl(new Impl{.scratch = scratch,
+  HEARTH_TRY(auto kv, KvStorage::create(model.params(), layers, kv_type, cells));
+  LayerGraphs graphs(scratches, model, layers, weights, *kv);
+  std::unique_ptr<Impl> impl(new Impl{.scratches = scratches,
+                                      .scratch = scratch,
                                       .model = model,
                                       .layers = layers,
                                       .weights = weights,
@@ -132,8 +151,10 @@ Result<std::unique_ptr<Window>> Window::create(Scratch& scratch, const model::Mo
                                       .slid = {},
                                       .arrivals = {},
                                       .held = {},
-                                      .n_released = 0});
-  if (slides) impl->sliding.emplace(scratch.n_sliding_cells(), model.params().n_swa);
+                                      .n_released = 0,
+                                      .inputs_sent = false,
+                                      .on_gpu_since = {}});
+  if (slides) impl->sliding.emplace(scratch.n_sliding_cells, model.params().n_swa);
   return std::unique_ptr<Window>(new Window(std::move(impl)));
 }
 
@@ -162,11 +183,61 @@ Result<std::span<const float>> Window::run(const wire::Batch& batch) {
 
   const Shape shape = w.shape_of(batch);
   w.fill_inputs(batch, shape, {}, at);
-  for (std::uint32_t il = w.layers.begin; il < w.layers.end; ++il) {
-    HEARTH_TRY_VOID(w.compute(il, shape));
-    HEARTH_TRY_VOID(w.check_rows(il, batch, shape));
+  if (auto done = w.compute_layers(batch, shape); !done) {
+    w.settle();
+    return std::unexpected(std::move(done).error());
   }
   return std::span<const float>(w.scratch.hidden, std::size_t{shape.n_out} * w.model.params().n_embd);
+}
+
+Result<> Window::Impl::compute_layers(const wire::Batch& batch, const Shape& shape) {
+  for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
+    HEARTH_TRY_VOID(bring_rows(il, batch, shape));
+    HEARTH_TRY_VOID(compute(il, shape));
+    if (!on_gpu_since) HEARTH_TRY_VOID(check_rows({il, il + 1}, batch, shape));
+  }
+  return take_rows_back(layers.end, batch, shape);
+}
+
+// To where layer il is computed. From one layer of the GPU to the next they stay there.
+Result<> Window::Impl::bring_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) {
+  Scratch& next = scratch_of(il);
+  if (&next == &scratch) return take_rows_back(il, batch, shape);
+  if (on_gpu_since) return {};
+  send_inputs(shape);
+  next.send(scratch.hidden, std::size_t{shape.n_tokens} * model.params().n_embd * sizeof(float));
+  on_gpu_since = il;
+  return {};
+}
+
+// Of the layers before `end`, from the GPU if they are there.
+Result<> Window::Impl::take_rows_back(std::uint32_t end, const wire::Batch& batch, const Shape& shape) {
+  if (!on_gpu_since) return {};
+  const plan::LayerRange computed = {*on_gpu_since, end};
+  on_gpu_since.reset();
+  HEARTH_TRY_VOID(scratches.gpu->fetch(
+      scratch.hidden, n_rows_after(end - 1, shape) * model.params().n_embd * sizeof(float)));
+  return check_rows(computed, batch, shape);
+}
+
+void Window::Impl::send_inputs(const Shape& shape) {
+  if (std::exchange(inputs_sent, true)) return;
+  const Scratch& gpu = *scratches.gpu;
+  const std::size_t mask_value = scratch.options().flash_attention ? sizeof(ggml_fp16_t) : sizeof(float);
+  const std::size_t n = shape.n_tokens;
+  gpu.send(scratch.positions, n * sizeof(*scratch.positions));
+  gpu.send(scratch.cells, n * sizeof(*scratch.cells));
+  gpu.send(scratch.mask, n * shape.n_kv * mask_value);
+  if (is_last()) gpu.send(scratch.out_rows, shape.n_out * sizeof(*scratch.out_rows));
+  if (!sliding) return;
+  gpu.send(scratch.sliding_cells, n * sizeof(*scratch.sliding_cells));
+  gpu.send(scratch.sliding_mask, n * shape.n_kv_sliding * mask_value);
+}
+
+// After an error: what was sent to the GPU is read before it may change.
+void Window::Impl::settle() {
+  if (scratches.gpu != nullptr) (void)scratches.gpu->backend().synchronize();
+  on_gpu_since.reset();
 }
 
 Result<SlidingPlace> Window::Impl::place(const wire::Batch& batch) {
@@ -189,19 +260,21 @@ Shape Window::Impl::shape_of(const wire::Batch& batch) const {
           .n_kv_sliding = sliding ? seen(sliding->table()) : 0};
 }
 
-// After a layer: its rows are numbers.
-Result<> Window::Impl::check_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape) const {
+// After layers: their rows are numbers.
+Result<> Window::Impl::check_rows(plan::LayerRange checked, const wire::Batch& batch, const Shape& shape) const {
   const std::size_t n_embd = model.params().n_embd;
-  const std::size_t n_rows = il + 1 == model.params().n_layer ? shape.n_out : shape.n_tokens;
+  const std::size_t n_rows = n_rows_after(checked.end - 1, shape);
   const std::span<const float> rows(scratch.hidden, n_rows * n_embd);
   const std::size_t row = wire::first_non_finite_row(rows, n_embd);
   if (row >= n_rows) return {};
   const std::size_t token = n_rows < shape.n_tokens ? static_cast<std::size_t>(scratch.out_rows[row]) : row;
-  return fail(
-      ErrorCode::kNumeric,
-      "layer {} gave a NaN or Inf in row {} of {} (position {}) of batch {}: the weights of this layer "
-      "are damaged or overflow",
-      il, row, n_rows, batch.tokens[token].position, batch.id);
+  const std::string which = checked.size() == 1
+                                ? std::format("layer {}", checked.begin)
+                                : std::format("one of the layers {} to {}", checked.begin, checked.end - 1);
+  return fail(ErrorCode::kNumeric,
+              "{} gave a NaN or Inf in row {} of {} (position {}) of batch {}: the weights of this layer "
+              "are damaged or overflow",
+              which, row, n_rows, batch.tokens[token].position, batch.id);
 }
 
 // The layer, part by part: take(part) gives the places of its weights, leave(part) follows, also when
@@ -215,7 +288,7 @@ Result<> Window::Impl::compute_parts(std::uint32_t il, const Shape& shape, Take 
     point_weights(std::span(layer->weights).subspan(layer->first[part], places.size()), places);
     ggml_cgraph* const graph = n_parts == 1 ? layer->graph : layer->slices.graphs[part];
     Result<> computed;
-    if (graph != nullptr) computed = scratch.backend().compute(graph);
+    if (graph != nullptr) computed = scratch_of(il).backend().compute(graph);
     leave(part);
     HEARTH_TRY_VOID(std::move(computed));
   }
@@ -256,6 +329,7 @@ Result<> Window::run_group(std::span<GroupItem> items) {
     done = w.compute_group(il, items);
     w.release_held(model::SegmentId::of_layer(il));  // after an error
   }
+  if (!done) w.settle();
   for (const GroupItem& item : items)
     for (const wire::BatchToken& token : item.batch->tokens)
       if (token.cell < w.arrivals.size()) w.arrivals[token.cell] = 0;
@@ -298,12 +372,16 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
     if (shape.n_tokens == 0) continue;
     std::ranges::copy(item.rows, scratch.hidden);
     fill_inputs(*item.batch, shape, {.of_cell = arrivals, .now = static_cast<std::uint32_t>(i) + 1}, slid[i]);
+    HEARTH_TRY_VOID(bring_rows(il, *item.batch, shape));
     HEARTH_TRY_VOID(!holds         ? compute(il, shape)
                     : held.empty() ? compute_and_hold(il, shape)
                     : n_left > 1   ? compute_held(il, shape)
                                    : compute_and_release(il, shape));
     --n_left;
-    HEARTH_TRY_VOID(check_rows(il, *item.batch, shape));
+    if (on_gpu_since)
+      HEARTH_TRY_VOID(take_rows_back(il + 1, *item.batch, shape));
+    else
+      HEARTH_TRY_VOID(check_rows({il, il + 1}, *item.batch, shape));
     const std::size_t n_rows = il + 1 == layers.end ? shape.n_out : shape.n_tokens;
     std::copy_n(scratch.hidden, n_rows * model.params().n_embd, item.rows.begin());
   }
@@ -315,7 +393,7 @@ Result<> Window::Impl::compute_held(std::uint32_t il, const Shape& shape) {
   HEARTH_TRY(LayerGraph* const layer, graphs.of(il, shape));
   for (std::size_t part = 0; part < held.size(); ++part)
     point_weights(std::span(layer->weights).subspan(layer->first[part], held[part].size()), held[part]);
-  return scratch.backend().compute(layer->graph);
+  return scratch_of(il).backend().compute(layer->graph);
 }
 
 // All parts stay; after an error those that came.
@@ -394,10 +472,12 @@ Result<> Window::Impl::shift_layer(std::uint32_t il, std::uint32_t n_cells) {
     factors = places.subspan(at - parts[part].first_tensor, 1);
   }
   const std::uint32_t step = ggml_is_quantized(kv->k(il)->type) ? kShiftCells : n_cells;
+  scratch_of(il).send(scratch.deltas, n_cells * sizeof(*scratch.deltas));
   Result<> done;
   for (std::uint32_t first = 0; done && first < n_cells; first += step)
     done = shift_cells(il, first, std::min(step, n_cells - first), has_factors ? tensors[at].tensor : nullptr,
                        factors);
+  if (auto computed = scratch_of(il).backend().synchronize(); done) done = std::move(computed);
   if (has_factors) weights.release(segment, part);
   return done;
 }
@@ -413,15 +493,17 @@ Result<> Window::Impl::shift_cells(std::uint32_t il, std::uint32_t first, std::u
     factors = residency::declare(ctx.get(), *rope_factors);
     point_weights({&factors, 1}, at);
   }
-  ggml_tensor* delta = scratch.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas + first);
+  Scratch& s = scratch_of(il);
+  ggml_tensor* delta = s.place(ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n), scratch.deltas + first);
   ggml_build_forward_expand(graph, build_key_shift(ctx.get(), model, il, kv->k(il), first, delta, factors,
-                                                   scratch.rotation_of_keys(ctx.get())));
-  HEARTH_TRY_VOID(scratch.allocate(graph));
-  return scratch.backend().compute(graph);
+                                                   s.rotation_of_keys(ctx.get())));
+  HEARTH_TRY_VOID(s.allocate(graph));
+  return s.backend().compute(graph);
 }
 
 void Window::Impl::fill_inputs(const wire::Batch& batch, const Shape& shape, const Arrivals& seen,
                                const SlidingPlace& at) {
+  inputs_sent = false;
   std::int32_t out = 0;
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     scratch.positions[i] = batch.tokens[i].position;

@@ -23,9 +23,9 @@ namespace hearth::compute {
 
 class Window {
  public:
-  // `model`, `weights` and `scratch` must outlive the window. kOutOfMemory when the KV cache does not fit;
-  // what KvStorage::check() refuses.
-  [[nodiscard]] static Result<std::unique_ptr<Window>> create(Scratch& scratch, const model::ModelFile& model,
+  // `model`, `weights` and what `scratches` names must outlive the window. A layer is computed, and its KV cache is,
+  // where the weights say. kOutOfMemory when the KV cache does not fit; what KvStorage::check() refuses.
+  [[nodiscard]] static Result<std::unique_ptr<Window>> create(Scratches scratches, const model::ModelFile& model,
                                                               plan::LayerRange layers,
                                                               residency::WeightSource& weights,
                                                               wire::KvTypes kv_type);
@@ -37,7 +37,7 @@ class Window {
   // Applies the batch's operations, places its tokens and, unless operations_only, computes the layers over
   // input(). Returns the rows to pass on: [n_tokens][n_embd], after the model's last layer only the output
   // rows; empty when nothing was computed. Errors: kProtocol (cells), kNumeric (a row became NaN or Inf;
-  // names the layer), those of the weight source.
+  // names the layer, of a GPU its layers), those of the weight source and of Backend::compute().
   [[nodiscard]] Result<std::span<const float>> run(const wire::Batch& batch);
 
   // A batch of a group.

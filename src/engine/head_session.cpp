@@ -268,7 +268,9 @@ void HeadSession::on(Worker& from, const wire::Ready& ready, TimePoint, Actions&
                                              .kv_bytes = ready.kv_bytes,
                                              .compute_bytes = ready.compute_bytes,
                                              .max_batches = ready.max_batches,
-                                             .max_group = ready.max_group};
+                                             .max_group = ready.max_group,
+                                             .gpu_layers = ready.gpu_layers,
+                                             .gpu_bytes = ready.gpu_bytes};
   check_active(found->second, out);
 }
 

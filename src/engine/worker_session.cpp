@@ -404,7 +404,9 @@ void WorkerSession::check_ready(Epoch& epoch, Actions& out) {
                                          .kv_bytes = epoch.loaded->kv_bytes,
                                          .compute_bytes = epoch.loaded->compute_bytes,
                                          .max_batches = epoch.loaded->max_batches,
-                                         .max_group = epoch.loaded->max_group}});
+                                         .max_group = epoch.loaded->max_group,
+                                         .gpu_layers = epoch.loaded->gpu_layers,
+                                         .gpu_bytes = epoch.loaded->gpu_bytes}});
 }
 
 Actions WorkerSession::tick(const Progress& progress, TimePoint now) {

@@ -11,6 +11,7 @@
 #include "engine/plan_rules.h"
 #include "plan/plan.h"
 #include "residency/division.h"
+#include "residency/gpu_source.h"
 #include "wire/hidden.h"
 
 namespace hearth::node {
@@ -54,6 +55,19 @@ struct Share {
   std::vector<model::SegmentId> segments;  // layers in the order of their steps; the head's own after them
   std::vector<std::uint32_t> visit_of;     // [segments]
   std::uint32_t n_layers = 0, n_windows = 0;
+
+  // What the GPU has does not count for the processor any more.
+  void leave_to(const GpuShare& gpu) {
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < segments.size(); ++i) {
+      if (gpu.has(segments[i])) continue;
+      segments[kept] = segments[i];
+      visit_of[kept++] = visit_of[i];
+    }
+    segments.resize(kept);
+    visit_of.resize(kept);
+    n_layers -= gpu.n_layers();
+  }
 };
 
 Share share_of(const wire::Prepare& plan, std::uint16_t device) {
@@ -96,7 +110,7 @@ struct Executor::Epoch {
   wire::FrameLimits limits;
   // Destroyed in reverse: windows and head use scratch and weights.
   std::unique_ptr<residency::WeightSource> weights;
-  std::unique_ptr<compute::Scratch> scratch;
+  std::unique_ptr<compute::Scratch> scratch, gpu_scratch;
   std::unique_ptr<compute::Head> head;                                // on the head only
   std::map<std::uint16_t, std::unique_ptr<compute::Window>> windows;  // own steps
   // What the head has sent and not got back, in order: the last device must return just that.
@@ -151,12 +165,13 @@ plan::GroupNeeds group_needs(const model::HyperParams& params, std::uint32_t n_u
 }
 
 Executor::Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
-                   ExecutorSink sink, OpenWeights open_weights)
+                   ExecutorSink sink, OpenWeights open_weights, const GpuUse& gpu)
     : model_(model),
       backend_(backend),
       max_outputs_(max_outputs),
       sink_(std::move(sink)),
-      open_weights_(open_weights ? std::move(open_weights) : open_resident) {}
+      open_weights_(open_weights ? std::move(open_weights) : open_resident),
+      gpu_(gpu) {}
 Executor::~Executor() = default;
 
 Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16_t device,
@@ -174,13 +189,18 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
 
   const std::uint32_t n_cells = compute::pad_cells(plan.n_ctx);
   const bool is_head = device == 0;
-  const Share share = share_of(plan, device);
+  Share share = share_of(plan, device);
   const std::size_t n_layers = share.n_layers;
   const compute::ScratchOptions scratch_options = {.n_cells = n_cells,
                                                    .n_ubatch = plan.n_ubatch,
                                                    .n_seq = plan.n_seq,
                                                    .flash_attention = plan.flash_attention,
                                                    .kv_type = plan.kv_type};
+  HEARTH_TRY(const GpuShare gpu, gpu_share(gpu_, backend_, model_, scratch_options,
+                                           std::min(max_outputs_, plan.n_ubatch), share.segments));
+  if (sink_.notice)
+    for (const std::string& text : gpu.notices) sink_.notice(text);
+  share.leave_to(gpu);
   std::uint64_t kv_bytes = 0;
   for (const model::SegmentId id : share.segments)
     if (id.kind == model::SegmentId::Kind::kLayer)
@@ -190,8 +210,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   for (const model::SegmentId id : share.segments)
     if (id.kind != model::SegmentId::Kind::kEmbedding) weight_bytes += model_.segment_bytes(id);
   std::uint64_t left = options.anonymous_limit;
+  if (!gpu.segments.empty() && gpu_.backend->gpu_info().integrated)
+    HEARTH_TRY_VOID(take(left, gpu.bytes(), std::format("what {} computes", gpu_.backend->gpu_info().name),
+                         "give the GPU fewer layers (-ngl)"));
   HEARTH_TRY_VOID(take(left, kv_bytes,
-                       std::format("the KV cache of {} layers with {} cells", n_layers, n_cells),
+                       std::format("the KV cache of {} layers with {} cells", share.n_layers, n_cells),
                        "ask for a smaller context (-c) or smaller types (-ctk q8_0 -ctv q8_0), or give this "
                        "device fewer layers"));
   // Those of the windows, and the head's own.
@@ -206,8 +229,11 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   const std::uint64_t frames = passes_frames ? kLeastFrames * one_frame : 0;
   HEARTH_TRY_VOID(take(left, frames, std::format("passing on {} tokens at once", plan.n_ubatch),
                        "ask for smaller batches (-ub)"));
-  engine::LoadReport report = {
-      .weight_bytes = 0, .kv_bytes = kv_bytes, .compute_bytes = table_bytes + frames};
+  engine::LoadReport report = {.weight_bytes = 0,
+                               .kv_bytes = kv_bytes,
+                               .compute_bytes = table_bytes + frames,
+                               .gpu_layers = gpu.n_layers(),
+                               .gpu_bytes = gpu.bytes()};
   if (n_layers > 0) {
     // Whether layers are streamed, in blocks of rows, shows when this is known: where it may be, room for it.
     const bool may_stream = weight_bytes > left / 2;
@@ -243,6 +269,14 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   }
   if (!weights) return std::unexpected(std::move(weights).error());
   epoch->weights = *std::move(weights);
+  if (!gpu.segments.empty()) {
+    HEARTH_TRY(epoch->weights, residency::GpuSource::load(model_, gpu.segments, gpu_.backend->device(), options,
+                                                          std::move(epoch->weights)));
+    if (gpu.n_layers() > 0) {
+      HEARTH_TRY(epoch->gpu_scratch,
+                 compute::Scratch::create_beside(*epoch->scratch, *gpu_.backend, model_));
+    }
+  }
   const residency::StreamStatistics statistics = epoch->weights->statistics();
   const std::uint64_t besides = later_bytes + (epoch->weights->streams() ? group_bytes() : 0);
   counters_.weight_budget_bytes = left - std::min(left, besides);
@@ -255,13 +289,13 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
     const wire::StepSpec& step = plan.steps[i];
     if (step.device != device) continue;
     HEARTH_TRY(auto window,
-               compute::Window::create(*epoch->scratch, model_, {step.layer_begin, step.layer_end},
-                                       *epoch->weights, plan.kv_type));
+               compute::Window::create({*epoch->scratch, epoch->gpu_scratch.get()}, model_,
+                                       {step.layer_begin, step.layer_end}, *epoch->weights, plan.kv_type));
     epoch->windows.emplace(static_cast<std::uint16_t>(i), std::move(window));
   }
   if (is_head) {
     HEARTH_TRY(epoch->head, compute::Head::create(backend_, model_, *epoch->weights, plan.n_ubatch,
-                                                  std::min(max_outputs_, plan.n_ubatch)));
+                                                  std::min(max_outputs_, plan.n_ubatch), gpu_.backend));
     report.compute_bytes += epoch->head->bytes();
     HEARTH_TRY_VOID(take(left, epoch->head->bytes(), "the output head", "ask for smaller batches (-ub)"));
   }
@@ -297,11 +331,13 @@ void Executor::activate(std::uint32_t epoch, std::uint32_t max_in_flight) {
 }
 
 void Executor::abort_when(std::function<bool(std::uint32_t epoch)> condition) {
-  // It is asked after every operation.
-  backend_.abort_when([this, condition = std::move(condition)] {
+  // It is asked after every operation, of a GPU after every graph.
+  const auto ask = [this, condition = std::move(condition)] {
     counters_.work_done.fetch_add(1, std::memory_order_relaxed);
     return condition(computing_);
-  });
+  };
+  backend_.abort_when(ask);
+  if (gpu_.backend != nullptr) gpu_.backend->abort_when(ask);
 }
 
 void Executor::cancel(std::uint32_t epoch, std::uint64_t first_batch, std::uint64_t last_batch) {

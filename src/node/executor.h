@@ -29,6 +29,7 @@
 #include "engine/batcher.h"
 #include "engine/member.h"
 #include "model/model_file.h"
+#include "node/gpu_share.h"
 #include "plan/profiles.h"
 #include "residency/open_weights.h"
 #include "residency/resident_source.h"
@@ -59,6 +60,7 @@ struct FinishedBatch {
 struct ExecutorSink {
   std::function<void(const DeviceKey& to, std::vector<std::uint8_t> frame)> send;
   std::function<void(const FinishedBatch& batch)> finished;
+  std::function<void(const std::string& text)> notice = {};  // of a load, for the user; may be empty
 };
 
 // Makes the source of an epoch's weights. options.anonymous_limit is what is left for it and for what `use`
@@ -91,10 +93,10 @@ inline constexpr std::size_t kSmallFrameBytes = std::size_t{64} * 1024;
 
 class Executor {
  public:
-  // `model` and `backend` must outlive it. `max_outputs`: most rows of logits in a batch (head). Without
-  // `open_weights` all weights stay in memory.
+  // `model`, `backend` and a GPU's must outlive it. `max_outputs`: most rows of logits in a batch (head). Without
+  // `open_weights` all weights of the processor stay in memory.
   Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
-           ExecutorSink sink, OpenWeights open_weights = {});
+           ExecutorSink sink, OpenWeights open_weights = {}, const GpuUse& gpu = {});
   ~Executor();
 
   // options.anonymous_limit is for all that is taken: KV cells, buffers and repacked weights. kOutOfMemory,
@@ -153,6 +155,7 @@ class Executor {
   std::uint32_t max_outputs_;
   ExecutorSink sink_;
   OpenWeights open_weights_;
+  GpuUse gpu_;
   ExecutorCounters counters_;
   std::uint32_t computing_ = 0;  // epoch of the frame at hand
   std::map<std::uint32_t, std::unique_ptr<Epoch>> epochs_;

@@ -93,6 +93,7 @@ struct HeadNode::Impl {
   model::Tokenizer tokenizer;
   RingReport ring;
   std::unique_ptr<compute::Backend> backend;
+  DeviceGpu gpu;
   std::unique_ptr<Executor> executor;
   std::unique_ptr<Generator> generator;
   std::atomic<std::uint32_t> in_flight{0};
@@ -221,6 +222,7 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
   auto impl = std::make_unique<Impl>(std::move(file), std::move(vocabulary));
   Impl& node = *impl;
   HEARTH_TRY(node.backend, compute::Backend::cpu(options.n_threads));
+  HEARTH_TRY(node.gpu, open_gpu(options.gpu));
   node.n_ctx = options.epoch.n_ctx;
   if (options.opened) HEARTH_TRY_VOID(options.opened(node.model, node.tokenizer));
 
@@ -268,8 +270,9 @@ Result<std::unique_ptr<HeadNode>> HeadNode::start(const HeadNodeOptions& options
                        [&node](const DeviceKey& to, std::vector<std::uint8_t> frame) {
                          node.control->send_frame(to, std::move(frame));
                        },
-                   .finished = [&node](const FinishedBatch& batch) { node.generator->on_finished(batch); }},
-      open_weights_with(options.weights));
+                   .finished = [&node](const FinishedBatch& batch) { node.generator->on_finished(batch); },
+                   .notice = options.weights.notice},
+      open_weights_with(options.weights), node.gpu.use);
   node.control = std::make_unique<Control<engine::HeadSession>>(
       engine::HeadSession(session_options), std::move(hub), node.inputs, node.recalls,
       node.executor->counters(), node.in_flight,

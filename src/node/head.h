@@ -21,6 +21,7 @@
 #include "model/tokenizer.h"
 #include "net/keys.h"
 #include "node/generator.h"
+#include "node/gpu_share.h"
 #include "plan/planner.h"
 #include "residency/open_weights.h"
 
@@ -42,6 +43,7 @@ struct HeadNodeOptions {
   std::uint32_t n_threads = 1;
   std::uint64_t memory_bytes = 0;  // of this device; 0: what is available
   residency::WeightOptions weights;
+  GpuOptions gpu;
   engine::EpochOptions epoch;
   std::uint32_t max_outputs = 1;  // most rows of logits in one batch
   // A split by hand: layers per round of the head and of each worker, or of each of n_window_rounds, one

@@ -55,6 +55,7 @@ struct WorkerNode::Impl {
   std::uint16_t control_port = 0;
   std::function<void(engine::LogLevel, const std::string&)> log;
   std::unique_ptr<compute::Backend> backend;
+  DeviceGpu gpu;
   std::unique_ptr<Executor> executor;
   std::atomic<std::uint32_t> in_flight{0};
   EngineInbox inputs{4096};
@@ -78,6 +79,7 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
   auto impl = std::make_unique<Impl>(std::move(file));
   Impl& node = *impl;
   HEARTH_TRY(node.backend, compute::Backend::cpu(options.n_threads));
+  HEARTH_TRY(node.gpu, open_gpu(options.gpu));
   node.key = key.public_key();
   node.log = options.log;
   const std::uint64_t memory = memory_for_epochs(options.memory_bytes);
@@ -114,8 +116,9 @@ Result<std::unique_ptr<WorkerNode>> WorkerNode::start(const WorkerNodeOptions& o
           .send = [&node](
                       const DeviceKey& to,
                       std::vector<std::uint8_t> frame) { node.control->send_frame(to, std::move(frame)); },
-          .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); }},
-      open_weights_with(options.weights));
+          .finished = [](const FinishedBatch&) { HEARTH_CHECK(false, "only the head finishes batches"); },
+          .notice = options.weights.notice},
+      open_weights_with(options.weights), node.gpu.use);
   node.control = std::make_unique<Control<engine::WorkerSession>>(
       std::move(session), std::move(hub), node.inputs, node.recalls, node.executor->counters(),
       node.in_flight,

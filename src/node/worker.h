@@ -15,6 +15,7 @@
 #include "engine/actions.h"
 #include "engine/liveness.h"
 #include "net/keys.h"
+#include "node/gpu_share.h"
 #include "residency/open_weights.h"
 
 namespace hearth::node {
@@ -29,6 +30,7 @@ struct WorkerNodeOptions {
   std::uint32_t n_threads = 1;
   std::uint64_t memory_bytes = 0;  // what it lends; 0: what is available
   residency::WeightOptions weights;
+  GpuOptions gpu;
   engine::LivenessOptions liveness;
   std::function<void(engine::LogLevel, const std::string&)> log;
   std::function<bool()> interrupted;  // asked while the device is measured: true ends the start, kCancelled

@@ -266,6 +266,8 @@ void put(Writer& to, const Ready& m) {
   to.number<std::uint64_t>(m.compute_bytes);
   to.number<std::uint32_t>(m.max_batches);
   to.number<std::uint32_t>(m.max_group);
+  to.number<std::uint32_t>(m.gpu_layers);
+  to.number<std::uint64_t>(m.gpu_bytes);
 }
 
 void get(Reader& from, Ready& m) {
@@ -274,6 +276,8 @@ void get(Reader& from, Ready& m) {
   m.compute_bytes = from.number<std::uint64_t>("compute bytes", 0, kMaxMemoryBytes);
   m.max_batches = from.number<std::uint32_t>("batches at once", 1, kMaxBatchesAtOnce);
   m.max_group = from.number<std::uint32_t>("batches of a group", 1, kMaxBatchesAtOnce);
+  m.gpu_layers = from.number<std::uint32_t>("layers of a GPU", 0, kMaxLayers);
+  m.gpu_bytes = from.number<std::uint64_t>("bytes of a GPU", 0, kMaxMemoryBytes);
 }
 
 void put(Writer& to, const Activate& m) {

@@ -363,6 +363,8 @@ TEST(CodecHostile, OtherMessages) {
   expect_refused(patched(ready, {{44, Bytes(8, 0xff)}}), "Ready: compute bytes is");
   expect_refused(patched(ready, {{52, {0, 0, 0, 0}}}), "Ready: batches at once is 0");
   expect_refused(patched(ready, {{52, {1, 4, 0, 0}}}), "Ready: batches at once is 1025");
+  expect_refused(patched(ready, {{60, {1, 4, 0, 0}}}), "Ready: layers of a GPU is 1025");
+  expect_refused(patched(ready, {{64, Bytes(8, 0xff)}}), "Ready: bytes of a GPU is");
   const Bytes cancel = encode(Cancel{1, 5, 6});
   expect_refused(patched(cancel, {{28, {0}}}), "Cancel: first batch is 0");
   expect_refused(patched(cancel, {{36, {4}}}), "Cancel: last batch is 4, allowed are 5 to");

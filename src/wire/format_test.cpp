@@ -61,7 +61,7 @@ std::map<std::string, ControlMessage> control_values() {
                .flash_attention = true,
                .members = {{"desk", key_of(0xaa), desk}, {"pi", key_of(0xbb), {"fe80::2%eth0", 7000, 7001}}},
                .steps = {{1, 0, 3}, {0, 3, 4}}}},
-      {"ready", Ready{1, 1 << 20, 1 << 16, 1 << 12, 5, 2}},
+      {"ready", Ready{1, 1 << 20, 1 << 16, 1 << 12, 5, 2, 3, 1 << 30}},
       {"activate", Activate{1, 5}},
       {"retire", Retire{1, "a new plan"}},
       {"cancel", Cancel{3, 10, 12}},

@@ -101,6 +101,8 @@ struct Ready {
   std::uint64_t weight_bytes = 0, kv_bytes = 0, compute_bytes = 0;
   std::uint32_t max_batches = 1;  // full ones that it has memory for at once
   std::uint32_t max_group = 1;    // of these, computed together with one reading of the weights
+  std::uint32_t gpu_layers = 0;   // of a GPU, which has them in gpu_bytes of its memory, not counted above
+  std::uint64_t gpu_bytes = 0;
   friend bool operator==(const Ready&, const Ready&) = default;
 };
 struct Activate {

@@ -173,7 +173,9 @@ inline ControlMessage any_control_message(std::size_t kind) {
                    any<std::uint64_t>(0, kMaxMemoryBytes),
                    any<std::uint64_t>(0, kMaxMemoryBytes),
                    any<std::uint32_t>(1, kMaxBatchesAtOnce),
-                   any<std::uint32_t>(1, kMaxBatchesAtOnce)};
+                   any<std::uint32_t>(1, kMaxBatchesAtOnce),
+                   any<std::uint32_t>(0, kMaxLayers),
+                   any<std::uint64_t>(0, kMaxMemoryBytes)};
     case 4:
       return Activate{any_epoch(), any<std::uint32_t>(1, kMaxBatchesAtOnce)};
     case 5:
