@@ -92,11 +92,12 @@ function(hearth_module name)
   endif()
 endfunction()
 
-# hearth_test(TARGET SOURCES … LIBS … LABELS … [TIMEOUT s] [DEPENDS target…] [SERIAL]): a GoogleTest executable,
-# each TEST a ctest case TARGET.SUITE.NAME. DEPENDS: programs the test starts. SERIAL: never at the same time as another test.
+# hearth_test(TARGET SOURCES … LIBS … LABELS … [TIMEOUT s] [DEPENDS target…] [ENVIRONMENT NAME=VALUE…] [SERIAL]): a GoogleTest
+# executable, each TEST a ctest case TARGET.SUITE.NAME. DEPENDS: programs the test starts. SERIAL: never at the same time as
+# another test.
 # Building the target tests_LABEL builds all tests of a label.
 function(hearth_test target)
-  cmake_parse_arguments(T "SERIAL" "TIMEOUT" "SOURCES;LIBS;LABELS;DEPENDS" ${ARGN})
+  cmake_parse_arguments(T "SERIAL" "TIMEOUT" "SOURCES;LIBS;LABELS;DEPENDS;ENVIRONMENT" ${ARGN})
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 120)
   endif()
@@ -114,6 +115,9 @@ function(hearth_test target)
   set(properties TIMEOUT ${T_TIMEOUT})
   if(T_SERIAL)
     list(APPEND properties RUN_SERIAL TRUE)
+  endif()
+  if(T_ENVIRONMENT)
+    list(APPEND properties ENVIRONMENT "${T_ENVIRONMENT}")
   endif()
   hearth_labels(${target} ${T_LABELS})
   string(REPLACE ";" "\\;" labels "${T_LABELS}")

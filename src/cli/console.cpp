@@ -166,8 +166,8 @@ void ModelFlags::add(CLI::App& app) {
       },
       "{auto,all,N}");
   app.add_option("--gpu-layers", gpu_layers,
-                 "layers of this device that its GPU computes, the last ones: N, all, or auto, as many as fit; "
-                 "auto leaves a GPU without memory of its own alone")
+                 "layers of this device that its GPU computes: the output head first, then the last ones; N, all, or "
+                 "auto, as many as fit, but none on a GPU without memory of its own")
       ->check(layers)
       ->capture_default_str();
   app.add_option("--device", gpu, "the GPU (default: the first one; --list-devices)")->type_name("NAME");

@@ -73,10 +73,10 @@ Result<GpuShare> gpu_share(const GpuUse& use, compute::Backend& cpu, const model
   HEARTH_TRY(const compute::GpuNeeds of_layers, compute::Scratch::gpu_needs(cpu, gpu, model, options));
   const compute::GpuNeeds of_output = compute::Head::gpu_needs(gpu, model, options.n_ubatch, max_outputs);
   std::vector<model::SegmentId> candidates;
+  if (std::ranges::contains(segments, model::SegmentId::output()))
+    candidates.push_back(model::SegmentId::output());
   for (const model::SegmentId id : segments | std::views::reverse)
     if (id.kind == model::SegmentId::Kind::kLayer && candidates.size() < wanted) candidates.push_back(id);
-  if (candidates.size() < wanted && std::ranges::contains(segments, model::SegmentId::output()))
-    candidates.push_back(model::SegmentId::output());
 
   std::map<std::string, std::vector<std::uint32_t>> unsupported;  // layers by operation
   std::uint64_t lacking = 0;

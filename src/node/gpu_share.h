@@ -22,8 +22,8 @@ inline constexpr std::uint64_t kGpuReserve = std::uint64_t{256} << 20;
 // What the user gives a device's GPU.
 struct GpuUse {
   compute::Backend* backend = nullptr;  // nullptr: nothing
-  // Layers of this device, the last ones of its share; the output head counts as one more, after them. Nothing: as
-  // many as fit.
+  // Layers of this device, the last ones of its share; on the head the output head counts as one, before them, as in
+  // llama.cpp. Nothing: as many as fit.
   std::optional<std::uint32_t> n_layers = std::nullopt;
   // Most of its memory that may be taken; what is free, but for kGpuReserve, is another limit.
   std::uint64_t memory_bytes = std::numeric_limits<std::uint64_t>::max();

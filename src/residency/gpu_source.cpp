@@ -128,6 +128,7 @@ Result<std::unique_ptr<GpuSource>> GpuSource::load(const model::ModelFile& model
                                                    std::span<const model::SegmentId> segments,
                                                    ggml_backend_device* gpu, const LoadOptions& options,
                                                    std::unique_ptr<WeightSource> others) {
+  HEARTH_CHECK(!segments.empty());
   auto impl = std::make_unique<Impl>();
   impl->others = std::move(others);
   Declared declared = declare_all(model, segments);

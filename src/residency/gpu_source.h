@@ -24,7 +24,7 @@ class GpuSource final : public WeightSource {
   [[nodiscard]] static std::uint64_t bytes(const model::ModelFile& model,
                                            std::span<const model::SegmentId> segments, ggml_backend_device* gpu);
 
-  // `segments`: of the GPU; `others`: of the rest, may be null. Of `options` what is told and asked while it loads.
+  // `segments`: of the GPU, at least one; `others`: of the rest, may be null. Of `options` what is told and asked while it loads.
   // Errors: kIo, kInvalidFile (cut short, changed while it was read, or a norm or bias that is no number),
   // kOutOfMemory, kCancelled.
   [[nodiscard]] static Result<std::unique_ptr<GpuSource>> load(const model::ModelFile& model,

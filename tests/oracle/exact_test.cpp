@@ -39,17 +39,6 @@ const Cut kMoreCuts[] = {{"two", {6, 6}},
                          // One round after another: a device's windows differ, and it may have none.
                          {"three, three rounds, each another way", {3, 1, 0, 0, 2, 1, 2, 0, 3}, 3, 3, 6}};
 
-// The model of an architecture; "mixtral" is a llama of experts, "olmo3" an olmo2 with sliding windows.
-synth::SynthSpec spec_of(const std::string& arch, const std::string& type) {
-  synth::SynthSpec spec = small_spec(arch == "mixtral" ? "llama" : arch == "olmo3" ? "olmo2" : arch, type);
-  spec.shape.n_layer = kLayers;
-  if (arch == "mixtral") spec.shape.n_expert = 4;
-  if (arch == "olmo3") spec.shape.n_swa = 48;
-  if (arch == "gemma2") spec.attention_cap = 5;
-  if (arch == "gemma2" || arch == "gemma3") spec.logit_cap = 4;
-  return spec;
-}
-
 // Which types have another layout depends on the CPU; these have one wherever there is AVX2.
 bool surely_repacked(const std::string& type) {
 #ifdef __x86_64__
@@ -63,7 +52,9 @@ class ExactMatrix : public ::testing::TestWithParam<std::tuple<std::string, std:
 
 TEST_P(ExactMatrix, EveryCutGivesTheBitsOfLibllama) {
   const auto& [arch, type] = GetParam();
-  const auto model = test_model(spec_of(arch, type));
+  synth::SynthSpec spec = family_spec(arch, type);
+  spec.shape.n_layer = kLayers;
+  const auto model = test_model(spec);
   for (const bool repack : {true, false}) {
     RingOptions options = {.n_ctx = 512, .n_ubatch = kChunk, .repack = repack};
     oracle::Oracle oracle = open_oracle(model, options);

@@ -143,7 +143,9 @@ oracle::OracleOptions oracle_options(const RingOptions& ring, std::uint32_t n_se
           .n_seq_max = n_sequences,
           .kv_unified = true,
           .load = oracle::Load::kMmap,
-          .observer = {}};
+          .observer = {},
+          .gpu = ring.gpu,
+          .gpu_layers = static_cast<std::int32_t>(ring.gpu_layers)};
 }
 
 oracle::Oracle open_oracle(const std::filesystem::path& model, const RingOptions& ring,

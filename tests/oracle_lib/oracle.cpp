@@ -115,7 +115,7 @@ struct Oracle::Impl {
     params.type_v = to_ggml(options.kv_type.v);
     params.kv_unified = options.kv_unified;
     params.swa_full = false;  // as hearth: layers with a sliding window keep what they look back to
-    params.offload_kqv = false;
+    params.offload_kqv = !options.gpu.empty();
     params.op_offload = false;
     params.no_perf = true;
     if (options.observer.wants) {
@@ -186,10 +186,14 @@ Result<Oracle> Oracle::open(const std::filesystem::path& path, const OracleOptio
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   impl->file = path.string();
-  ggml_backend_dev_t no_devices[] = {nullptr};
+  ggml_backend_dev_t devices[] = {nullptr, nullptr};
+  if (!options.gpu.empty()) {
+    devices[0] = ggml_backend_dev_by_name(options.gpu.c_str());
+    if (devices[0] == nullptr) return fail(ErrorCode::kNotFound, "ggml has no device {}", options.gpu);
+  }
   llama_model_params params = llama_model_default_params();
-  params.devices = no_devices;
-  params.n_gpu_layers = 0;
+  params.devices = devices;
+  params.n_gpu_layers = options.gpu_layers;
   params.load_mode = options.load == Load::kMmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
   params.use_extra_bufts = options.repack;
   llama_model* model = llama_model_load_from_file(impl->file.c_str(), params);
@@ -207,6 +211,8 @@ Result<Oracle> Oracle::another(OracleOptions options) const {
   auto impl = std::make_unique<Impl>();
   options.repack = impl_->options.repack;
   options.load = impl_->options.load;
+  options.gpu = impl_->options.gpu;
+  options.gpu_layers = impl_->options.gpu_layers;
   impl->options = std::move(options);
   impl->file = impl_->file;
   impl->model = impl_->model;

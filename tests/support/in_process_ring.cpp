@@ -9,10 +9,11 @@ struct InProcessRing::Impl {
   RingOptions options;
   std::unique_ptr<model::ModelFile> model;
   plan::Plan plan;
-  std::unique_ptr<compute::Backend> backend;
+  std::unique_ptr<compute::Backend> backend, gpu;
   std::unique_ptr<residency::ResidentSource> resident;
+  std::unique_ptr<residency::GpuSource> on_gpu;
   std::unique_ptr<MovingSource> moving;
-  std::vector<std::unique_ptr<compute::Scratch>> scratch;  // one per device
+  std::vector<std::unique_ptr<compute::Scratch>> scratch, gpu_scratch;  // one per device
   std::unique_ptr<compute::Head> head;
   std::vector<std::unique_ptr<compute::Window>> windows;  // one per step
 };
@@ -45,6 +46,18 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
     impl->moving = std::make_unique<MovingSource>(*impl->resident, *impl->model, *options.moving_weights);
     source = impl->moving.get();
   }
+  if (!options.gpu.empty()) {
+    HEARTH_TRY(impl->gpu, compute::Backend::gpu(options.gpu));
+    HEARTH_CHECK(options.gpu_layers >= 1 && options.gpu_layers <= n_layer + 1);
+    std::vector<model::SegmentId> taken = {model::SegmentId::output()};
+    for (std::uint32_t il = n_layer + 1 - options.gpu_layers; il < n_layer; ++il)
+      taken.push_back(model::SegmentId::of_layer(il));
+    HEARTH_TRY(auto others, residency::ResidentSource::load(*impl->model, segments, impl->backend->device(),
+                                                            {.repack = options.repack, .progress = {}, .cancelled = {}}));
+    HEARTH_TRY(impl->on_gpu, residency::GpuSource::load(*impl->model, taken, impl->gpu->device(), {},
+                                                        std::move(others)));
+    source = impl->on_gpu.get();
+  }
   const compute::ScratchOptions scratch_options = {.n_cells = compute::pad_cells(options.n_ctx),
                                                    .n_ubatch = options.n_ubatch,
                                                    .flash_attention = options.flash_attention,
@@ -52,14 +65,18 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
   for (std::size_t device = 0; device < n_devices; ++device) {
     HEARTH_TRY(auto scratch, compute::Scratch::create(*impl->backend, *impl->model, scratch_options));
     impl->scratch.push_back(std::move(scratch));
+    if (!impl->gpu) continue;
+    HEARTH_TRY(auto beside, compute::Scratch::create_beside(*impl->scratch.back(), *impl->gpu, *impl->model));
+    impl->gpu_scratch.push_back(std::move(beside));
   }
   for (const plan::Step& step : impl->plan.steps) {
-    HEARTH_TRY(auto window, compute::Window::create(*impl->scratch[step.device], *impl->model, step.layers,
-                                                    *source, options.kv_type));
+    compute::Scratch* const gpu = impl->gpu ? impl->gpu_scratch[step.device].get() : nullptr;
+    HEARTH_TRY(auto window, compute::Window::create({*impl->scratch[step.device], gpu}, *impl->model,
+                                                    step.layers, *source, options.kv_type));
     impl->windows.push_back(std::move(window));
   }
   HEARTH_TRY(impl->head, compute::Head::create(*impl->backend, *impl->model, *source, options.n_ubatch,
-                                               options.n_ubatch));
+                                               options.n_ubatch, impl->gpu.get()));
   return std::unique_ptr<InProcessRing>(new InProcessRing(std::move(impl)));
 }
 
