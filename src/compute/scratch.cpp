@@ -120,9 +120,12 @@ Result<GpuNeeds> Scratch::gpu_needs(Backend& cpu, Backend& gpu, const model::Mod
     return true;
   });
   needs.bytes = scratch.io_->bytes() + activations + gpu_work_bytes(model, options);
-  for (std::uint32_t il = 0; il < model.params().n_layer; ++il)
-    if (auto operation = first_unsupported(gpu, scratch.largest_graph(model, il, 0).graph))
-      needs.unsupported.emplace(il, *std::move(operation));
+  const Measured shift = scratch.shift_graph(model);
+  for (std::uint32_t il = 0; il < model.params().n_layer; ++il) {
+    auto operation = first_unsupported(gpu, scratch.largest_graph(model, il, 0).graph);
+    if (!operation && shift.graph != nullptr) operation = first_unsupported(gpu, shift.graph);
+    if (operation) needs.unsupported.emplace(il, *std::move(operation));
+  }
   return needs;
 }
 

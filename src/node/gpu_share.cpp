@@ -58,20 +58,32 @@ bool GpuShare::has(model::SegmentId id) const {
   return std::ranges::contains(segments, id);
 }
 
+Result<GpuNeeds> gpu_needs(compute::Backend& cpu, compute::Backend& gpu, const model::ModelFile& model,
+                           const compute::ScratchOptions& options, std::uint32_t max_outputs) {
+  GpuNeeds needs;
+  HEARTH_TRY(needs.of_layers, compute::Scratch::gpu_needs(cpu, gpu, model, options));
+  needs.of_output = compute::Head::gpu_needs(gpu, model, options.n_ubatch, max_outputs);
+  return needs;
+}
+
 Result<GpuShare> gpu_share(const GpuUse& use, compute::Backend& cpu, const model::ModelFile& model,
                            const compute::ScratchOptions& options, std::uint32_t max_outputs,
                            std::span<const model::SegmentId> segments) {
+  if (use.backend == nullptr || use.n_layers == 0) return GpuShare{};
+  HEARTH_TRY(const GpuNeeds needs, gpu_needs(cpu, *use.backend, model, options, max_outputs));
+  return gpu_share(use, needs, model, options, segments);
+}
+
+Result<GpuShare> gpu_share(const GpuUse& use, const GpuNeeds& all_needs, const model::ModelFile& model,
+                           const compute::ScratchOptions& options, std::span<const model::SegmentId> segments) {
   GpuShare share;
   const std::uint32_t wanted = use.n_layers.value_or(kAllLayers);
-  if (use.backend == nullptr || wanted == 0) return share;
   compute::Backend& gpu = *use.backend;
   const compute::GpuInfo info = gpu.gpu_info();
   const std::uint64_t limit =
       std::min(use.memory_bytes, info.free_bytes - std::min(info.free_bytes, kGpuReserve));
 
   // What it may have, in the order in which it takes them.
-  HEARTH_TRY(const compute::GpuNeeds of_layers, compute::Scratch::gpu_needs(cpu, gpu, model, options));
-  const compute::GpuNeeds of_output = compute::Head::gpu_needs(gpu, model, options.n_ubatch, max_outputs);
   std::vector<model::SegmentId> candidates;
   if (std::ranges::contains(segments, model::SegmentId::output()))
     candidates.push_back(model::SegmentId::output());
@@ -82,7 +94,7 @@ Result<GpuShare> gpu_share(const GpuUse& use, compute::Backend& cpu, const model
   std::uint64_t lacking = 0;
   for (const model::SegmentId id : candidates) {
     const bool is_layer = id.kind == model::SegmentId::Kind::kLayer;
-    const compute::GpuNeeds& needs = is_layer ? of_layers : of_output;
+    const compute::GpuNeeds& needs = is_layer ? all_needs.of_layers : all_needs.of_output;
     const std::uint32_t key = is_layer ? id.layer : compute::GpuNeeds::kOutput;
     if (const auto found = needs.unsupported.find(key); found != needs.unsupported.end()) {
       unsupported[found->second].push_back(key);

@@ -56,6 +56,15 @@ struct GpuShare {
 
 // `segments`: the device's, in the order of use; `max_outputs`: as of Head::create. Layers with an operation that the GPU does not have stay with the
 // processor. kOutOfMemory when the layers that were asked for do not fit, with how many would.
+struct GpuNeeds {
+  compute::GpuNeeds of_layers, of_output;
+};
+[[nodiscard]] Result<GpuNeeds> gpu_needs(compute::Backend& cpu, compute::Backend& gpu, const model::ModelFile& model,
+                                         const compute::ScratchOptions& options, std::uint32_t max_outputs);
+[[nodiscard]] Result<GpuShare> gpu_share(const GpuUse& use, const GpuNeeds& needs, const model::ModelFile& model,
+                                         const compute::ScratchOptions& options,
+                                         std::span<const model::SegmentId> segments);
+// By what the GPU needs for these options.
 [[nodiscard]] Result<GpuShare> gpu_share(const GpuUse& use, compute::Backend& cpu, const model::ModelFile& model,
                                          const compute::ScratchOptions& options, std::uint32_t max_outputs,
                                          std::span<const model::SegmentId> segments);

@@ -27,15 +27,17 @@ ExecutorRing::~ExecutorRing() = default;
 
 Result<std::unique_ptr<ExecutorRing>> ExecutorRing::create(const std::string& model_path,
                                                            std::uint32_t n_devices,
-                                                           const engine::EpochOptions& options) {
+                                                           const engine::EpochOptions& options,
+                                                           const node::GpuUse& gpu) {
   HEARTH_TRY(model::ModelFile model, model::ModelFile::open(model_path));
   HEARTH_TRY(auto backend, compute::Backend::cpu(1));
   std::unique_ptr<ExecutorRing> ring(new ExecutorRing(std::move(model), std::move(backend)));
-  HEARTH_TRY_VOID(ring->load(n_devices, options));
+  HEARTH_TRY_VOID(ring->load(n_devices, options, gpu));
   return ring;
 }
 
-Result<> ExecutorRing::load(std::uint32_t n_devices, const engine::EpochOptions& options) {
+Result<> ExecutorRing::load(std::uint32_t n_devices, const engine::EpochOptions& options,
+                            const node::GpuUse& gpu) {
   const std::uint32_t n_layer = model_.params().n_layer;
   std::vector<std::string> names;
   std::vector<std::uint32_t> windows;
@@ -65,8 +67,9 @@ Result<> ExecutorRing::load(std::uint32_t n_devices, const engine::EpochOptions&
                                  for (auto left = batch.logits; !left.empty(); left = left.subspan(n_vocab))
                                    rows_.emplace_back(left.begin(),
                                                       left.begin() + static_cast<std::ptrdiff_t>(n_vocab));
-                               }}));
-    HEARTH_TRY_VOID(executors_.back()->load(prepare, m, {}));
+                               }},
+        node::OpenWeights{}, gpu));
+    HEARTH_TRY(reports_.emplace_back(), executors_.back()->load(prepare, m, {}));
   }
   batcher_ = std::make_unique<engine::Batcher>(engine::BatcherOptions{
       .n_ctx = options.n_ctx, .n_ubatch = options.n_ubatch, .n_seq_max = 1, .max_in_flight = 1});

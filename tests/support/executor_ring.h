@@ -20,10 +20,11 @@ namespace hearth::testing {
 
 class ExecutorRing {
  public:
-  // The layers as evenly as they go on `n_devices`, one round. options.n_ctx and n_ubatch count.
+  // The layers as evenly as they go on `n_devices`, one round. options.n_ctx and n_ubatch count. `gpu`: of each.
   [[nodiscard]] static Result<std::unique_ptr<ExecutorRing>> create(const std::string& model_path,
                                                                     std::uint32_t n_devices,
-                                                                    const engine::EpochOptions& options);
+                                                                    const engine::EpochOptions& options,
+                                                                    const node::GpuUse& gpu = {});
   ~ExecutorRing();
 
   // Appends tokens to the one text, in batches of at most n_ubatch; the logits of all of them or of the last.
@@ -31,10 +32,12 @@ class ExecutorRing {
                                                              engine::Outputs outputs);
   // Bytes of all frames since the last call.
   [[nodiscard]] std::uint64_t take_bytes_sent();
+  // What each device took.
+  [[nodiscard]] std::span<const engine::LoadReport> reports() const { return reports_; }
 
  private:
   ExecutorRing(model::ModelFile model, std::unique_ptr<compute::Backend> backend);
-  Result<> load(std::uint32_t n_devices, const engine::EpochOptions& options);
+  Result<> load(std::uint32_t n_devices, const engine::EpochOptions& options, const node::GpuUse& gpu);
   Result<> pass_frames();
 
   struct Sent {
@@ -48,6 +51,7 @@ class ExecutorRing {
   std::uint32_t sequence_ = 0;
   std::deque<Sent> sent_;
   std::uint64_t bytes_sent_ = 0;
+  std::vector<engine::LoadReport> reports_;
   std::vector<std::vector<float>> rows_;
 };
 
