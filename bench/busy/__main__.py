@@ -31,6 +31,7 @@ class Policy:
         return f"{self.threads} threads, {self.schedule}, {self.spins} spins"
 
     def command(self, words):
+        words = words + ["--prio", "normal"]  # it would give way by itself
         prefix = {"usual": [], "idle": ["chrt", "--idle", "0"], "batch": ["chrt", "--batch", "0"]}.get(self.schedule)
         return (["nice", "-n", self.schedule.split()[1]] if prefix is None else prefix) + words
 

@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -244,6 +245,15 @@ void require_environment(const char* name, const char* value, char** arguments) 
   std::error_code error;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (!error) execv(program.c_str(), arguments);
+}
+
+int niceness() {
+  return getpriority(PRIO_PROCESS, 0);
+}
+
+void give_way(int nice) {
+  // Being nicer is always allowed.
+  if (niceness() < nice) (void)setpriority(PRIO_PROCESS, 0, nice);
 }
 
 }  // namespace hearth

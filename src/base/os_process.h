@@ -88,4 +88,9 @@ void open_standard_streams();
 // or the system refused.
 void require_environment(const char* name, const char* value, char** arguments);
 
+// Niceness of the calling thread, and of threads it starts and programs it runs from now on: at least `nice`,
+// 0 to 19.
+void give_way(int nice);
+[[nodiscard]] int niceness();
+
 }  // namespace hearth

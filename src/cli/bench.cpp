@@ -68,6 +68,7 @@ std::vector<std::uint32_t> layers_of(const plan::Plan& plan) {
 }
 
 int run(const Flags& flags) {
+  flags.model.set_priority();
   auto options = flags.ring.head_options(flags.model);
   if (!options) return report(options.error());
   // The last token generated is not put into the ring again.

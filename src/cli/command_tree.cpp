@@ -184,6 +184,9 @@ const std::vector<Fact>& environment() {
   static const std::vector<Fact> facts = {
       {"HEARTH_CACHE", "folder of the packs and of what was measured; --cache-dir goes before it"},
       {"XDG_CACHE_HOME", "the user's cache, where HEARTH_CACHE is not set (default: ~/.cache)"},
+      {"GGML_VK_VISIBLE_DEVICES",
+       "numbers of the Vulkan devices that are GPUs here, e.g. 0; empty: none; without it all but those in "
+       "software"},
       {"GOMP_SPINCOUNT",
        "how long idle compute threads spin before they sleep; hearth sets 10000 where it is not set"},
   };

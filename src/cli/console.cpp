@@ -132,7 +132,8 @@ void list_devices() {
   for (const compute::GpuInfo& gpu : compute::list_gpus())
     text += std::format("{}: {}, {} of {} free{}\n", gpu.name, gpu.description, format_bytes(gpu.free_bytes),
                         format_bytes(gpu.total_bytes), gpu.integrated ? ", the machine's memory" : "");
-  if (text.empty()) text = "no GPU: ggml's backend for it (e.g. libggml0-backend-vulkan) or a driver is missing\n";
+  if (text.empty())
+    text = "no GPU: ggml's backend for it (e.g. libggml0-backend-vulkan) or a driver is missing\n";
   (void)put(text);
   throw CLI::Success();
 }
@@ -146,6 +147,10 @@ void ModelFlags::add(CLI::App& app) {
   const OptionGroup group(app, "This device");
   app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
       ->check(CLI::Range(1, 512));
+  app.add_option("--prio", priority,
+                 "low: other programs come first where cores are short (nice 5); normal: all alike")
+      ->check(CLI::IsMember({"low", "normal"}))
+      ->capture_default_str();
   app.add_option("--memory", memory,
                  "memory this device lends, this program included, e.g. 6GiB, as far as it is available "
                  "(default: what is available, but for a sixteenth); what does not fit is read from the disk "
@@ -165,9 +170,10 @@ void ModelFlags::add(CLI::App& app) {
                    : std::format("expected a number of layers, auto or all, got '{}'", given);
       },
       "{auto,all,N}");
-  app.add_option("--gpu-layers", gpu_layers,
-                 "layers of this device that its GPU computes: the output head first, then the last ones; N, all, or "
-                 "auto, as many as fit, but none on a GPU without memory of its own")
+  app.add_option(
+         "--gpu-layers", gpu_layers,
+         "layers of this device that its GPU computes: the output head first, then the last ones; N, all, or "
+         "auto, as many as fit, but none on a GPU without memory of its own")
       ->check(layers)
       ->capture_default_str();
   app.add_option("--device", gpu, "the GPU (default: the first one; --list-devices)")->type_name("NAME");
@@ -194,6 +200,12 @@ Result<node::GpuOptions> ModelFlags::gpu_options() const {
 
 residency::WeightOptions ModelFlags::weights(std::function<void(const std::string&)> notice) const {
   return {.cache_dir = cache_dir, .lock_pins = pin == "lock", .notice = std::move(notice)};
+}
+
+void ModelFlags::set_priority() const {
+  // Measured, docs/explanation/busy.md: a program on every core is slowed by a fifth instead of four fifths.
+  constexpr int kLow = 5;
+  if (priority == "low") give_way(kLow);
 }
 
 std::uint32_t ModelFlags::threads() const {
@@ -456,10 +468,13 @@ std::string describe(const node::RingReport& ring) {
     text += std::format("  {:<12} {:<22} layers {:<16} weights {}, KV {}, buffers {}{}\n",
                         ring.plan.devices[device], ring.addresses[device], layers.empty() ? "none" : layers,
                         format_bytes(load.weight_bytes), format_bytes(load.kv_bytes),
-                        format_bytes(load.compute_bytes), device == 0 ? "; embedding, output head" : "");
-    if (load.gpu_layers > 0)
-      text += std::format("  {:<12} {:<22} {} of these layers, {}\n", "", "its GPU has", load.gpu_layers,
-                          format_bytes(load.gpu_bytes));
+                        format_bytes(load.compute_bytes),
+                        device != 0       ? ""
+                        : load.gpu_output ? "; embedding"
+                                          : "; embedding, output head");
+    if (load.gpu_bytes > 0)
+      text += std::format("  {:<12} {:<22} {} of these layers{}: {}\n", "", "its GPU has", load.gpu_layers,
+                          load.gpu_output ? " and the output head" : "", format_bytes(load.gpu_bytes));
   }
   return text;
 }

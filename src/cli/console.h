@@ -68,10 +68,13 @@ struct ModelFlags {
   std::string memory;           // "", or a size
   std::string pin = "cache";
   std::string cache_dir;
+  std::string priority = "low";
   std::string gpu_layers = "auto";  // or "all", or a number
   std::string gpu;                  // name
   std::string gpu_memory;           // "", or a size
   void add(CLI::App& app);
+  // Before threads are started: other programs come first, unless the user says otherwise.
+  void set_priority() const;
   [[nodiscard]] std::uint32_t threads() const;
   [[nodiscard]] Result<std::uint64_t> memory_bytes() const;
   [[nodiscard]] Result<node::GpuOptions> gpu_options() const;

@@ -128,6 +128,7 @@ int answer(node::HeadNode& head, const Prompter& prompter, const ChatOptions& op
 }
 
 int run(const Flags& flags) {
+  flags.model.set_priority();
   const auto text = prompt_text(flags);
   if (!text) return report(text.error());
   auto chat_with = chat_options(flags);

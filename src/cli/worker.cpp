@@ -22,6 +22,7 @@ struct Flags {
 };
 
 int run(const Flags& flags) {
+  flags.model.set_priority();
   node::WorkerNodeOptions options;
   options.model_path = flags.model.model;
   options.n_threads = flags.model.threads();

@@ -114,8 +114,9 @@ Result<std::unique_ptr<Backend>> Backend::gpu(std::string_view name) {
   }
   if (impl->device == nullptr)
     return fail(ErrorCode::kNotFound, "there is no GPU '{}' here; {}", name,
-                there.empty() ? "ggml finds none: its backend (libggml0-backend-vulkan) or a driver is missing"
-                              : "there are: " + there);
+                there.empty()
+                    ? "ggml finds none: its backend (libggml0-backend-vulkan) or a driver is missing"
+                    : "there are: " + there);
   impl->backend = ggml_backend_dev_init(impl->device, nullptr);
   if (impl->backend == nullptr) return fail(ErrorCode::kIo, "ggml cannot start the GPU {}", name);
   return std::unique_ptr<Backend>(new Backend(std::move(impl)));

@@ -23,9 +23,9 @@ namespace hearth::compute {
 
 // A GPU that ggml can compute with here.
 struct GpuInfo {
-  std::string name;         // as it is asked for, e.g. "Vulkan0"
-  std::string description;  // e.g. "NVIDIA GeForce RTX 3060"
-  bool integrated = false;  // its memory is the machine's
+  std::string name;                               // as it is asked for, e.g. "Vulkan0"
+  std::string description;                        // e.g. "NVIDIA GeForce RTX 3060"
+  bool integrated = false;                        // its memory is the machine's
   std::uint64_t free_bytes = 0, total_bytes = 0;  // of its memory
 };
 // In ggml's order: of each of its backends that is installed.
@@ -44,8 +44,8 @@ class Backend {
   [[nodiscard]] Result<> compute(ggml_cgraph* graph);
   // Waits until all is computed. kIo when the device is lost.
   [[nodiscard]] Result<> synchronize();
-  // Asked by the thread that called compute(), between two nodes, or of a GPU before each graph; true ends it there.
-  // Empty: never.
+  // Asked by the thread that called compute(), between two nodes, or of a GPU before each graph; true ends it
+  // there. Empty: never.
   void abort_when(std::function<bool()> condition);
 
   // Of a GPU, as it is now.

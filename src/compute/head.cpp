@@ -46,12 +46,13 @@ ggml_tensor* finished(ggml_context* ctx, const model::HyperParams& p, ggml_tenso
 struct IoLayout {
   std::size_t rows = 0, logits = 0, normed = 0, block = 0, tokens = 0;  // bytes of each
   [[nodiscard]] std::size_t total() const {
-    return io_aligned(rows) + io_aligned(logits) + io_aligned(normed) + io_aligned(block) + io_aligned(tokens);
+    return io_aligned(rows) + io_aligned(logits) + io_aligned(normed) + io_aligned(block) +
+           io_aligned(tokens);
   }
 };
 
-IoLayout layout_of(const model::HyperParams& p, std::span<const residency::Part> parts, std::uint32_t max_tokens,
-                   std::uint32_t max_outputs) {
+IoLayout layout_of(const model::HyperParams& p, std::span<const residency::Part> parts,
+                   std::uint32_t max_tokens, std::uint32_t max_outputs) {
   const std::size_t row = p.n_embd * sizeof(float), n_outputs = max_outputs;
   std::size_t largest_block = 0;
   for (const residency::Part& part : parts)
@@ -213,9 +214,9 @@ Result<> Head::Impl::build_output(GraphSet& set, std::int64_t n_rows) {
     }
     if (matrix != nullptr) {
       const bool direct = n_rows == 1 || part.row_end == 0;
-      ggml_tensor* out = finished(
-          g.ctx.get(), model.params(),
-          place(ggml_mul_mat(g.ctx.get(), matrix, x), direct ? logits + part.row_begin : block));
+      ggml_tensor* out =
+          finished(g.ctx.get(), model.params(),
+                   place(ggml_mul_mat(g.ctx.get(), matrix, x), direct ? logits + part.row_begin : block));
       ggml_build_forward_expand(g.graph, out);
     }
     if (!ggml_gallocr_alloc_graph(output.activations.get(), g.graph))

@@ -18,16 +18,18 @@ namespace hearth::compute {
 
 class Head {
  public:
-  // `weights` holds the embedding segment, in one part and not on a GPU, and the output segment, in any; it, `model`
-  // and the backends must outlive the head. max_tokens: the largest batch; max_outputs: the most rows that logits()
-  // is asked for at once. `gpu` computes logits if the weights of the output head are there. kOutOfMemory.
+  // `weights` holds the embedding segment, in one part and not on a GPU, and the output segment, in any; it,
+  // `model` and the backends must outlive the head. max_tokens: the largest batch; max_outputs: the most rows
+  // that logits() is asked for at once. `gpu` computes logits if the weights of the output head are there.
+  // kOutOfMemory.
   [[nodiscard]] static Result<std::unique_ptr<Head>> create(Backend& backend, const model::ModelFile& model,
                                                             residency::WeightSource& weights,
-                                                            std::uint32_t max_tokens, std::uint32_t max_outputs,
+                                                            std::uint32_t max_tokens,
+                                                            std::uint32_t max_outputs,
                                                             Backend* gpu = nullptr);
   // What a GPU that computes logits would take, and whether it has the operations; nothing is taken.
-  [[nodiscard]] static GpuNeeds gpu_needs(Backend& gpu, const model::ModelFile& model, std::uint32_t max_tokens,
-                                          std::uint32_t max_outputs);
+  [[nodiscard]] static GpuNeeds gpu_needs(Backend& gpu, const model::ModelFile& model,
+                                          std::uint32_t max_tokens, std::uint32_t max_outputs);
   ~Head();
 
   // rows: [n_tokens][n_embd], written. kInvalidArgument for a token that is not in the vocabulary.

@@ -9,8 +9,7 @@ std::unique_ptr<IoMemory> IoMemory::plain(Backend& cpu, std::size_t bytes) {
   memory->bytes_ = bytes;
   void* base = ggml_backend_buffer_get_base(memory->buffer_.get());
   std::size_t space = bytes + kIoAlignment;
-  memory->base_ = memory->seen_base_ =
-      static_cast<std::byte*>(std::align(kIoAlignment, bytes, base, space));
+  memory->base_ = memory->seen_base_ = static_cast<std::byte*>(std::align(kIoAlignment, bytes, base, space));
   return memory;
 }
 

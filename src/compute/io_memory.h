@@ -1,7 +1,7 @@
 // IoMemory: the memory of what goes into graphs and comes out of them.
 //
-// Whoever fills inputs and reads results has plain memory. The processor's graphs work on it right there; those of a
-// GPU work on a copy in its memory, at the same offsets, which send() and fetch() keep in step.
+// Whoever fills inputs and reads results has plain memory. The processor's graphs work on it right there;
+// those of a GPU work on a copy in its memory, at the same offsets, which send() and fetch() keep in step.
 //
 // Inside compute only. Engine thread only.
 #pragma once
@@ -19,7 +19,8 @@ class IoMemory {
  public:
   // Plain memory, aligned to kIoAlignment; nullptr when there is none.
   [[nodiscard]] static std::unique_ptr<IoMemory> plain(Backend& cpu, std::size_t bytes);
-  // A GPU's copy of it, of which nothing has been sent; nullptr when the GPU has no memory. `plain` must outlive it.
+  // A GPU's copy of it, of which nothing has been sent; nullptr when the GPU has no memory. `plain` must
+  // outlive it.
   [[nodiscard]] static std::unique_ptr<IoMemory> copy_of(const IoMemory& plain, Backend& gpu);
 
   // Start of the plain memory.
@@ -43,9 +44,9 @@ class IoMemory {
   std::byte* base_ = nullptr;       // plain
   std::byte* seen_base_ = nullptr;  // of the buffer; a GPU's is no address of this process
   std::size_t bytes_ = 0;
-  Backend* gpu_ = nullptr;          // nullptr: plain
+  Backend* gpu_ = nullptr;  // nullptr: plain
   residency::ContextPtr ctx_;
-  ggml_tensor* whole_ = nullptr;    // all of a GPU's copy
+  ggml_tensor* whole_ = nullptr;  // all of a GPU's copy
 };
 
 // Pieces of it start at multiples of this: for vector instructions, and what Vulkan may ask for at most.

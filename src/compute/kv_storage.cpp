@@ -93,7 +93,8 @@ Result<std::unique_ptr<KvStorage>> KvStorage::create(const model::HyperParams& p
       return fail(ErrorCode::kOutOfMemory,
                   "the KV cache of layers {}..{} needs {} bytes for {} cells a layer, which are not "
                   "free; ask for a smaller context (-c) or smaller types (-ctk q8_0 -ctv q8_0)",
-                  layers.begin, layers.end - 1, needed, std::ranges::max(cells, {}, &KvCells::n_cells).n_cells);
+                  layers.begin, layers.end - 1, needed,
+                  std::ranges::max(cells, {}, &KvCells::n_cells).n_cells);
     // A masked cell still takes part in sums with weight 0: it must not hold NaN. In every type zeros are 0.
     ggml_backend_buffer_clear(store.buffer.get(), 0);
   }

@@ -1,9 +1,8 @@
 // KvStorage: keys and values of a window of layers, addressed by (layer, cell).
 //
-// One K and one V tensor per layer, [n_embd_k or n_embd_v, cells of that layer], in one buffer of each device that
-// computes layers, zeroed at creation. Layers may have different numbers of cells: one with a sliding window needs
-// fewer.
-// Which cell holds what is CellTable's business. Engine thread only.
+// One K and one V tensor per layer, [n_embd_k or n_embd_v, cells of that layer], in one buffer of each device
+// that computes layers, zeroed at creation. Layers may have different numbers of cells: one with a sliding
+// window needs fewer. Which cell holds what is CellTable's business. Engine thread only.
 #pragma once
 
 #include <cstdint>

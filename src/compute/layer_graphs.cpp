@@ -41,7 +41,7 @@ void point_weights(std::span<ggml_tensor* const> tensors, std::span<const reside
 
 LayerGraphs::LayerGraphs(Scratches scratches, const model::ModelFile& model, plan::LayerRange layers,
                          const residency::WeightSource& weights, const KvStorage& kv)
-      : scratches_(scratches), model_(model), layers_(layers), weights_(weights), kv_(kv) {
+    : scratches_(scratches), model_(model), layers_(layers), weights_(weights), kv_(kv) {
   std::vector<std::uint32_t> examples;  // a layer of each kind
   for (std::uint32_t il = layers.begin; il < layers.end; ++il) {
     const auto found =
@@ -116,17 +116,16 @@ Result<LayerGraph> LayerGraphs::build(std::uint32_t il, const Shape& shape) {
   const bool slides = p.is_sliding(il);
   const std::uint32_t n_kv = slides ? shape.n_kv_sliding : shape.n_kv;
   BatchInputs in = scratch.inputs(ctx, {.n_embd = p.n_embd,
-                                         .n_tokens = shape.n_tokens,
-                                         .n_kv = n_kv,
-                                         .n_out = select ? shape.n_out : 0,
-                                         .sliding = slides});
+                                        .n_tokens = shape.n_tokens,
+                                        .n_kv = n_kv,
+                                        .n_out = select ? shape.n_out : 0,
+                                        .sliding = slides});
   in.keys_and_values_only = shape.n_out == 0 && il + 1 == p.n_layer;
   built.k = declare_like(ctx, kv_.k(il));
   built.v = declare_like(ctx, kv_.v(il));
   const LayerKv layer_kv = {.k = built.k.tensor, .v = built.v.tensor, .n_kv = n_kv};
-  const LayerOptions options = {.layer = il,
-                                .n_ctx = scratch.options().n_cells,
-                                .flash_attention = scratch.options().flash_attention};
+  const LayerOptions options = {
+      .layer = il, .n_ctx = scratch.options().n_cells, .flash_attention = scratch.options().flash_attention};
   ggml_tensor* out = build_layer(ctx, built.graph, model_, options, by_role, layer_kv, in);
   // The layer's output takes the place of its input, whose last reader ran before.
   if (out != nullptr) scratch.place(out, scratch.hidden);

@@ -45,8 +45,8 @@ ScratchOptions gpu_options(ScratchOptions options) {
   return options;
 }
 
-// What a GPU's backend takes by itself: a matrix as halves, should it have no kernel for its type; the right side of
-// a product; partial sums of a product that is split.
+// What a GPU's backend takes by itself: a matrix as halves, should it have no kernel for its type; the right
+// side of a product; partial sums of a product that is split.
 std::uint64_t gpu_work_bytes(const model::ModelFile& model, const ScratchOptions& options) {
   constexpr std::uint64_t kSplits = 4;
   std::uint64_t matrix = 0, columns = 0, rows = 0;
@@ -106,7 +106,7 @@ Result<std::unique_ptr<Scratch>> Scratch::create_beside(const Scratch& cpu, Back
 }
 
 Result<GpuNeeds> Scratch::gpu_needs(Backend& cpu, Backend& gpu, const model::ModelFile& model,
-                                             const ScratchOptions& options) {
+                                    const ScratchOptions& options) {
   // Of plain memory nothing is written, so none is taken.
   Scratch scratch(cpu, gpu_options(options));
   HEARTH_TRY_VOID(scratch.take_plain(model.params()));

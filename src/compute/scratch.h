@@ -1,8 +1,8 @@
 // Scratch: the memory that a device's windows share because they compute one after another: hidden rows,
 // batch inputs, activations. Sized once for the largest batch; nothing is allocated while tokens flow.
 //
-// A device whose GPU computes layers too has a second one: its inputs are a copy of the first one's in the GPU's
-// memory, its activations are there.
+// A device whose GPU computes layers too has a second one: its inputs are a copy of the first one's in the
+// GPU's memory, its activations are there.
 //
 // Inside compute only. Engine thread only.
 #pragma once
@@ -73,7 +73,8 @@ class Scratch : public BatchMemory {
   [[nodiscard]] static Result<std::unique_ptr<Scratch>> create(Backend& backend,
                                                                const model::ModelFile& model,
                                                                const ScratchOptions& options);
-  // For a GPU: the inputs are those of `cpu`, which must outlive it. Takes what gpu_needs() says. kOutOfMemory.
+  // For a GPU: the inputs are those of `cpu`, which must outlive it. Takes what gpu_needs() says.
+  // kOutOfMemory.
   [[nodiscard]] static Result<std::unique_ptr<Scratch>> create_beside(const Scratch& cpu, Backend& gpu,
                                                                       const model::ModelFile& model);
   // What a GPU would take for it, and which layers it has no operations for; nothing is taken.

@@ -215,8 +215,8 @@ Result<> Window::Impl::take_rows_back(std::uint32_t end, const wire::Batch& batc
   if (!on_gpu_since) return {};
   const plan::LayerRange computed = {*on_gpu_since, end};
   on_gpu_since.reset();
-  HEARTH_TRY_VOID(scratches.gpu->fetch(
-      scratch.hidden, n_rows_after(end - 1, shape) * model.params().n_embd * sizeof(float)));
+  HEARTH_TRY_VOID(scratches.gpu->fetch(scratch.hidden,
+                                       n_rows_after(end - 1, shape) * model.params().n_embd * sizeof(float)));
   return check_rows(computed, batch, shape);
 }
 
@@ -261,7 +261,8 @@ Shape Window::Impl::shape_of(const wire::Batch& batch) const {
 }
 
 // After layers: their rows are numbers.
-Result<> Window::Impl::check_rows(plan::LayerRange checked, const wire::Batch& batch, const Shape& shape) const {
+Result<> Window::Impl::check_rows(plan::LayerRange checked, const wire::Batch& batch,
+                                  const Shape& shape) const {
   const std::size_t n_embd = model.params().n_embd;
   const std::size_t n_rows = n_rows_after(checked.end - 1, shape);
   const std::span<const float> rows(scratch.hidden, n_rows * n_embd);

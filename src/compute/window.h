@@ -23,9 +23,11 @@ namespace hearth::compute {
 
 class Window {
  public:
-  // `model`, `weights` and what `scratches` names must outlive the window. A layer is computed, and its KV cache is,
-  // where the weights say. kOutOfMemory when the KV cache does not fit; what KvStorage::check() refuses.
-  [[nodiscard]] static Result<std::unique_ptr<Window>> create(Scratches scratches, const model::ModelFile& model,
+  // `model`, `weights` and what `scratches` names must outlive the window. A layer is computed, and its KV
+  // cache is, where the weights say. kOutOfMemory when the KV cache does not fit; what KvStorage::check()
+  // refuses.
+  [[nodiscard]] static Result<std::unique_ptr<Window>> create(Scratches scratches,
+                                                              const model::ModelFile& model,
                                                               plan::LayerRange layers,
                                                               residency::WeightSource& weights,
                                                               wire::KvTypes kv_type);

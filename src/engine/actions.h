@@ -111,8 +111,10 @@ struct LoadReport {
   std::uint64_t compute_bytes = 0;
   std::uint32_t max_batches = 1;  // full ones that there is memory for at once
   std::uint32_t max_group = 1;    // of these, computed together with one reading of the weights
-  std::uint32_t gpu_layers = 0;   // of a GPU, which has them in gpu_bytes of its memory; the rest does not count them
+  std::uint32_t gpu_layers =
+      0;  // of a GPU, which has them in gpu_bytes of its memory; the rest does not count them
   std::uint64_t gpu_bytes = 0;
+  bool gpu_output = false;  // it computes the output head; of the head's report only
   friend bool operator==(const LoadReport&, const LoadReport&) = default;
 };
 

@@ -233,7 +233,8 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                .kv_bytes = kv_bytes,
                                .compute_bytes = table_bytes + frames,
                                .gpu_layers = gpu.n_layers(),
-                               .gpu_bytes = gpu.bytes()};
+                               .gpu_bytes = gpu.bytes(),
+                               .gpu_output = gpu.has(model::SegmentId::output())};
   if (n_layers > 0) {
     // Whether layers are streamed, in blocks of rows, shows when this is known: where it may be, room for it.
     const bool may_stream = weight_bytes > left / 2;
@@ -270,11 +271,10 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   if (!weights) return std::unexpected(std::move(weights).error());
   epoch->weights = *std::move(weights);
   if (!gpu.segments.empty()) {
-    HEARTH_TRY(epoch->weights, residency::GpuSource::load(model_, gpu.segments, gpu_.backend->device(), options,
-                                                          std::move(epoch->weights)));
+    HEARTH_TRY(epoch->weights, residency::GpuSource::load(model_, gpu.segments, gpu_.backend->device(),
+                                                          options, std::move(epoch->weights)));
     if (gpu.n_layers() > 0) {
-      HEARTH_TRY(epoch->gpu_scratch,
-                 compute::Scratch::create_beside(*epoch->scratch, *gpu_.backend, model_));
+      HEARTH_TRY(epoch->gpu_scratch, compute::Scratch::create_beside(*epoch->scratch, *gpu_.backend, model_));
     }
   }
   const residency::StreamStatistics statistics = epoch->weights->statistics();

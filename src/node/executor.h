@@ -93,8 +93,8 @@ inline constexpr std::size_t kSmallFrameBytes = std::size_t{64} * 1024;
 
 class Executor {
  public:
-  // `model`, `backend` and a GPU's must outlive it. `max_outputs`: most rows of logits in a batch (head). Without
-  // `open_weights` all weights of the processor stay in memory.
+  // `model`, `backend` and a GPU's must outlive it. `max_outputs`: most rows of logits in a batch (head).
+  // Without `open_weights` all weights of the processor stay in memory.
   Executor(const model::ModelFile& model, compute::Backend& backend, std::uint32_t max_outputs,
            ExecutorSink sink, OpenWeights open_weights = {}, const GpuUse& gpu = {});
   ~Executor();

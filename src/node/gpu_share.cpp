@@ -13,7 +13,8 @@
 namespace hearth::node {
 namespace {
 
-std::uint64_t kv_bytes_of(model::SegmentId id, const model::ModelFile& model, const compute::ScratchOptions& options) {
+std::uint64_t kv_bytes_of(model::SegmentId id, const model::ModelFile& model,
+                          const compute::ScratchOptions& options) {
   return compute::KvStorage::bytes(model.params(), 1, options.kv_type,
                                    compute::layer_cells(model.params(), id.layer, options));
 }
@@ -41,11 +42,14 @@ Result<DeviceGpu> open_gpu(const GpuOptions& options) {
     const std::vector<compute::GpuInfo> there = compute::list_gpus();
     auto found = std::ranges::find(there, false, &compute::GpuInfo::integrated);
     if (found == there.end() && options.n_layers) found = there.begin();
-    if (found != there.end()) name = found->name;
-    else if (!options.n_layers) return gpu;
+    if (found != there.end())
+      name = found->name;
+    else if (!options.n_layers)
+      return gpu;
   }
   HEARTH_TRY(gpu.backend, compute::Backend::gpu(name));
-  gpu.use = {.backend = gpu.backend.get(), .n_layers = options.n_layers, .memory_bytes = options.memory_bytes};
+  gpu.use = {
+      .backend = gpu.backend.get(), .n_layers = options.n_layers, .memory_bytes = options.memory_bytes};
   return gpu;
 }
 
@@ -75,7 +79,8 @@ Result<GpuShare> gpu_share(const GpuUse& use, compute::Backend& cpu, const model
 }
 
 Result<GpuShare> gpu_share(const GpuUse& use, const GpuNeeds& all_needs, const model::ModelFile& model,
-                           const compute::ScratchOptions& options, std::span<const model::SegmentId> segments) {
+                           const compute::ScratchOptions& options,
+                           std::span<const model::SegmentId> segments) {
   GpuShare share;
   const std::uint32_t wanted = use.n_layers.value_or(kAllLayers);
   compute::Backend& gpu = *use.backend;
@@ -115,10 +120,11 @@ Result<GpuShare> gpu_share(const GpuUse& use, const GpuNeeds& all_needs, const m
     share.segments.push_back(id);
   }
   if (lacking > 0)
-    return fail(ErrorCode::kOutOfMemory,
-                "what {} is to compute takes {} of its memory, {} may be used; -ngl {} would fit, -ngl auto takes as "
-                "much as fits",
-                info.name, format_bytes(share.bytes() + lacking), format_bytes(limit), share.segments.size());
+    return fail(
+        ErrorCode::kOutOfMemory,
+        "what {} is to compute takes {} of its memory, {} may be used; -ngl {} would fit, -ngl auto takes as "
+        "much as fits",
+        info.name, format_bytes(share.bytes() + lacking), format_bytes(limit), share.segments.size());
   for (auto& [operation, layers] : unsupported) {
     std::ranges::sort(layers);
     const bool with_output = layers.back() == compute::GpuNeeds::kOutput;

@@ -49,10 +49,12 @@ class Upload {
     const std::string path = file->file.path().string();
     for (std::uint64_t at = 0; at < source.bytes;) {
       if (options_.cancelled && options_.cancelled())
-        return fail(ErrorCode::kCancelled, "loading was ended at {} of {}", format_bytes(done_), format_bytes(total_));
+        return fail(ErrorCode::kCancelled, "loading was ended at {} of {}", format_bytes(done_),
+                    format_bytes(total_));
       // A vector is checked whole.
-      const std::uint64_t n = model::is_vector(from.role) ? source.bytes
-                                                          : std::min<std::uint64_t>(kPieceBytes, source.bytes - at);
+      const std::uint64_t n = model::is_vector(from.role)
+                                  ? source.bytes
+                                  : std::min<std::uint64_t>(kPieceBytes, source.bytes - at);
       piece_.resize(n);
       HEARTH_TRY_VOID(file->file.read_at(source.offset + at, piece_));
       if (model::is_vector(from.role)) HEARTH_TRY_VOID(check_vector(source, piece_.data(), path));
@@ -138,7 +140,8 @@ Result<std::unique_ptr<GpuSource>> GpuSource::load(const model::ModelFile& model
   impl->buffer.reset(
       ggml_backend_alloc_ctx_tensors_from_buft(impl->ctx.get(), ggml_backend_dev_buffer_type(gpu)));
   if (!impl->buffer)
-    return fail(ErrorCode::kOutOfMemory, "{} of weights do not fit into the memory of {}; give it fewer layers (-ngl)",
+    return fail(ErrorCode::kOutOfMemory,
+                "{} of weights do not fit into the memory of {}; give it fewer layers (-ngl)",
                 format_bytes(total), ggml_backend_dev_description(gpu));
   ggml_backend_buffer_set_usage(impl->buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
   Upload upload(model, options, total);

@@ -1,8 +1,8 @@
-// GpuSource: the weights of some segments in a GPU's memory, for as long as the source lives; those of the others come
-// from another source.
+// GpuSource: the weights of some segments in a GPU's memory, for as long as the source lives; those of the
+// others come from another source.
 //
-// They are copied there once, plain, as they are in the file; afterwards neither the file nor its disk matters for
-// them.
+// They are copied there once, plain, as they are in the file; afterwards neither the file nor its disk
+// matters for them.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +22,12 @@ class GpuSource final : public WeightSource {
  public:
   // What load() takes of the GPU's memory, paddings included.
   [[nodiscard]] static std::uint64_t bytes(const model::ModelFile& model,
-                                           std::span<const model::SegmentId> segments, ggml_backend_device* gpu);
+                                           std::span<const model::SegmentId> segments,
+                                           ggml_backend_device* gpu);
 
-  // `segments`: of the GPU, at least one; `others`: of the rest, may be null. Of `options` what is told and asked while it loads.
-  // Errors: kIo, kInvalidFile (cut short, changed while it was read, or a norm or bias that is no number),
-  // kOutOfMemory, kCancelled.
+  // `segments`: of the GPU, at least one; `others`: of the rest, may be null. Of `options` what is told and
+  // asked while it loads. Errors: kIo, kInvalidFile (cut short, changed while it was read, or a norm or bias
+  // that is no number), kOutOfMemory, kCancelled.
   [[nodiscard]] static Result<std::unique_ptr<GpuSource>> load(const model::ModelFile& model,
                                                                std::span<const model::SegmentId> segments,
                                                                ggml_backend_device* gpu,
@@ -35,7 +36,8 @@ class GpuSource final : public WeightSource {
   ~GpuSource() override;
 
   [[nodiscard]] std::span<const Part> parts(model::SegmentId id) const override;
-  [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id, std::uint32_t part) override;
+  [[nodiscard]] Result<std::span<const TensorPlace>> acquire(model::SegmentId id,
+                                                             std::uint32_t part) override;
   void release(model::SegmentId id, std::uint32_t part) override;
   [[nodiscard]] Result<> still_good() override;
   [[nodiscard]] bool streams() const override;

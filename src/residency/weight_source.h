@@ -76,7 +76,8 @@ class WeightSource {
   // at a time: with more, acquire() could wait for a release that never comes.
   [[nodiscard]] virtual bool can_hold(model::SegmentId id) const { return parts(id).size() <= 1; }
 
-  // Whether the segment's weights are in a GPU's memory, as one part; places there are no addresses of the process.
+  // Whether the segment's weights are in a GPU's memory, as one part; places there are no addresses of the
+  // process.
   [[nodiscard]] virtual bool on_gpu(model::SegmentId) const { return false; }
 
   // Bytes this source keeps in memory for weights, not counting a GPU's own.

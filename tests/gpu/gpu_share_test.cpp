@@ -28,8 +28,8 @@ class Sharing : public ::testing::Test {
  protected:
   Result<GpuShare> share(std::optional<std::uint32_t> n_layers,
                          std::uint64_t memory = std::numeric_limits<std::uint64_t>::max()) {
-    return gpu_share({.backend = gpu_.get(), .n_layers = n_layers, .memory_bytes = memory}, *cpu_, model_, options_, 1,
-                     segments_);
+    return gpu_share({.backend = gpu_.get(), .n_layers = n_layers, .memory_bytes = memory}, *cpu_, model_,
+                     options_, 1, segments_);
   }
 
   model::ModelFile model_ = value_of(model::ModelFile::open(test_model(small_spec("llama", "Q8_0"))));
@@ -88,7 +88,8 @@ TEST_F(Sharing, SaysWhatWouldFit) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kOutOfMemory);
   EXPECT_NE(refused.error().message.find("-ngl 4 would fit"), std::string::npos) << refused.error().message;
-  EXPECT_NE(refused.error().message.find(gpu_->gpu_info().name), std::string::npos) << refused.error().message;
+  EXPECT_NE(refused.error().message.find(gpu_->gpu_info().name), std::string::npos)
+      << refused.error().message;
 }
 
 // What it cannot compute stays with the processor, and does not count as the GPU's.
@@ -100,10 +101,10 @@ TEST_F(Sharing, LeavesWhatItHasNoOperationsFor) {
   const GpuShare share = value_of(
       gpu_share({.backend = gpu_.get(), .n_layers = std::nullopt}, needs, model_, options_, segments_));
   EXPECT_EQ(share.segments, std::vector{SegmentId::of_layer(5)});
-  EXPECT_EQ(share.notices,
-            (std::vector<std::string>{
-                "layers 6 and the output head: computed by the processor, " + name + " has no MUL_MAT of iq1_s",
-                "layers 0-1: computed by the processor, " + name + " has no ROPE of f32"}));
+  EXPECT_EQ(share.notices, (std::vector<std::string>{
+                               "layers 6 and the output head: computed by the processor, " + name +
+                                   " has no MUL_MAT of iq1_s",
+                               "layers 0-1: computed by the processor, " + name + " has no ROPE of f32"}));
 }
 
 // An operation of image models.
@@ -141,12 +142,11 @@ TEST(GpuBuffers, TakeWhatWasSaid) {
     synth::SynthSpec spec = testing::family_spec(c.family, "Q4_K_M");
     spec.shape.n_layer = 2;
     if (spec.shape.n_swa > 0) spec.shape.n_layer = 6;  // with one that sees all
-    const testing::OneDevice device(test_model(spec), {.n_cells = 512,
-                                                       .n_ubatch = 64,
-                                                       .flash_attention = c.flash_attention,
-                                                       .kv_type = c.kv_type});
-    const auto needs = value_of(compute::Scratch::gpu_needs(*device.backend, *gpu, *device.model,
-                                                            device.scratch->options()));
+    const testing::OneDevice device(
+        test_model(spec),
+        {.n_cells = 512, .n_ubatch = 64, .flash_attention = c.flash_attention, .kv_type = c.kv_type});
+    const auto needs = value_of(
+        compute::Scratch::gpu_needs(*device.backend, *gpu, *device.model, device.scratch->options()));
     const auto beside = value_of(compute::Scratch::create_beside(*device.scratch, *gpu, *device.model));
     EXPECT_EQ(beside->bytes(), needs.bytes) << c.family;
     std::vector<SegmentId> all;
@@ -156,8 +156,9 @@ TEST(GpuBuffers, TakeWhatWasSaid) {
                                                          {0, spec.shape.n_layer}, *weights, c.kv_type));
     std::uint64_t kv_bytes = 0;
     for (const SegmentId id : all)
-      kv_bytes += compute::KvStorage::bytes(device.model->params(), 1, c.kv_type,
-                                            compute::layer_cells(device.model->params(), id.layer, device.scratch->options()));
+      kv_bytes += compute::KvStorage::bytes(
+          device.model->params(), 1, c.kv_type,
+          compute::layer_cells(device.model->params(), id.layer, device.scratch->options()));
     EXPECT_EQ(ggml_backend_buffer_get_size(window->kv().k(0)->buffer), kv_bytes) << c.family;
     for (int chunk = 0; chunk < 8; ++chunk)
       device.run({window.get()}, testing::OneDevice::batch(64 * chunk, 64), device.tokens(64 * chunk, 64));
@@ -178,17 +179,20 @@ TEST(Unsupported, IsWhatThePageSays) {
   for (const std::string& type : synth::type_names()) {
     synth::SynthSpec spec = small_spec("llama", type);
     spec.shape.n_layer = 2;
-    for (const auto& [layer, operation] : lacking(spec, {.n_cells = 256, .n_ubatch = 32})) found[type] = operation;
+    for (const auto& [layer, operation] : lacking(spec, {.n_cells = 256, .n_ubatch = 32}))
+      found[type] = operation;
   }
-  for (const char* family : {"gemma2", "gemma3", "gpt-oss", "granite", "mixtral", "olmo2", "olmo3", "phi3", "qwen2",
-                             "qwen2moe", "qwen3", "qwen3moe", "smollm3"})
-    for (const auto& [layer, operation] : lacking(testing::family_spec(family, "Q8_0"), {.n_cells = 256, .n_ubatch = 32}))
+  for (const char* family : {"gemma2", "gemma3", "gpt-oss", "granite", "mixtral", "olmo2", "olmo3", "phi3",
+                             "qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3"})
+    for (const auto& [layer, operation] :
+         lacking(testing::family_spec(family, "Q8_0"), {.n_cells = 256, .n_ubatch = 32}))
       found[family] = operation;
   for (const wire::KvTypeTraits& type : wire::kKvTypes)
     for (const auto& [layer, operation] :
          lacking(small_spec("llama", "F16"), {.n_cells = 256, .n_ubatch = 32, .kv_type = type.type}))
       found[std::string("KV ") + std::string(type.name)] = operation;
-  for (const auto& [what, operation] : found) std::cout << "[ lacking  ] " << what << ": " << operation << "\n";
+  for (const auto& [what, operation] : found)
+    std::cout << "[ lacking  ] " << what << ": " << operation << "\n";
   EXPECT_EQ(found, (std::map<std::string, std::string>{}));
 }
 

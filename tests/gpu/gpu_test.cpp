@@ -1,4 +1,5 @@
-// Windows and executors whose layers are partly on a GPU: operations on cells, groups of batches, rings, errors.
+// Windows and executors whose layers are partly on a GPU: operations on cells, groups of batches, rings,
+// errors.
 #include <cstring>
 #include <format>
 #include <limits>
@@ -48,8 +49,8 @@ TEST(GpuCells, AreOperatedOnAsLibllamaDoes) {
     const auto ring = open_ring(model, options);
     RingPlayer player(*ring);
     play(player);
-    EXPECT_TRUE(equivalent(std::format("operations, KV {}", wire::traits(type).name), reference.transcript().rows,
-                           player.transcript().rows));
+    EXPECT_TRUE(equivalent(std::format("operations, KV {}", wire::traits(type).name),
+                           reference.transcript().rows, player.transcript().rows));
   }
 }
 
@@ -87,8 +88,8 @@ TEST(GpuGroups, GiveWhatOneBatchAfterAnotherGives) {
   const Mixed mixed;
   const auto one_by_one = mixed.window(), grouped = mixed.window();
   const std::size_t n_embd = mixed.device.model->params().n_embd;
-  std::vector<wire::Batch> batches = {OneDevice::batch(0, 32), OneDevice::batch(32, 32), OneDevice::batch(64, 7),
-                                      OneDevice::batch(71, 1)};
+  std::vector<wire::Batch> batches = {OneDevice::batch(0, 32), OneDevice::batch(32, 32),
+                                      OneDevice::batch(64, 7), OneDevice::batch(71, 1)};
   std::vector<std::vector<float>> rows, wanted;
   for (std::size_t i = 0; i < batches.size(); ++i) {
     batches[i].id = i + 1;
@@ -107,7 +108,8 @@ TEST(GpuGroups, GiveWhatOneBatchAfterAnotherGives) {
   }
   for (const std::uint32_t il : {0U, 1U, 2U, 3U}) {
     const std::vector<std::uint32_t> cells = {0, 1, 31, 32, 40};
-    EXPECT_EQ(value_of(grouped->kv().export_cells(il, cells)), value_of(one_by_one->kv().export_cells(il, cells)));
+    EXPECT_EQ(value_of(grouped->kv().export_cells(il, cells)),
+              value_of(one_by_one->kv().export_cells(il, cells)));
   }
 }
 
@@ -139,7 +141,8 @@ TEST(GpuErrors, NameTheLayersOfTheGpu) {
   const auto out = run(*window, OneDevice::batch(0, 3), spoiled);
   ASSERT_FALSE(out);
   EXPECT_EQ(out.error().code, ErrorCode::kNumeric);
-  EXPECT_NE(out.error().message.find("one of the layers 1 to 2 gave a NaN or Inf in row 1 of 3"), std::string::npos)
+  EXPECT_NE(out.error().message.find("one of the layers 1 to 2 gave a NaN or Inf in row 1 of 3"),
+            std::string::npos)
       << out.error().message;
   // Its cells are given away, then written anew.
   wire::Batch again = OneDevice::batch(0, 3);
@@ -177,11 +180,13 @@ TEST(GpuRing, OfExecutorsGivesWhatProcessorsGive) {
   const auto of_processors = value_of(ExecutorRing::create(model, 3, options));
   const auto reference = value_of(of_processors->read(text, engine::Outputs::kAll));
   for (const std::optional<std::uint32_t> n_layers : {std::optional<std::uint32_t>(), {2U}}) {
-    const auto ring = value_of(ExecutorRing::create(model, 3, options, {.backend = gpu.get(), .n_layers = n_layers}));
+    const auto ring =
+        value_of(ExecutorRing::create(model, 3, options, {.backend = gpu.get(), .n_layers = n_layers}));
     const auto rows = value_of(ring->read(text, engine::Outputs::kAll));
     EXPECT_TRUE(equivalent(n_layers ? "2 of each device's" : "all of each device's", reference, rows));
     for (std::size_t m = 0; m < 3; ++m) {
-      const std::uint32_t of_device = (static_cast<std::uint32_t>(m) + 1) * 8 / 3 - static_cast<std::uint32_t>(m) * 8 / 3;
+      const std::uint32_t of_device =
+          (static_cast<std::uint32_t>(m) + 1) * 8 / 3 - static_cast<std::uint32_t>(m) * 8 / 3;
       EXPECT_EQ(ring->reports()[m].gpu_layers, n_layers ? (m == 0 ? 1U : 2U) : of_device);
       EXPECT_GT(ring->reports()[m].gpu_bytes, 0U);
     }

@@ -1,7 +1,10 @@
-// Layers on a GPU against libllama on the same GPU: equivalent (support/equivalence.h), ember's greedy text equal.
+// Layers on a GPU against libllama on the same GPU: equivalent (support/equivalence.h), ember's greedy text
+// equal.
 //
-// Both sides have the same layers there. Random weights of many layers make small differences grow beyond any rule, so
-// those models have three.
+// Both sides have the same layers there. Random weights of many layers make small differences grow beyond any
+// rule, so those models have three.
+#include "support/vulkan.h"
+
 #include <algorithm>
 #include <filesystem>
 #include <format>
@@ -16,7 +19,6 @@
 #include "base/test_dir.h"
 #include "oracle/player.h"
 #include "support/test_models.h"
-#include "support/vulkan.h"
 
 namespace hearth::testing {
 namespace {
@@ -49,8 +51,8 @@ TEST_P(EmberOnGpu, TellsWhatLibllamaTellsThere) {
   RingOptions options = {.windows = cut.windows, .gpu = test_gpu(), .gpu_layers = share == "all" ? 9U : 5U};
   oracle::Oracle oracle = open_oracle(model, options);
   const auto request = oracle.tokenize(
-      "<s><|im_start|>user\nTell me a story about a fox and a lamp.<|im_end|>\n<|im_start|>assistant\n", false,
-      true);
+      "<s><|im_start|>user\nTell me a story about a fox and a lamp.<|im_end|>\n<|im_start|>assistant\n",
+      false, true);
   OraclePlayer reference(oracle);
   const auto ring = open_ring(model, options);
   RingPlayer player(*ring);
@@ -59,8 +61,8 @@ TEST_P(EmberOnGpu, TellsWhatLibllamaTellsThere) {
     one->greedy(64);
   }
   EXPECT_EQ(player.transcript().tokens, reference.transcript().tokens);
-  EXPECT_TRUE(equivalent(std::format("ember {}, {}, {} layers", type, cut.name, share), reference.transcript().rows,
-                         player.transcript().rows));
+  EXPECT_TRUE(equivalent(std::format("ember {}, {}, {} layers", type, cut.name, share),
+                         reference.transcript().rows, player.transcript().rows));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EmberOnGpu,
@@ -68,8 +70,8 @@ INSTANTIATE_TEST_SUITE_P(All, EmberOnGpu,
                                             ::testing::Values(Cut{"Whole", {8}}, Cut{"Three", {3, 2, 3}}),
                                             ::testing::Values("all", "half")),
                          [](const auto& test) {
-                           return std::format("{}_{}_{}", std::get<0>(test.param), std::get<1>(test.param).name,
-                                              std::get<2>(test.param));
+                           return std::format("{}_{}_{}", std::get<0>(test.param),
+                                              std::get<1>(test.param).name, std::get<2>(test.param));
                          });
 
 // What each architecture has of its own: windows, caps, sinks, experts, fused matrices.
@@ -78,8 +80,8 @@ class FamilyOnGpu : public ::testing::TestWithParam<const char*> {};
 TEST_P(FamilyOnGpu, GivesLibllamasLogits) {
   synth::SynthSpec spec = family_spec(GetParam(), "F16");
   spec.shape.n_layer = 3;
-  // Vulkan in software gets products of more than 8 tokens wrong where a matrix has no multiple of 8 rows, in libllama
-  // too (docs/reference/gpu.md): neither a router nor the output head has others here.
+  // Vulkan in software gets products of more than 8 tokens wrong where a matrix has no multiple of 8 rows, in
+  // libllama too (docs/reference/gpu.md): neither a router nor the output head has others here.
   spec.shape.n_vocab = 2112;
   if (spec.shape.n_expert > 0) spec.shape.n_expert = 8;
   const auto model = test_model(spec);
@@ -95,8 +97,9 @@ TEST_P(FamilyOnGpu, GivesLibllamasLogits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FamilyOnGpu,
-                         ::testing::Values("gemma2", "gemma3", "gpt-oss", "granite", "llama", "mixtral", "olmo2", "olmo3",
-                                           "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3"),
+                         ::testing::Values("gemma2", "gemma3", "gpt-oss", "granite", "llama", "mixtral",
+                                           "olmo2", "olmo3", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe",
+                                           "smollm3"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::ranges::replace(name, '-', '_');

@@ -1,11 +1,11 @@
 // Oracle: libllama in this process on a GGUF, the reference that hearth's own computing is compared with and
 // the baseline its speed is measured against.
 //
-// It runs on the CPU alone, whatever devices there are, or on the one GPU named, with exactly the options given. libllama's OpenMP
-// team belongs to the calling thread and its environment (OMP_*) is that of the process, so hearth and the
-// oracle run under the same rules. One oracle is used by one thread at a time; several may exist, also on one
-// loaded model (another()). libllama's log is silent; its last error is part of the message when something
-// fails.
+// It runs on the CPU alone, whatever devices there are, or on the one GPU named, with exactly the options
+// given. libllama's OpenMP team belongs to the calling thread and its environment (OMP_*) is that of the
+// process, so hearth and the oracle run under the same rules. One oracle is used by one thread at a time;
+// several may exist, also on one loaded model (another()). libllama's log is silent; its last error is part
+// of the message when something fails.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +44,8 @@ struct OracleOptions {
   std::uint32_t n_seq_max = 1;
   bool kv_unified = true;  // one buffer of cells for all sequences
   Load load = Load::kMmap;
-  NodeObserver observer = {};  // empty: none
-  std::string gpu = {};        // ggml's name of it, e.g. "Vulkan0"; empty: none
+  NodeObserver observer = {};   // empty: none
+  std::string gpu = {};         // ggml's name of it, e.g. "Vulkan0"; empty: none
   std::int32_t gpu_layers = 0;  // the output head, then the last layers
 };
 
@@ -81,8 +81,8 @@ class Oracle {
   // options).
   [[nodiscard]] static Result<Oracle> open(const std::filesystem::path& model,
                                            const OracleOptions& options = {});
-  // A second context with other options on the same loaded weights; `repack`, `load` and the GPU's layers stay as they
-  // are.
+  // A second context with other options on the same loaded weights; `repack`, `load` and the GPU's layers
+  // stay as they are.
   [[nodiscard]] Result<Oracle> another(OracleOptions options) const;
 
   Oracle(Oracle&&) noexcept;

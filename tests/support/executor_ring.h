@@ -20,7 +20,8 @@ namespace hearth::testing {
 
 class ExecutorRing {
  public:
-  // The layers as evenly as they go on `n_devices`, one round. options.n_ctx and n_ubatch count. `gpu`: of each.
+  // The layers as evenly as they go on `n_devices`, one round. options.n_ctx and n_ubatch count. `gpu`: of
+  // each.
   [[nodiscard]] static Result<std::unique_ptr<ExecutorRing>> create(const std::string& model_path,
                                                                     std::uint32_t n_devices,
                                                                     const engine::EpochOptions& options,

@@ -52,10 +52,11 @@ Result<std::unique_ptr<InProcessRing>> InProcessRing::create(const std::string& 
     std::vector<model::SegmentId> taken = {model::SegmentId::output()};
     for (std::uint32_t il = n_layer + 1 - options.gpu_layers; il < n_layer; ++il)
       taken.push_back(model::SegmentId::of_layer(il));
-    HEARTH_TRY(auto others, residency::ResidentSource::load(*impl->model, segments, impl->backend->device(),
-                                                            {.repack = options.repack, .progress = {}, .cancelled = {}}));
-    HEARTH_TRY(impl->on_gpu, residency::GpuSource::load(*impl->model, taken, impl->gpu->device(), {},
-                                                        std::move(others)));
+    HEARTH_TRY(auto others,
+               residency::ResidentSource::load(*impl->model, segments, impl->backend->device(),
+                                               {.repack = options.repack, .progress = {}, .cancelled = {}}));
+    HEARTH_TRY(impl->on_gpu,
+               residency::GpuSource::load(*impl->model, taken, impl->gpu->device(), {}, std::move(others)));
     source = impl->on_gpu.get();
   }
   const compute::ScratchOptions scratch_options = {.n_cells = compute::pad_cells(options.n_ctx),

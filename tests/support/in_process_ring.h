@@ -35,8 +35,8 @@ struct RingOptions {
   wire::KvTypes kv_type = {};
   wire::HiddenEncoding encoding = wire::HiddenEncoding::kF32;
   std::optional<MovingOptions> moving_weights = {};  // every part at another address each time
-  std::string gpu = {};          // its name; empty: none
-  std::uint32_t gpu_layers = 0;  // the output head, then the model's last layers
+  std::string gpu = {};                              // its name; empty: none
+  std::uint32_t gpu_layers = 0;                      // the output head, then the model's last layers
 };
 
 class InProcessRing {

@@ -50,7 +50,10 @@ synth::SynthSpec small_spec(std::string_view arch, std::string_view type) {
 }
 
 synth::SynthSpec family_spec(std::string_view family, std::string_view type) {
-  synth::SynthSpec spec = small_spec(family == "mixtral" ? "llama" : family == "olmo3" ? "olmo2" : family, type);
+  synth::SynthSpec spec = small_spec(family == "mixtral" ? "llama"
+                                     : family == "olmo3" ? "olmo2"
+                                                         : family,
+                                     type);
   if (family == "mixtral") spec.shape.n_expert = 4;
   if (family == "olmo3") spec.shape.n_swa = 48;
   if (family == "gemma2") spec.attention_cap = 5;

@@ -15,8 +15,8 @@ namespace hearth::testing {
 // is 2 n_embd).
 [[nodiscard]] synth::SynthSpec small_spec(std::string_view arch, std::string_view type);
 
-// Of a family: an architecture, or "mixtral", a llama of experts, or "olmo3", an olmo2 with sliding windows. Caps are low
-// enough to matter.
+// Of a family: an architecture, or "mixtral", a llama of experts, or "olmo3", an olmo2 with sliding windows.
+// Caps are low enough to matter.
 [[nodiscard]] synth::SynthSpec family_spec(std::string_view family, std::string_view type);
 
 // The file of that model, the first one of a split model. Throws std::runtime_error when it cannot be made.

@@ -9,11 +9,12 @@
 
 namespace hearth::testing {
 
-// Its name. Tests run with GGML_VK_VISIBLE_DEVICES set (label vulkan), so that one is there: ggml takes no software
-// device by itself.
+// Its name. Tests run with GGML_VK_VISIBLE_DEVICES set (label vulkan), so that one is there: ggml takes no
+// software device by itself.
 [[nodiscard]] inline std::string test_gpu() {
   const auto gpus = compute::list_gpus();
-  if (gpus.empty()) throw std::runtime_error("no GPU, not even in software: is mesa-vulkan-drivers installed?");
+  if (gpus.empty())
+    throw std::runtime_error("no GPU, not even in software: is mesa-vulkan-drivers installed?");
   return gpus.front().name;
 }
 
