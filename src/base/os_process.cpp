@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <langinfo.h>
 #include <poll.h>
@@ -254,6 +255,19 @@ int niceness() {
 void give_way(int nice) {
   // Being nicer is always allowed.
   if (niceness() < nice) (void)setpriority(PRIO_PROCESS, 0, nice);
+}
+
+ScopedVariable::ScopedVariable(const char* name, const char* value) {
+  if (getenv(name) == nullptr && setenv(name, value, 1) == 0) name_ = name;
+}
+
+ScopedVariable::~ScopedVariable() {
+  if (name_ != nullptr) unsetenv(name_);
+}
+
+std::filesystem::path library_of(const void* function) {
+  Dl_info info{};
+  return dladdr(function, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
 }
 
 }  // namespace hearth

@@ -93,4 +93,20 @@ void require_environment(const char* name, const char* value, char** arguments);
 void give_way(int nice);
 [[nodiscard]] int niceness();
 
+// An environment variable that is set, where it was not, as long as this lives. While no other thread reads
+// it.
+class ScopedVariable {
+ public:
+  ScopedVariable(const char* name, const char* value);
+  ~ScopedVariable();
+  ScopedVariable(const ScopedVariable&) = delete;
+  ScopedVariable& operator=(const ScopedVariable&) = delete;
+
+ private:
+  const char* name_ = nullptr;  // nullptr: it was set before
+};
+
+// The file that this function was loaded from; empty where the system does not say.
+[[nodiscard]] std::filesystem::path library_of(const void* function);
+
 }  // namespace hearth

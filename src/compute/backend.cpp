@@ -1,6 +1,8 @@
 #include "compute/backend.h"
 
+#include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <format>
 #include <mutex>
 #include <thread>
@@ -9,6 +11,8 @@
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
 #include <ggml.h>
+
+#include "base/os_process.h"
 
 namespace hearth::compute {
 namespace {
@@ -20,11 +24,30 @@ Function* cpu_function(ggml_backend_dev_t device, const char* name) {
       ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name));
 }
 
+// Without the drivers of Vulkan, which take 6 MB and 60 MB of mapped files in a process that may use the CPU
+// only.
 void load_backends_once() {
   static std::once_flag once;
   std::call_once(once, [] {
+    const ScopedVariable no_drivers("VK_LOADER_DRIVERS_DISABLE", "*");
     ggml_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) ggml_backend_load_all();
+  });
+}
+
+// Vulkan too, from where the CPU backend is.
+void load_gpus_once() {
+  load_backends_once();
+  static std::once_flag once;
+  std::call_once(once, [] {
+    const char* devices = std::getenv("GGML_VK_VISIBLE_DEVICES");
+    const bool none_wanted = devices != nullptr && *devices == '\0';
+    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    if (none_wanted || cpu == nullptr || ggml_backend_reg_by_name("Vulkan") != nullptr) return;
+    auto* of_cpu = cpu_function<void(ggml_backend_t, int)>(cpu, "ggml_backend_set_n_threads");
+    const std::filesystem::path folder = library_of(reinterpret_cast<const void*>(of_cpu)).parent_path();
+    const std::filesystem::path vulkan = folder / "libggml-vulkan.so";
+    if (std::error_code error; std::filesystem::exists(vulkan, error)) ggml_backend_load(vulkan.c_str());
   });
 }
 
@@ -45,7 +68,7 @@ GpuInfo info_of(ggml_backend_dev_t device) {
 }
 
 std::vector<ggml_backend_dev_t> gpu_devices() {
-  load_backends_once();
+  load_gpus_once();
   std::vector<ggml_backend_dev_t> devices;
   for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i)
     if (ggml_backend_dev_t device = ggml_backend_dev_get(i); is_gpu_device(device)) devices.push_back(device);
