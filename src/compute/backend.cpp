@@ -1,7 +1,6 @@
 #include "compute/backend.h"
 
 #include <cstdlib>
-#include <exception>
 #include <filesystem>
 #include <format>
 #include <mutex>
@@ -13,6 +12,7 @@
 #include <ggml.h>
 
 #include "base/os_process.h"
+#include "residency/ggml_tensors.h"
 
 namespace hearth::compute {
 namespace {
@@ -140,7 +140,7 @@ Result<std::unique_ptr<Backend>> Backend::gpu(std::string_view name) {
                 there.empty()
                     ? "ggml finds none: its backend (libggml0-backend-vulkan) or a driver is missing"
                     : "there are: " + there);
-  impl->backend = ggml_backend_dev_init(impl->device, nullptr);
+  HEARTH_TRY_VOID(residency::guarded([&] { impl->backend = ggml_backend_dev_init(impl->device, nullptr); }));
   if (impl->backend == nullptr) return fail(ErrorCode::kIo, "ggml cannot start the GPU {}", name);
   return std::unique_ptr<Backend>(new Backend(std::move(impl)));
 }
@@ -163,13 +163,9 @@ void Backend::abort_when(std::function<bool()> condition) {
 Result<> Backend::compute(ggml_cgraph* graph) {
   const auto stopped = [] { return fail(ErrorCode::kCancelled, "the computation was stopped"); };
   if (is_gpu() && impl_->abort && impl_->abort()) return stopped();
-  // Vulkan's wrapper throws when its driver has no memory left.
   ggml_status status = GGML_STATUS_FAILED;
-  try {
-    status = ggml_backend_graph_compute_async(impl_->backend, graph);
-  } catch (const std::exception& error) {
-    return fail(ErrorCode::kOutOfMemory, "{}: {}", description(), error.what());
-  }
+  HEARTH_TRY_VOID(
+      residency::guarded([&] { status = ggml_backend_graph_compute_async(impl_->backend, graph); }));
   switch (status) {
     case GGML_STATUS_SUCCESS:
       return {};
@@ -183,12 +179,7 @@ Result<> Backend::compute(ggml_cgraph* graph) {
 }
 
 Result<> Backend::synchronize() {
-  try {
-    ggml_backend_synchronize(impl_->backend);
-  } catch (const std::exception& error) {
-    return fail(ErrorCode::kIo, "{}: {}", description(), error.what());
-  }
-  return {};
+  return residency::guarded([&] { ggml_backend_synchronize(impl_->backend); });
 }
 
 GpuInfo Backend::gpu_info() const {

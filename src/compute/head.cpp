@@ -276,7 +276,7 @@ Result<std::span<const float>> Head::logits(std::span<const float> hidden) {
   GraphSet& set = n == 1 ? h.output_one : h.output_many;
   if (set.n_rows != n) HEARTH_TRY_VOID(h.build_output(set, n));
   std::ranges::copy(hidden, h.rows);
-  h.output.io->send(h.rows, hidden.size_bytes());
+  HEARTH_TRY_VOID(h.output.io->send(h.rows, hidden.size_bytes()));
   HEARTH_TRY_VOID(h.run(set, h.output, model::SegmentId::output()));
   HEARTH_TRY_VOID(h.output.io->fetch(h.logits, static_cast<std::size_t>(n) * n_vocab * sizeof(float)));
   const std::span<const float> logits(h.logits, static_cast<std::size_t>(n) * n_vocab);

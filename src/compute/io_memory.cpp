@@ -39,14 +39,17 @@ ggml_tensor* IoMemory::place(ggml_tensor* tensor, void* address) const {
   return tensor;
 }
 
-void IoMemory::send(const void* address, std::size_t bytes) const {
-  if (gpu_ == nullptr || bytes == 0) return;
-  ggml_backend_tensor_set_async(gpu_->backend(), whole_, address, offset_of(address), bytes);
+Result<> IoMemory::send(const void* address, std::size_t bytes) const {
+  if (gpu_ == nullptr || bytes == 0) return {};
+  return residency::guarded(
+      [&] { ggml_backend_tensor_set_async(gpu_->backend(), whole_, address, offset_of(address), bytes); });
 }
 
 Result<> IoMemory::fetch(void* address, std::size_t bytes) const {
   if (gpu_ == nullptr) return {};
-  if (bytes > 0) ggml_backend_tensor_get_async(gpu_->backend(), whole_, address, offset_of(address), bytes);
+  if (bytes > 0)
+    HEARTH_TRY_VOID(residency::guarded(
+        [&] { ggml_backend_tensor_get_async(gpu_->backend(), whole_, address, offset_of(address), bytes); }));
   return gpu_->synchronize();
 }
 

@@ -31,9 +31,9 @@ class IoMemory {
   ggml_tensor* place(ggml_tensor* tensor, void* address) const;
 
   // Plain memory -> where graphs see it, and back. The bytes sent must stay as they are until the backend is
-  // synchronized; fetch() waits for what was computed before: kIo when the GPU is lost. Nothing happens where
+  // synchronized; fetch() waits for what was computed before. kIo when the GPU fails. Nothing happens where
   // both are the same.
-  void send(const void* address, std::size_t bytes) const;
+  [[nodiscard]] Result<> send(const void* address, std::size_t bytes) const;
   [[nodiscard]] Result<> fetch(void* address, std::size_t bytes) const;
 
  private:

@@ -96,7 +96,7 @@ Result<std::unique_ptr<KvStorage>> KvStorage::create(const model::HyperParams& p
                   layers.begin, layers.end - 1, needed,
                   std::ranges::max(cells, {}, &KvCells::n_cells).n_cells);
     // A masked cell still takes part in sums with weight 0: it must not hold NaN. In every type zeros are 0.
-    ggml_backend_buffer_clear(store.buffer.get(), 0);
+    HEARTH_TRY_VOID(residency::guarded([&] { ggml_backend_buffer_clear(store.buffer.get(), 0); }));
   }
   return std::unique_ptr<KvStorage>(new KvStorage(std::move(impl)));
 }
@@ -119,8 +119,10 @@ Result<std::vector<std::uint8_t>> KvStorage::export_cells(std::uint32_t layer,
   for (const std::uint32_t cell : cells) {
     if (cell >= n_cells(layer))
       return fail(ErrorCode::kInvalidArgument, "KV cell {} of {} cannot be exported", cell, n_cells(layer));
-    ggml_backend_tensor_get(k(layer), out, cell * k_row, k_row);
-    ggml_backend_tensor_get(v(layer), out + k_row, cell * v_row, v_row);
+    HEARTH_TRY_VOID(residency::guarded([&] {
+      ggml_backend_tensor_get(k(layer), out, cell * k_row, k_row);
+      ggml_backend_tensor_get(v(layer), out + k_row, cell * v_row, v_row);
+    }));
     out += k_row + v_row;
   }
   return bytes;
@@ -137,8 +139,10 @@ Result<> KvStorage::import_cells(std::uint32_t layer, std::span<const std::uint3
       return fail(ErrorCode::kInvalidArgument, "KV cell {} of {} cannot be imported", cell, n_cells(layer));
   const std::uint8_t* in = bytes.data();
   for (const std::uint32_t cell : cells) {
-    ggml_backend_tensor_set(k(layer), in, cell * k_row, k_row);
-    ggml_backend_tensor_set(v(layer), in + k_row, cell * v_row, v_row);
+    HEARTH_TRY_VOID(residency::guarded([&] {
+      ggml_backend_tensor_set(k(layer), in, cell * k_row, k_row);
+      ggml_backend_tensor_set(v(layer), in + k_row, cell * v_row, v_row);
+    }));
     in += k_row + v_row;
   }
   return {};

@@ -94,11 +94,9 @@ Result<std::unique_ptr<Scratch>> Scratch::create_beside(const Scratch& cpu, Back
   if (!scratch->io_)
     return fail(ErrorCode::kOutOfMemory, "{}: {} of its memory for the buffers of a batch are not free",
                 gpu.description(), format_bytes(cpu.io_->bytes()));
-  const auto send_square = [&](const float* matrix, std::size_t n) {
-    if (matrix != nullptr) scratch->send(matrix, n * n * sizeof(float));
-  };
-  send_square(cpu.k_rotation, cpu.rotation_.k);
-  send_square(cpu.v_rotation, cpu.rotation_.v);
+  for (const auto& [matrix, n] :
+       {std::pair{cpu.k_rotation, cpu.rotation_.k}, std::pair{cpu.v_rotation, cpu.rotation_.v}})
+    if (matrix != nullptr) HEARTH_TRY_VOID(scratch->send(matrix, std::size_t{n} * n * sizeof(float)));
   scratch->work_bytes_ = gpu_work_bytes(model, cpu.options_);
   HEARTH_TRY_VOID(scratch->reserve(model));
   HEARTH_TRY_VOID(gpu.synchronize());

@@ -82,7 +82,9 @@ class Scratch : public BatchMemory {
                                                   const ScratchOptions& options);
 
   // Of a GPU: what of the above its graphs see. Nothing to do for the processor.
-  void send(const void* address, std::size_t bytes) const { io_->send(address, bytes); }
+  [[nodiscard]] Result<> send(const void* address, std::size_t bytes) const {
+    return io_->send(address, bytes);
+  }
   [[nodiscard]] Result<> fetch(void* address, std::size_t bytes) const { return io_->fetch(address, bytes); }
 
   [[nodiscard]] Backend& backend() const { return *backend_; }

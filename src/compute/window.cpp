@@ -92,7 +92,7 @@ struct Window::Impl {
   Result<> compute_layers(const wire::Batch& batch, const Shape& shape);
   Result<> bring_rows(std::uint32_t il, const wire::Batch& batch, const Shape& shape);
   Result<> take_rows_back(std::uint32_t end, const wire::Batch& batch, const Shape& shape);
-  void send_inputs(const Shape& shape);
+  Result<> send_inputs(const Shape& shape);
   void settle();
   [[nodiscard]] std::size_t n_rows_after(std::uint32_t il, const Shape& shape) const {
     return il + 1 == model.params().n_layer ? shape.n_out : shape.n_tokens;
@@ -204,8 +204,9 @@ Result<> Window::Impl::bring_rows(std::uint32_t il, const wire::Batch& batch, co
   Scratch& next = scratch_of(il);
   if (&next == &scratch) return take_rows_back(il, batch, shape);
   if (on_gpu_since) return {};
-  send_inputs(shape);
-  next.send(scratch.hidden, std::size_t{shape.n_tokens} * model.params().n_embd * sizeof(float));
+  HEARTH_TRY_VOID(send_inputs(shape));
+  HEARTH_TRY_VOID(
+      next.send(scratch.hidden, std::size_t{shape.n_tokens} * model.params().n_embd * sizeof(float)));
   on_gpu_since = il;
   return {};
 }
@@ -220,18 +221,22 @@ Result<> Window::Impl::take_rows_back(std::uint32_t end, const wire::Batch& batc
   return check_rows(computed, batch, shape);
 }
 
-void Window::Impl::send_inputs(const Shape& shape) {
-  if (std::exchange(inputs_sent, true)) return;
-  const Scratch& gpu = *scratches.gpu;
+Result<> Window::Impl::send_inputs(const Shape& shape) {
+  if (std::exchange(inputs_sent, true)) return {};
   const std::size_t mask_value = scratch.options().flash_attention ? sizeof(ggml_fp16_t) : sizeof(float);
-  const std::size_t n = shape.n_tokens;
-  gpu.send(scratch.positions, n * sizeof(*scratch.positions));
-  gpu.send(scratch.cells, n * sizeof(*scratch.cells));
-  gpu.send(scratch.mask, n * shape.n_kv * mask_value);
-  if (is_last()) gpu.send(scratch.out_rows, shape.n_out * sizeof(*scratch.out_rows));
-  if (!sliding) return;
-  gpu.send(scratch.sliding_cells, n * sizeof(*scratch.sliding_cells));
-  gpu.send(scratch.sliding_mask, n * shape.n_kv_sliding * mask_value);
+  const std::size_t n = shape.n_tokens, n_sliding = sliding ? n : 0;
+  struct Piece {
+    const void* address;
+    std::size_t bytes;
+  };
+  for (const auto& [address, bytes] :
+       {Piece{scratch.positions, n * sizeof(*scratch.positions)},
+        Piece{scratch.cells, n * sizeof(*scratch.cells)}, Piece{scratch.mask, n * shape.n_kv * mask_value},
+        Piece{scratch.out_rows, is_last() ? shape.n_out * sizeof(*scratch.out_rows) : 0},
+        Piece{scratch.sliding_cells, n_sliding * sizeof(*scratch.sliding_cells)},
+        Piece{scratch.sliding_mask, n_sliding * shape.n_kv_sliding * mask_value}})
+    HEARTH_TRY_VOID(scratches.gpu->send(address, bytes));
+  return {};
 }
 
 // After an error: what was sent to the GPU is read before it may change.
@@ -473,8 +478,7 @@ Result<> Window::Impl::shift_layer(std::uint32_t il, std::uint32_t n_cells) {
     factors = places.subspan(at - parts[part].first_tensor, 1);
   }
   const std::uint32_t step = ggml_is_quantized(kv->k(il)->type) ? kShiftCells : n_cells;
-  scratch_of(il).send(scratch.deltas, n_cells * sizeof(*scratch.deltas));
-  Result<> done;
+  Result<> done = scratch_of(il).send(scratch.deltas, n_cells * sizeof(*scratch.deltas));
   for (std::uint32_t first = 0; done && first < n_cells; first += step)
     done = shift_cells(il, first, std::min(step, n_cells - first), has_factors ? tensors[at].tensor : nullptr,
                        factors);

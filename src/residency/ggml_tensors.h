@@ -2,6 +2,7 @@
 // ggml tensor.
 #pragma once
 
+#include <exception>
 #include <memory>
 #include <span>
 #include <vector>
@@ -54,6 +55,18 @@ using BufferPtr = std::unique_ptr<ggml_backend_buffer, FreeBuffer>;
       tensors.push_back(declare(ctx, tensor));
   }
   return tensors;
+}
+
+// Calls what may reach a GPU's driver: ggml's Vulkan backend throws where there is no memory or the device is
+// lost.
+template <class Call>
+[[nodiscard]] Result<> guarded(Call call) {
+  try {
+    call();
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::kIo, "the GPU failed: {}", error.what());
+  }
+  return {};
 }
 
 // Whether the tensor is the left side of a matrix multiplication (only those have repacked layouts).

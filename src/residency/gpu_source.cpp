@@ -58,7 +58,7 @@ class Upload {
       piece_.resize(n);
       HEARTH_TRY_VOID(file->file.read_at(source.offset + at, piece_));
       if (model::is_vector(from.role)) HEARTH_TRY_VOID(check_vector(source, piece_.data(), path));
-      ggml_backend_tensor_set(to, piece_.data(), at, n);
+      HEARTH_TRY_VOID(guarded([&] { ggml_backend_tensor_set(to, piece_.data(), at, n); }));
       at += n;
       done_ += n;
       if (options_.progress) options_.progress(LoadStage::kRead, done_, total_);
