@@ -196,7 +196,7 @@ int print_table(const Flags& flags, const DeviceFile& file, const plan::PlanRequ
 
 // Both solvers on what the plan was made from.
 std::string confirmed(const plan::Proposal& proposal) {
-  if (!proposal.optimum) return "windows are by hand: there is nothing to confirm\n";
+  if (!proposal.optimum) return "no solver made this plan: there is nothing to confirm\n";
   const auto& [terms, rounds, limits, period_s] = *proposal.optimum;
   const auto exact = plan::solve_exactly(terms, rounds, limits);
   const auto start = std::chrono::steady_clock::now();

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <span>
 
+#include "plan/fullest_ring.h"
 #include "plan/ring_order.h"
 #include "plan/ring_terms.h"
 #include "plan/shortage.h"
@@ -162,12 +163,14 @@ class Search {
   std::optional<Proposal> run() {
     for (const double weight : kPromptWeights) {
       solve_and_play(weight);
-      if (!best_) return std::nullopt;  // nothing fits
+      if (!fits()) break;
       // Hops as they are in that order.
       if (ring_.devices.size() > 2 && use_hops_of_best()) solve_and_play(weight);
       if (best_->prediction.ttft_s <= request_.max_ttft_s) break;
     }
+    if (!fits()) start_from_the_fullest();
     for (const Played& start : starts_) move_layers(start);
+    if (!fits()) return std::nullopt;
     return Proposal{.plan = lay_out(ring_, best_->shape),
                     .rounds = rounds_of(best_->prediction),
                     .n_ubatch = batch_.n_tokens,
@@ -183,6 +186,9 @@ class Search {
     const std::uint64_t windows = std::clamp(request_.rounds, 1U, ring_.model.n_layer());
     return m == 0 || ring_.devices[m].memory_bytes >=
                          ring_.model.buffer_bytes(batch_, m, windows) + ring_.model.parts.least_slots();
+  }
+  [[nodiscard]] std::uint32_t least_layers(std::size_t m) const {
+    return limits_.least_layers.empty() ? 0 : limits_.least_layers[m];
   }
   [[nodiscard]] double hop(std::size_t from, std::size_t to) const {
     return ring_.hop_s(from, to, request_.traffic.users);
@@ -238,17 +244,12 @@ class Search {
         shape.every_round.push_back(share.every_round || solution.rounds == 1 || request_.rounds > 0);
       }
       shape.order = order_of(shape);
-      auto played =
-          play(shape,
-               {.terms = seen, .rounds = solution.rounds, .limits = limits_, .period_s = solution.period_s});
-      if (!played) continue;
-      consider(*played, kWorthIt);
-      if (!std::ranges::contains(starts_, played->shape, &Played::shape))
-        starts_.push_back(*std::move(played));
+      start_from(play(
+          shape,
+          Optimum{
+              .terms = seen, .rounds = solution.rounds, .limits = limits_, .period_s = solution.period_s}));
     }
-    std::ranges::stable_sort(starts_, [&](const Played& a, const Played& b) {
-      return better(request_, a.prediction, b.prediction, 1);
-    });
+    std::ranges::stable_sort(starts_, [&](const Played& a, const Played& b) { return is_better(a, b, 1); });
     if (starts_.size() > kMostStarts) starts_.resize(kMostStarts);
   }
 
@@ -270,17 +271,52 @@ class Search {
   // A plan that was played, and where it comes from.
   struct Played {
     Shape shape;
+    std::uint64_t lacks_bytes = 0;  // of memory; more than 0: there is no prediction
     Prediction prediction;
-    Optimum from;
+    std::optional<Optimum> from;
   };
-  [[nodiscard]] std::optional<Played> play(const Shape& shape, const Optimum& from) const {
-    auto prediction = predict(ring_, request_.traffic, batch_, lay_out(ring_, shape), shape.gpu_layers);
-    if (!prediction) return std::nullopt;
-    return Played{.shape = shape, .prediction = *std::move(prediction), .from = from};
+  [[nodiscard]] Played play(const Shape& shape, const std::optional<Optimum>& from) const {
+    const Plan plan = lay_out(ring_, shape);
+    if (auto prediction = predict(ring_, request_.traffic, batch_, plan, shape.gpu_layers))
+      return {.shape = shape, .prediction = *std::move(prediction), .from = from};
+    return {.shape = shape,
+            .lacks_bytes = lacking_bytes(ring_, batch_, plan, shape.gpu_layers),
+            .prediction = {},
+            .from = from};
   }
+  // What does not fit comes last, the less it lacks the better: that leads to what fits.
+  [[nodiscard]] bool is_better(const Played& a, const Played& b, double worth_it) const {
+    if (a.lacks_bytes > 0 || b.lacks_bytes > 0) return a.lacks_bytes < b.lacks_bytes;
+    return better(request_, a.prediction, b.prediction, worth_it);
+  }
+  [[nodiscard]] bool fits() const { return best_ && best_->lacks_bytes == 0; }
   // Takes it when it is better.
   void consider(const Played& played, double worth_it) {
-    if (!best_ || better(request_, played.prediction, best_->prediction, worth_it)) best_ = played;
+    if (!best_ || is_better(played, *best_, worth_it)) best_ = played;
+  }
+  void start_from(Played played) {
+    consider(played, kWorthIt);
+    if (!std::ranges::contains(starts_, played.shape, &Played::shape)) starts_.push_back(std::move(played));
+  }
+
+  // Real layers may fit where mean ones do not. What no device holds goes to the last one, until it is moved.
+  void start_from_the_fullest() {
+    const std::uint32_t rounds = std::clamp(request_.rounds, 1U, ring_.model.n_layer());
+    FullestRing filled = fullest_ring(ring_, batch_, rounds, request_.excluded);
+    const auto last =
+        std::ranges::find_last_if(filled.order, [&](std::size_t m) { return !request_.excludes(m); });
+    if (last.empty()) return;
+    filled.layers[last.front()] += ring_.model.n_layer() - filled.n_layers;
+    for (std::size_t m = 0; m < filled.layers.size(); ++m)
+      if (filled.layers[m] < least_layers(m)) return;
+    std::erase_if(filled.order, [&](std::size_t m) { return m > 0 && filled.layers[m] == 0; });
+    const std::size_t n = filled.layers.size();
+    start_from(play({.order = std::move(filled.order),
+                     .layers = std::move(filled.layers),
+                     .gpu_layers = std::vector<std::uint32_t>(n, 0),
+                     .every_round = std::vector<bool>(n, true),
+                     .rounds = rounds},
+                    std::nullopt));
   }
 
   // Whether any differs by more than a tenth from what was supposed.
@@ -298,7 +334,7 @@ class Search {
   }
 
   // Layers of one size and evenly spaced visits are not what happens: plans that differ in one thing are
-  // tried as long as one is better. The ring keeps its members.
+  // tried as long as one is better. The ring keeps its members where anything else helps.
   void move_layers(const Played& start) {
     Played now = start;
     std::uint32_t tried = 0;
@@ -306,12 +342,13 @@ class Search {
       if (++tried > kMostMoves || request_.is_cancelled()) return false;
       Shape shape = now.shape;
       change(shape);
-      auto played = play(shape, now.from);
-      if (!played || !better(request_, played->prediction, now.prediction, kWorthMoving)) return false;
-      now = *std::move(played);
+      Played played = play(shape, now.from);
+      if (!is_better(played, now, kWorthMoving)) return false;
+      now = std::move(played);
       return true;
     };
-    for (bool moved = true; moved && tried < kMostMoves;) {
+    for (bool moved = true, members_change = false; (moved || !members_change) && tried < kMostMoves;) {
+      members_change = !moved;
       moved = false;
       // Windows of other layers, which may fit better.
       for (std::size_t i = 0; i + 1 < now.shape.order.size() && now.shape.order.size() > 2; ++i)
@@ -326,11 +363,13 @@ class Search {
       for (std::size_t from = 0; from < ring_.devices.size(); ++from) {
         if (now.shape.gpu_layers[from] > 0) moved |= attempt([&](Shape& shape) { --shape.gpu_layers[from]; });
         for (std::size_t to = 0; to < ring_.devices.size(); ++to) {
-          if (from == to || now.shape.layers[to] == 0) continue;
-          if (now.shape.layers[from] <= std::max(1U, now.shape.gpu_layers[from])) break;
+          if (from == to || now.shape.layers[to] >= limits_.most_layers[to]) continue;
+          if (now.shape.layers[from] <= std::max(least_layers(from), now.shape.gpu_layers[from])) break;
+          if (!members_change && (now.shape.layers[from] == 1 || now.shape.layers[to] == 0)) continue;
           moved |= attempt([&](Shape& shape) {
             --shape.layers[from];
             ++shape.layers[to];
+            if (!std::ranges::contains(shape.order, to)) shape.order.push_back(to);
           });
         }
       }
@@ -344,7 +383,7 @@ class Search {
   Limits limits_;
   std::vector<double> hop_s_;  // by device, to the next one
   std::optional<Played> best_;
-  std::vector<Played> starts_;  // the best that the solver's optima gave
+  std::vector<Played> starts_;  // where better ones are looked for
 };
 
 std::unexpected<Error> first_token_unknown() {

@@ -3,8 +3,8 @@
 //
 // For each number of rounds the exact solver finds the best shares of mean layers. Those that may turn out
 // best are laid out in whole layers and played through with the model's real ones (prediction.h), which
-// decides; then single layers are moved between devices as long as that helps. docs/explanation/planner.md
-// has the formulas.
+// decides; then single layers are moved between devices as long as that helps, or leads to what fits.
+// docs/explanation/planner.md has the formulas.
 //
 // Pure; any thread.
 #pragma once
@@ -53,7 +53,7 @@ struct Proposal {
   std::uint32_t n_ubatch = 0;             // tokens of a batch, at most
   std::vector<std::uint32_t> gpu_layers;  // by device
   Prediction prediction;
-  std::optional<Optimum> optimum;  // none: windows by hand
+  std::optional<Optimum> optimum;  // none: windows by hand, or the solver has none
   std::vector<bool> assumed;       // by device: a rate of it was not measured
   bool links_assumed = false;
   [[nodiscard]] bool any_assumed() const;  // of those that the plan uses

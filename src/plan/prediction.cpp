@@ -38,6 +38,7 @@ struct Stop {
   std::uint16_t device = 0;
   std::uint32_t visit = 0;  // of the device's
   Weights weights;
+  std::uint64_t gpu_kv_bytes = 0;  // of its layers on a GPU
 };
 
 bool has_own_gpu(const DeviceProfile& device) {
@@ -63,6 +64,7 @@ std::vector<Stop> stops_of(const ModelProfile& model, const Plan& plan,
       const bool gpu = (n + 1) * on_gpu / all > n * on_gpu / all;
       ++n;
       (gpu ? stop.weights.gpu : stop.weights.cpu) += static_cast<double>(model.layer_bytes[il]);
+      if (gpu) stop.gpu_kv_bytes += model.kv_bytes_of({il, il + 1});
     }
     stops.push_back(stop);
   }
@@ -83,6 +85,7 @@ double computing_s(const DeviceProfile& device, const Weights& weights, std::uin
 // What a device keeps and streams.
 struct Share {
   DeviceUse use;
+  std::uint64_t lacks_bytes = 0;           // of the memory it needs at least; the rest is not set then
   std::vector<std::uint64_t> visit_bytes;  // in memory or streamed
   double most_streamed = 0;                // of a visit
   double uploaded = 0;                     // of the weights on its GPU
@@ -90,9 +93,13 @@ struct Share {
   std::uint64_t group_tokens = 0;          // of a prompt that are computed with one reading of the weights
 };
 
-std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, const Plan& plan,
-                              const std::vector<Stop>& stops, std::uint16_t m, std::uint32_t n_gpu_layers,
-                              ReadAhead read_ahead) {
+std::uint64_t beyond(std::uint64_t needed, std::uint64_t there) {
+  return needed - std::min(needed, there);
+}
+
+Share share_of(const RingProfile& ring, const BatchNeeds& batch, const Plan& plan,
+               const std::vector<Stop>& stops, std::uint16_t m, std::uint32_t n_gpu_layers,
+               ReadAhead read_ahead) {
   const DeviceProfile& device = ring.devices[m];
   const ModelProfile& model = ring.model;
   Share share;
@@ -100,10 +107,13 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   use.n_layers = plan.layers_of(m);
   use.n_gpu_layers = n_gpu_layers;
   const bool own_gpu = has_own_gpu(device);
+  const std::uint64_t slots = model.parts.least_slots();
   Weights all;
+  std::uint64_t gpu_kv = 0;
   for (const Stop& stop : stops) {
     if (stop.device != m) continue;
     all += stop.weights;
+    gpu_kv += stop.gpu_kv_bytes;
     use.n_visits = std::max(use.n_visits, stop.visit + 1);
   }
   if (use.n_visits == 0) return share;
@@ -113,16 +123,14 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
 
   std::uint64_t kv_in_memory = use.kv_bytes;
   if (own_gpu && n_gpu_layers > 0) {
-    const std::uint64_t kv = model.kv_bytes * n_gpu_layers;
-    const std::uint64_t taken = kv + batch.worker_bytes;
-    if (taken > device.gpu->memory_bytes) return std::nullopt;
-    const std::uint64_t room = device.gpu->memory_bytes - taken;
+    const std::uint64_t taken = gpu_kv + batch.worker_bytes;
+    const std::uint64_t room = beyond(device.gpu->memory_bytes, taken);
     const auto wanted = static_cast<std::uint64_t>(all.gpu);
-    kv_in_memory -= std::min(kv_in_memory, kv);
+    kv_in_memory -= gpu_kv;
+    const std::uint64_t held = device.gpu->upload_bytes_per_s > 0 ? std::min(wanted, slots) : wanted;
+    share.lacks_bytes = beyond(taken + held, device.gpu->memory_bytes);
     use.gpu_weight_bytes = std::min(wanted, room);
     if (wanted > room) {
-      const std::uint64_t slots = model.parts.least_slots();
-      if (room < slots || device.gpu->upload_bytes_per_s <= 0) return std::nullopt;
       const auto uploaded = static_cast<double>(std::min(wanted, wanted - room + slots));
       share.upload_s = uploaded / device.gpu->upload_bytes_per_s;
       share.uploaded = uploaded / all.gpu;
@@ -141,7 +149,9 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
     in_memory += share.visit_bytes.back();
   }
   const std::uint64_t besides = use.buffer_bytes + kv_in_memory;
-  if (besides > device.memory_bytes) return std::nullopt;
+  const std::uint64_t held = read_ahead == ReadAhead::kSlots ? std::min(in_memory, slots) : 0;
+  share.lacks_bytes += beyond(besides + held, device.memory_bytes);
+  if (share.lacks_bytes > 0) return share;
   use.weight_memory_bytes = device.memory_bytes - besides;
   if (in_memory <= use.weight_memory_bytes) return share;
   if (read_ahead != ReadAhead::kSlots) {
@@ -151,10 +161,11 @@ std::optional<Share> share_of(const RingProfile& ring, const BatchNeeds& batch, 
   }
 
   share.group_tokens = use.n_layers == 0 ? 0 : batch.group.tokens_in(use.weight_memory_bytes);
+  // None waits where that would leave less than the least slots.
+  if (use.weight_memory_bytes < slots + share.group_tokens * batch.group.token_bytes) share.group_tokens = 0;
   const std::uint64_t waiting = share.group_tokens * batch.group.token_bytes;
   use.buffer_bytes += waiting;
   use.weight_memory_bytes -= waiting;
-  if (use.weight_memory_bytes < model.parts.least_slots()) return std::nullopt;
   const std::uint64_t excess = in_memory - use.weight_memory_bytes;
   use.slot_bytes = slots_wanted(share.visit_bytes, excess, use.weight_memory_bytes, model.parts);
   use.streamed_bytes = std::min(excess + use.slot_bytes, in_memory);
@@ -296,6 +307,16 @@ void judge(Prediction& made) {
   }
 }
 
+std::vector<Share> shares_of(const RingProfile& ring, const BatchNeeds& batch, const Plan& plan,
+                             const std::vector<Stop>& stops, const std::vector<std::uint32_t>& gpu_layers,
+                             ReadAhead read_ahead) {
+  std::vector<Share> shares;
+  for (std::uint16_t m = 0; m < ring.devices.size(); ++m)
+    shares.push_back(
+        share_of(ring, batch, plan, stops, m, gpu_layers.empty() ? 0 : gpu_layers[m], read_ahead));
+  return shares;
+}
+
 }  // namespace
 
 bool Prediction::streams() const {
@@ -308,13 +329,9 @@ std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffi
   HEARTH_CHECK(!plan.steps.empty() && plan.devices.size() == ring.devices.size() && traffic.users > 0 &&
                traffic.prompt_tokens > 0 && batch.n_tokens > 0);
   const std::vector<Stop> stops = stops_of(ring.model, plan, gpu_layers);
-  std::vector<Share> shares;
-  for (std::size_t m = 0; m < ring.devices.size(); ++m) {
-    auto share = share_of(ring, batch, plan, stops, static_cast<std::uint16_t>(m),
-                          gpu_layers.empty() ? 0 : gpu_layers[m], read_ahead);
-    if (!share) return std::nullopt;
-    shares.push_back(std::move(*share));
-  }
+  const std::vector<Share> shares = shares_of(ring, batch, plan, stops, gpu_layers, read_ahead);
+  if (std::ranges::any_of(shares, [](const Share& share) { return share.lacks_bytes > 0; }))
+    return std::nullopt;
   std::vector<Parts> parts;
   for (std::uint16_t m = 0; m < shares.size(); ++m) parts.emplace_back(ring, shares[m], m, traffic.users);
   std::vector<SimVisit> visits;
@@ -343,6 +360,15 @@ std::optional<Prediction> predict(const RingProfile& ring, const Traffic& traffi
   for (const DeviceUse& use : made.devices) made.period_s = std::max(made.period_s, use.disk_s);
   judge(made);
   return made;
+}
+
+std::uint64_t lacking_bytes(const RingProfile& ring, const BatchNeeds& batch, const Plan& plan,
+                            const std::vector<std::uint32_t>& gpu_layers) {
+  const std::vector<Stop> stops = stops_of(ring.model, plan, gpu_layers);
+  std::uint64_t lacking = 0;
+  for (const Share& share : shares_of(ring, batch, plan, stops, gpu_layers, ReadAhead::kSlots))
+    lacking += share.lacks_bytes;
+  return lacking;
 }
 
 }  // namespace hearth::plan

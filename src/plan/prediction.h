@@ -65,4 +65,9 @@ struct Prediction {
                                                 const std::vector<std::uint32_t>& gpu_layers = {},
                                                 ReadAhead read_ahead = ReadAhead::kSlots);
 
+// What the devices lack, all together, to hold their shares, if only by streaming them; 0: predict() has a
+// prediction.
+[[nodiscard]] std::uint64_t lacking_bytes(const RingProfile& ring, const BatchNeeds& batch, const Plan& plan,
+                                          const std::vector<std::uint32_t>& gpu_layers);
+
 }  // namespace hearth::plan

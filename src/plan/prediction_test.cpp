@@ -113,6 +113,31 @@ TEST(Prediction, MemoryThatDoesNotHoldTheLeastIsNoPlan) {
   EXPECT_FALSE(predict(less, {}, ring.model.batches[0], plan));
 }
 
+TEST(Prediction, WhatIsLackingIsCountedByLayer) {
+  RingProfile ring = test_ring(4, {test_device("a", 40 * kMB), test_device("b", 40 * kMB)});
+  ring.model.layer_kv_bytes = {30 * kMB, kMB, 30 * kMB, kMB};
+  const BatchNeeds& batch = ring.model.batches[0];
+  // 26 MB beside 4 of buffers and two slots of 5.
+  EXPECT_EQ(lacking_bytes(ring, batch, plan_of(ring, {{0, {0, 2}}, {1, {2, 4}}}), {}), 2 * 5 * kMB);
+  EXPECT_EQ(lacking_bytes(ring, batch, plan_of(ring, {{0, {0, 1}}, {1, {1, 4}}}), {}), (4 + 6) * kMB);
+  // On a's GPU, 4 MB of buffers and two slots beside them, every second layer and its KV cache.
+  ring.devices[0].gpu = test_gpu(16 * kMB);
+  EXPECT_EQ(lacking_bytes(ring, batch, plan_of(ring, {{0, {0, 4}}}), {2, 0}), (62 - 26 - 2) * kMB);
+  ring.devices[0].memory_bytes = 74 * kMB;
+  const Prediction made = predicted(ring, plan_of(ring, {{0, {0, 4}}}), {}, {2, 0});
+  EXPECT_EQ(made.devices[0].kv_bytes, 62 * kMB);
+  EXPECT_EQ(made.devices[0].weight_memory_bytes, 10 * kMB);
+}
+
+// As devices do. Of the 16 MB left one may be waiting; not where two slots of 8 MB need all.
+TEST(Prediction, NoneWaitsWhereSlotsNeedTheMemory) {
+  RingProfile ring = test_ring(8, {test_device("a", (4 + 8 + 16) * kMB)});
+  ring.model.batches[0].group = {.least_tokens = 1, .most_tokens = 1000, .token_bytes = kMB};
+  EXPECT_EQ(predicted(ring, plan_of(ring, {{0, {0, 8}}})).devices[0].buffer_bytes, 5 * kMB);
+  ring.model.parts.largest_bytes = 8 * kMB;
+  EXPECT_EQ(predicted(ring, plan_of(ring, {{0, {0, 8}}})).devices[0].buffer_bytes, 4 * kMB);
+}
+
 TEST(Prediction, LayersOnAGpuTakeItsTimeAndMemory) {
   RingProfile ring = test_ring(8, {test_device("a", 2000 * kMB)});
   ring.devices[0].gpu = test_gpu(410 * kMB);

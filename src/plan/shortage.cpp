@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <format>
 #include <iterator>
+#include <ranges>
 #include <string>
 
 #include "base/units.h"
+#include "plan/fullest_ring.h"
 
 namespace hearth::plan {
 namespace {
@@ -18,35 +20,34 @@ bool is_excluded(const std::vector<bool>& excluded, std::size_t m) {
 
 Shortage shortage_of(const RingProfile& ring, std::uint32_t rounds, const std::vector<bool>& excluded) {
   const ModelProfile& model = ring.model;
-  const std::uint64_t windows = std::clamp(rounds, 1U, model.n_layer());
+  const BatchNeeds& batch = model.batches.back();
+  const std::uint32_t windows = std::clamp(rounds, 1U, model.n_layer());
   Shortage found;
-  std::uint32_t all = 0;  // layers
+  std::uint64_t enough = 0;  // more than any device needs to hold all layers
   for (std::size_t m = 0; m < ring.devices.size(); ++m) {
     DeviceShortage& own = found.devices.emplace_back();
-    own.needs_bytes = model.buffer_bytes(model.batches.back(), m, windows) + model.parts.least_slots();
-    const std::uint64_t lends = ring.devices[m].memory_bytes;
-    if (own.needs_bytes > lends) own.lacks_bytes = own.needs_bytes - lends;
-    if (is_excluded(excluded, m) || own.lacks_bytes > 0) continue;
-    const std::uint64_t layers =
-        model.kv_bytes == 0 ? model.n_layer() : (lends - own.needs_bytes) / model.kv_bytes;
-    own.n_layers = static_cast<std::uint32_t>(std::min<std::uint64_t>(layers, model.n_layer()));
-    all += own.n_layers;
+    own.needs_bytes = model.buffer_bytes(batch, m, windows) + model.parts.least_slots();
+    own.lacks_bytes = own.needs_bytes - std::min(own.needs_bytes, ring.devices[m].memory_bytes);
+    enough = std::max(enough, own.needs_bytes + model.kv_bytes_of({0, model.n_layer()}) + 1);
   }
-  found.n_layers = std::min(all, model.n_layer());
-  // The head needs its own anyway; the rest is cheapest where the least is lacking.
+  // The head needs its own anyway.
   const std::uint64_t head = found.devices[0].lacks_bytes;
-  found.bytes = ~std::uint64_t{0};
-  for (std::size_t m = 0; m < ring.devices.size(); ++m) {
-    if (is_excluded(excluded, m)) continue;
-    const DeviceShortage& own = found.devices[m];
-    const std::uint64_t kv =
-        model.kv_bytes * (model.n_layer() - std::min(model.n_layer(), all - own.n_layers));
-    const std::uint64_t room = own.lacks_bytes > 0 ? 0 : ring.devices[m].memory_bytes - own.needs_bytes;
-    const std::uint64_t bytes = own.lacks_bytes + kv - std::min(kv, room) + (m == 0 ? 0 : head);
-    if (bytes >= found.bytes) continue;
-    found.bytes = bytes;
+  RingProfile more = ring;
+  more.devices[0].memory_bytes += head;
+  const auto n_layers_with = [&](std::size_t m, std::uint64_t bytes) {
+    more.devices[m].memory_bytes += bytes;
+    const std::uint32_t n_layers = fullest_ring(more, batch, windows, excluded).n_layers;
+    more.devices[m].memory_bytes -= bytes;
+    return n_layers;
+  };
+  found.n_layers = n_layers_with(0, 0);
+  for (std::size_t m = 0; m < ring.devices.size() && enough > 0; ++m) {
+    if (is_excluded(excluded, m) || n_layers_with(m, enough - 1) < model.n_layer()) continue;
+    const auto lacks = [&](std::uint64_t bytes) { return n_layers_with(m, bytes) < model.n_layer(); };
+    enough = *std::ranges::partition_point(std::views::iota(std::uint64_t{0}, enough), lacks);
     found.best_device = m;
   }
+  found.bytes = head + enough;
   return found;
 }
 
@@ -69,13 +70,22 @@ std::unexpected<Error> does_not_fit(const RingProfile& ring, std::uint32_t round
       std::format_to(std::back_inserter(each), " (lacks {})", format_bytes(own.lacks_bytes));
   }
   std::string what;
-  if (lack.n_layers < model.n_layer())
+  if (lack.n_layers < model.n_layer()) {
+    std::string kv = format_bytes(model.kv_bytes);
+    if (!model.layer_kv_bytes.empty()) {
+      const auto [least, most] = std::ranges::minmax(model.layer_kv_bytes);
+      kv = std::format("{} to {}", format_bytes(least), format_bytes(most));
+    }
     what = std::format("; what is left holds the KV cache of {} of {} layers, {} each", lack.n_layers,
-                       model.n_layer(), format_bytes(model.kv_bytes));
+                       model.n_layer(), kv);
+  }
+  if (lack.bytes == 0)
+    return fail(ErrorCode::kOutOfMemory, "no plan of {} rounds fits: {}; one round would do (--rounds 1)",
+                rounds, each);
   return fail(ErrorCode::kOutOfMemory,
               "no plan fits: {}{}. {} more, lent by {}, would do (--memory); or add a device, or ask for a "
               "smaller context (-c) or smaller batches (-ub)",
-              each, what, format_bytes(std::max<std::uint64_t>(lack.bytes, 1)),
+              each, what, format_bytes(lack.bytes),
               lack.devices[0].lacks_bytes > 0 && lack.best_device != 0
                   ? std::format("{} and {}", ring.devices[0].name, ring.devices[lack.best_device].name)
                   : ring.devices[lack.best_device].name);

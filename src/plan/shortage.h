@@ -17,19 +17,19 @@ namespace hearth::plan {
 struct DeviceShortage {
   std::uint64_t needs_bytes = 0;
   std::uint64_t lacks_bytes = 0;  // 0: it lends more, and what is left holds KV cache
-  std::uint32_t n_layers = 0;     // whose KV cache there is memory for
 };
 
 // Why nothing fits, not even streaming.
 struct Shortage {
   std::vector<DeviceShortage> devices;  // as in the ring
-  std::uint32_t n_layers = 0;           // of the model, whose KV cache there is memory for
-  // The least memory that makes it fit, if one device lends it, and which one.
+  std::uint32_t n_layers = 0;           // of the model, whose KV cache there is memory for in one round
+  // The least memory that makes it fit, if one device lends it, and which one; of the head what it lacks for
+  // itself in any case. 0: in one round it does fit.
   std::uint64_t bytes = 0;
   std::size_t best_device = 0;
 };
 
-// `rounds` 0: any number; `excluded` by device, or empty: not all.
+// `rounds`: whose tables each device keeps room for, 0: of one; `excluded` by device, or empty: not all.
 [[nodiscard]] Shortage shortage_of(const RingProfile& ring, std::uint32_t rounds,
                                    const std::vector<bool>& excluded);
 
