@@ -153,6 +153,7 @@ void add_bench(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("bench", "measure prefill and decode, alone or with workers");
   const auto flags = std::make_shared<Flags>();
   flags->model.add(*verb);
+  flags->model.add_computing(*verb);
   verb->add_option("--prompt-tokens", flags->n_prompt, "length of the prompt")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

@@ -183,6 +183,7 @@ const std::vector<Fact>& exit_codes() {
 const std::vector<Fact>& environment() {
   static const std::vector<Fact> facts = {
       {"HEARTH_CACHE", "folder of the packs and of what was measured; --cache-dir goes before it"},
+      {"XDG_STATE_HOME", "where the history of chats is kept, in hearth/ (default: ~/.local/state)"},
       {"XDG_CACHE_HOME", "the user's cache, where HEARTH_CACHE is not set (default: ~/.cache)"},
       {"GGML_VK_VISIBLE_DEVICES",
        "numbers of the Vulkan devices that are GPUs here, e.g. 0; empty: none; without it all but those in "
@@ -198,6 +199,8 @@ const std::vector<Fact>& files() {
       {"~/.cache/hearth/packs/*.pack",
        "layers as they are streamed; hearth cache lists and removes them, they are made anew when needed"},
       {"~/.cache/hearth/packs/profiles", "what this device was measured to do, kept for 30 days"},
+      {"~/.local/state/hearth/chat-history",
+       "lines typed in chats, for their owner only; --no-history keeps none"},
   };
   return facts;
 }

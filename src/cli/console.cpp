@@ -126,6 +126,13 @@ class OptionGroup {
 
 namespace {
 
+std::optional<std::uint32_t> layers_in(std::string_view text) {
+  std::uint32_t n = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), n);
+  const bool whole = parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
+  return whole ? std::optional(n) : std::nullopt;
+}
+
 // For the machine's user to choose from; ends the program.
 void list_devices() {
   std::string text;
@@ -147,10 +154,6 @@ void ModelFlags::add(CLI::App& app) {
   const OptionGroup group(app, "This device");
   app.add_option("-t,--threads", n_threads, "compute threads (default: one per core)")
       ->check(CLI::Range(1, 512));
-  app.add_option("--prio", priority,
-                 "low: other programs come first where cores are short (nice 5); normal: all alike")
-      ->check(CLI::IsMember({"low", "normal"}))
-      ->capture_default_str();
   app.add_option("--memory", memory,
                  "memory this device lends, this program included, e.g. 6GiB, as far as it is available "
                  "(default: what is available, but for a sixteenth); what does not fit is read from the disk "
@@ -163,9 +166,17 @@ void ModelFlags::add(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--cache-dir", cache_dir, "folder of packs (default: $HEARTH_CACHE, then the user's cache)")
       ->type_name("FOLDER");
+}
+
+void ModelFlags::add_computing(CLI::App& app) {
+  const OptionGroup group(app, "This device");
+  app.add_option("--prio", priority,
+                 "low: other programs come first where cores are short (nice 5); normal: all alike")
+      ->check(CLI::IsMember({"low", "normal"}))
+      ->capture_default_str();
   const CLI::Validator layers(
       [](std::string& given) {
-        return given == "auto" || given == "all" || CLI::Range(0U, node::kAllLayers)(given).empty()
+        return given == "auto" || given == "all" || layers_in(given)
                    ? std::string()
                    : std::format("expected a number of layers, auto or all, got '{}'", given);
       },
@@ -189,8 +200,8 @@ Result<node::GpuOptions> ModelFlags::gpu_options() const {
   options.device = gpu;
   if (gpu_layers == "all")
     options.n_layers = node::kAllLayers;
-  else if (gpu_layers != "auto")
-    options.n_layers = static_cast<std::uint32_t>(std::stoul(gpu_layers));
+  else
+    options.n_layers = layers_in(gpu_layers);
   if (gpu_memory.empty()) return options;
   auto bytes = parse_bytes(gpu_memory);
   if (!bytes) return fail(ErrorCode::kInvalidArgument, "--gpu-memory: {}", bytes.error().message);

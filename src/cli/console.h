@@ -73,6 +73,7 @@ struct ModelFlags {
   std::string gpu;                  // name
   std::string gpu_memory;           // "", or a size
   void add(CLI::App& app);
+  void add_computing(CLI::App& app);  // for verbs that compute: priority, GPU
   // Before threads are started: other programs come first, unless the user says otherwise.
   void set_priority() const;
   [[nodiscard]] std::uint32_t threads() const;

@@ -60,6 +60,7 @@ node::HeadNodeOptions head_options(const Flags& flags) {
   options.model_path = flags.model;
   options.n_threads = flags.n_threads;
   options.epoch.n_ctx = 1024;
+  options.gpu.n_layers = 0;  // all processes would share one
   const auto least = flags.verbose ? engine::LogLevel::kDebug : engine::LogLevel::kWarning;
   options.log = [least](engine::LogLevel level, const std::string& text) { print_log(level, text, least); };
   options.interrupted = [] { return interrupts() > 0; };
@@ -98,7 +99,9 @@ Result<Ring> start_ring(const Flags& flags) {
                                           "--name",
                                           name,
                                           "-t",
-                                          std::to_string(flags.n_threads)};
+                                          std::to_string(flags.n_threads),
+                                          "-ngl",
+                                          "0"};
     if (flags.verbose)
       arguments.push_back("-v");
     else

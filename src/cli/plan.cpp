@@ -284,6 +284,7 @@ int plan_for_ring(Flags flags) {
   if (!flags.memory.empty()) flags.model.memory = flags.memory.front();
   auto options = flags.ring.head_options(flags.model);
   if (!options) return report(options.error());
+  options->gpu.n_layers = 0;  // nothing is computed
   auto key = flags.ring.key();
   if (!key) return report(key.error());
   count_interrupts();
@@ -330,10 +331,10 @@ void add_plan(CLI::App& app, int& exit) {
   verb->add_option("--gpu-mem", flags->gpu_memory,
                    "with --what-if, what may be used of a GPU's memory; may be repeated")
       ->type_name("NAME=SIZE");
-  verb->add_flag(
-          "--gpus", flags->gpus,
-          "with --what-if, plan layers on GPUs too (hearth does not compute on GPUs yet: this is what it "
-          "would do)")
+  verb->add_flag("--gpus", flags->gpus,
+                 "with --what-if, plan layers on GPUs too (plans of a real ring do not count on them yet: "
+                 "this is what it "
+                 "would do)")
       ->needs("--what-if");
   verb->add_option("--save", flags->save, "write the measured devices and links to a file for --what-if")
       ->type_name("FILE.json")

@@ -19,7 +19,7 @@ struct PlanReport {
 
 // Said of every plan with layers on GPUs.
 inline constexpr const char* kGpusAreToCome =
-    "with GPUs, on which hearth does not compute yet: this is what it would do";
+    "with GPUs, which plans of a real ring do not count on yet: this is what it would do";
 
 // Some lines: the ring, a table of its devices, what limits it, who is left out and why, what would help.
 [[nodiscard]] std::string describe(const PlanReport& report);

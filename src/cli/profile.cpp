@@ -94,6 +94,7 @@ std::string describe(const plan::RingProfile& ring) {
 // What the head measures with its workers, of which nothing is loaded.
 Result<plan::RingProfile> ring_of(const Flags& flags) {
   HEARTH_TRY(node::HeadNodeOptions options, flags.ring.head_options(flags.model));
+  options.gpu.n_layers = 0;  // it is not measured
   HEARTH_TRY(net::KeyPair key, flags.ring.key());
   if (!flags.name.empty()) options.name = flags.name;
   std::optional<plan::RingProfile> found;

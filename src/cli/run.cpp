@@ -1,12 +1,14 @@
+#include <array>
 #include <filesystem>
+#include <format>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "base/os_process.h"
+#include "base/units.h"
 #include "cli/answer_printer.h"
 #include "cli/chat.h"
 #include "cli/console.h"
@@ -34,10 +36,25 @@ struct Flags {
   bool no_history = false;
 };
 
+// More than any context holds; /dev/zero never ends.
+constexpr std::size_t kMostText = std::size_t{64} << 20;
+
+Result<std::string> read_all(std::istream& in, const std::string& what) {
+  std::string text;
+  for (std::array<char, 1 << 16> piece{}; in;) {
+    in.read(piece.data(), piece.size());
+    text.append(piece.data(), static_cast<std::size_t>(in.gcount()));
+    if (text.size() > kMostText)
+      return fail(ErrorCode::kInvalidArgument, "{} has more than {}; give less", what,
+                  format_bytes(kMostText));
+  }
+  return text;
+}
+
 Result<std::string> read_file(const std::string& path, const char* what) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return fail(ErrorCode::kNotFound, "cannot read the {} {}", what, path);
-  return std::string(std::istreambuf_iterator<char>(in), {});
+  return read_all(in, std::format("the {} {}", what, path));
 }
 
 // The prompt from -p, -f or a pipe; none: a chat.
@@ -48,7 +65,7 @@ Result<std::optional<std::string>> prompt_text(const Flags& flags) {
     return text;
   }
   if (stdin_is_terminal()) return std::nullopt;
-  std::string text(std::istreambuf_iterator<char>(std::cin), {});
+  HEARTH_TRY(std::string text, read_all(std::cin, "standard input"));
   if (text.empty())
     return fail(
         ErrorCode::kInvalidArgument,
@@ -169,6 +186,7 @@ void add_run(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("run", "answer a prompt, or chat on a terminal; alone or with workers");
   const auto flags = std::make_shared<Flags>();
   flags->model.add(*verb);
+  flags->model.add_computing(*verb);
   verb->add_option("-p,--prompt", flags->prompt,
                    "the prompt (default: a pipe on standard input, else a chat)");
   verb->add_option("-f,--file", flags->file, "file with the prompt")

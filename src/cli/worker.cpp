@@ -68,6 +68,7 @@ void add_worker(CLI::App& app, int& exit) {
   auto* verb = app.add_subcommand("worker", "lend this device's memory and cores to a head");
   const auto flags = std::make_shared<Flags>();
   flags->model.add(*verb);
+  flags->model.add_computing(*verb);
   verb->add_option("--key", flags->key_file, "this device's key file (hearth keygen)")
       ->type_name("FILE")
       ->required();

@@ -3,10 +3,28 @@
 #include <algorithm>
 #include <map>
 
+#include "compute/layer_graph.h"
 #include "residency/ggml_tensors.h"
 
 namespace hearth::compute {
 namespace {
+
+// Of n values; ggml's own function ends the process where blocks do not divide them, which check() refuses.
+std::uint64_t row_bytes(wire::KvType type, std::uint64_t n) {
+  const ggml_type stored = storage_type(type);
+  const auto block = static_cast<std::uint64_t>(ggml_blck_size(stored));
+  return (n + block - 1) / block * ggml_type_size(stored);
+}
+
+Result<> check_heads(std::string_view what, std::string_view flag, wire::KvType type,
+                     std::uint32_t head_dim) {
+  if (!wire::traits(type).quantized || head_dim % wire::kKvBlock == 0) return {};
+  return fail(ErrorCode::kUnsupported,
+              "the {} of this model have {} values a head, {} stores blocks of {}; use {} f16", what,
+              head_dim, wire::traits(type).name, wire::kKvBlock, flag);
+}
+
+}  // namespace
 
 ggml_type storage_type(wire::KvType type) {
   switch (type) {
@@ -27,23 +45,6 @@ ggml_type storage_type(wire::KvType type) {
   }
   return GGML_TYPE_F16;
 }
-
-// Of n values; ggml's own function ends the process where blocks do not divide them, which check() refuses.
-std::uint64_t row_bytes(wire::KvType type, std::uint64_t n) {
-  const ggml_type stored = storage_type(type);
-  const auto block = static_cast<std::uint64_t>(ggml_blck_size(stored));
-  return (n + block - 1) / block * ggml_type_size(stored);
-}
-
-Result<> check_heads(std::string_view what, std::string_view flag, wire::KvType type,
-                     std::uint32_t head_dim) {
-  if (!wire::traits(type).quantized || head_dim % wire::kKvBlock == 0) return {};
-  return fail(ErrorCode::kUnsupported,
-              "the {} of this model have {} values a head, {} stores blocks of {}; use {} f16", what,
-              head_dim, wire::traits(type).name, wire::kKvBlock, flag);
-}
-
-}  // namespace
 
 struct KvStorage::Impl {
   plan::LayerRange layers;

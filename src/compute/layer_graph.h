@@ -55,6 +55,9 @@ struct BatchInputs {
   bool keys_and_values_only = false;  // no row is needed after this layer: only the KV cache is written
 };
 
+// How ggml names a type of the KV cache; kv_storage.cpp.
+[[nodiscard]] ggml_type storage_type(wire::KvType type);
+
 // Nodes and tensors of a layer's graph whose weights are `n_weights` tensors, at most.
 [[nodiscard]] constexpr std::size_t max_layer_nodes(std::size_t n_weights, std::uint32_t n_expert_used) {
   return 128 + 2 * n_weights + std::size_t{2} * n_expert_used;

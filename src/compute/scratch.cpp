@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <format>
 #include <utility>
 
 #include "base/units.h"
@@ -59,6 +60,9 @@ std::uint64_t gpu_work_bytes(const model::ModelFile& model, const ScratchOptions
       columns = std::max(columns, of_row);
       rows = std::max(rows, n_rows);
     }
+  // Plain attention multiplies by a copy of the keys.
+  if (!options.flash_attention)
+    matrix = std::max(matrix, std::uint64_t{options.n_cells} * model.params().n_embd_k());
   return matrix * sizeof(ggml_fp16_t) + options.n_ubatch * (columns + kSplits * rows) * sizeof(float);
 }
 
@@ -119,8 +123,9 @@ Result<GpuNeeds> Scratch::gpu_needs(Backend& cpu, Backend& gpu, const model::Mod
   });
   needs.bytes = scratch.io_->bytes() + activations + gpu_work_bytes(model, options);
   const Measured shift = scratch.shift_graph(model);
+  const Stored stored = {storage_type(options.kv_type.k), storage_type(options.kv_type.v)};
   for (std::uint32_t il = 0; il < model.params().n_layer; ++il) {
-    auto operation = first_unsupported(gpu, scratch.largest_graph(model, il, 0).graph);
+    auto operation = first_unsupported(gpu, scratch.largest_graph(model, il, 0, stored).graph);
     if (!operation && shift.graph != nullptr) operation = first_unsupported(gpu, shift.graph);
     if (operation) needs.unsupported.emplace(il, *std::move(operation));
   }
@@ -175,7 +180,7 @@ template <class Visit>
 bool Scratch::each_largest(const model::ModelFile& model, Visit visit) const {
   for (const std::uint32_t il : largest_layers(model, options_))
     for (const std::uint32_t n_out : {0U, options_.n_ubatch - 1})
-      if (!visit(largest_graph(model, il, n_out).graph)) return false;
+      if (!visit(largest_graph(model, il, n_out, kWidest).graph)) return false;
   const Measured shift = shift_graph(model);
   return shift.graph == nullptr || visit(shift.graph);
 }
@@ -187,14 +192,15 @@ Result<> Scratch::reserve(const model::ModelFile& model) {
         return ggml_gallocr_reserve(activations_.get(), graph);
       }))
     return fail(ErrorCode::kOutOfMemory,
-                "the activations of a batch of {} tokens over {} cells do not fit in memory; ask for a "
+                "the activations of a batch of {} tokens over {} cells do not fit in memory{}; ask for a "
                 "smaller batch (-ub) or context (-c)",
-                options_.n_ubatch, options_.n_cells);
+                options_.n_ubatch, options_.n_cells,
+                backend_->is_gpu() ? std::format(" of {}", backend_->description()) : "");
   return {};
 }
 
-Scratch::Measured Scratch::largest_graph(const model::ModelFile& model, std::uint32_t il,
-                                         std::uint32_t n_out) const {
+Scratch::Measured Scratch::largest_graph(const model::ModelFile& model, std::uint32_t il, std::uint32_t n_out,
+                                         const Stored& stored) const {
   const model::HyperParams& p = model.params();
   const auto segment = model::SegmentId::of_layer(il);
   const std::vector<residency::Part> parts = largest_parts(model, il, options_);
@@ -207,10 +213,9 @@ Scratch::Measured Scratch::largest_graph(const model::ModelFile& model, std::uin
   measured.graph = ggml_new_graph_custom(ctx, max_nodes, false);
   LayerWeights weights;
   for (const residency::Part& part : parts) declare(ctx, model, segment, part, weights);
-  // Without flash attention the values are copied in their own type, so the wider one counts.
   const std::uint32_t n_cells = layer_cells(p, il, options_);
-  const LayerKv kv = {.k = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, p.n_embd_k(), n_cells), hidden),
-                      .v = place(ggml_new_tensor_2d(ctx, GGML_TYPE_F32, p.n_embd_v(), n_cells), hidden),
+  const LayerKv kv = {.k = place(ggml_new_tensor_2d(ctx, stored.k, p.n_embd_k(), n_cells), hidden),
+                      .v = place(ggml_new_tensor_2d(ctx, stored.v, p.n_embd_v(), n_cells), hidden),
                       .n_kv = n_cells};
   const BatchInputs in = inputs(ctx, {.n_embd = p.n_embd,
                                       .n_tokens = options_.n_ubatch,

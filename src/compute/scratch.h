@@ -124,9 +124,14 @@ class Scratch : public BatchMemory {
     residency::ContextPtr ctx;
     ggml_cgraph* graph = nullptr;
   };
-  // A full batch over all cells of layer il.
-  [[nodiscard]] Measured largest_graph(const model::ModelFile& model, std::uint32_t il,
-                                       std::uint32_t n_out) const;
+  // A full batch over all cells of layer il, whose keys and values are stored as these types.
+  struct Stored {
+    ggml_type k, v;
+  };
+  // Without flash attention the values are copied in their own type, so the wider one counts.
+  static constexpr Stored kWidest = {GGML_TYPE_F32, GGML_TYPE_F32};
+  [[nodiscard]] Measured largest_graph(const model::ModelFile& model, std::uint32_t il, std::uint32_t n_out,
+                                       const Stored& stored) const;
   [[nodiscard]] Measured shift_graph(const model::ModelFile& model) const;  // of quantized keys
   // The graphs that decide the size of the activations, one after another, as long as visit() says true.
   template <class Visit>

@@ -124,6 +124,7 @@ struct Executor::Epoch {
   std::vector<float> embedded;   // rows of a batch that starts elsewhere
   std::size_t group_tokens = 0;  // of all batches that wait, at most; 0: none waits, each is computed at once
   std::size_t waiting_tokens = 0;
+  std::uint64_t gpu_bytes = 0;
   std::size_t max_in_flight = kMaxBatches;               // nothing is known before activate()
   std::map<std::uint16_t, std::deque<Waiting>> waiting;  // by step; no queue is empty
 
@@ -176,6 +177,24 @@ Executor::~Executor() = default;
 
 Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16_t device,
                                           const residency::LoadOptions& options) {
+  GpuUse use = gpu_;
+  for (const auto& [id, epoch] : epochs_) use.memory_bytes -= std::min(use.memory_bytes, epoch->gpu_bytes);
+  // Where its memory is the processor's, that needs some for what it computes.
+  if (use.backend != nullptr && use.backend->gpu_info().integrated)
+    use.memory_bytes = std::min(use.memory_bytes, options.anonymous_limit / 4 * 3);
+  auto report = load_with(use, plan, device, options);
+  // Another program may have taken the GPU's memory since it was asked.
+  const bool as_many_as_fit = use.backend != nullptr && !use.n_layers;
+  if (report || report.error().code != ErrorCode::kOutOfMemory || !as_many_as_fit) return report;
+  auto without = load_with({}, plan, device, options);
+  if (without && sink_.notice)
+    sink_.notice(
+        std::format("nothing is computed by {}: {}", use.backend->gpu_info().name, report.error().message));
+  return without;
+}
+
+Result<engine::LoadReport> Executor::load_with(const GpuUse& use, const wire::Prepare& plan,
+                                               std::uint16_t device, const residency::LoadOptions& options) {
   HEARTH_CHECK(device < plan.members.size() && !epochs_.contains(plan.epoch));
   if (plan.n_layer != model_.params().n_layer)
     return fail(ErrorCode::kModelMismatch, "the plan has {} layers, the model here has {}", plan.n_layer,
@@ -196,7 +215,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
                                                    .n_seq = plan.n_seq,
                                                    .flash_attention = plan.flash_attention,
                                                    .kv_type = plan.kv_type};
-  HEARTH_TRY(const GpuShare gpu, gpu_share(gpu_, backend_, model_, scratch_options,
+  HEARTH_TRY(const GpuShare gpu, gpu_share(use, backend_, model_, scratch_options,
                                            std::min(max_outputs_, plan.n_ubatch), share.segments));
   if (sink_.notice)
     for (const std::string& text : gpu.notices) sink_.notice(text);
@@ -210,9 +229,12 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   for (const model::SegmentId id : share.segments)
     if (id.kind != model::SegmentId::Kind::kEmbedding) weight_bytes += model_.segment_bytes(id);
   std::uint64_t left = options.anonymous_limit;
-  if (!gpu.segments.empty() && gpu_.backend->gpu_info().integrated)
-    HEARTH_TRY_VOID(take(left, gpu.bytes(), std::format("what {} computes", gpu_.backend->gpu_info().name),
+  if (!gpu.segments.empty() && use.backend->gpu_info().integrated)
+    HEARTH_TRY_VOID(take(left, gpu.bytes(), std::format("what {} computes", use.backend->gpu_info().name),
                          "give the GPU fewer layers (-ngl)"));
+  if (!gpu.segments.empty())
+    HEARTH_TRY_VOID(take(left, residency::GpuSource::kLoadBytes, "copying weights to the GPU",
+                         "lend more memory (--memory)"));
   HEARTH_TRY_VOID(take(left, kv_bytes,
                        std::format("the KV cache of {} layers with {} cells", share.n_layers, n_cells),
                        "ask for a smaller context (-c) or smaller types (-ctk q8_0 -ctv q8_0), or give this "
@@ -270,11 +292,12 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   }
   if (!weights) return std::unexpected(std::move(weights).error());
   epoch->weights = *std::move(weights);
+  epoch->gpu_bytes = gpu.bytes();
   if (!gpu.segments.empty()) {
-    HEARTH_TRY(epoch->weights, residency::GpuSource::load(model_, gpu.segments, gpu_.backend->device(),
+    HEARTH_TRY(epoch->weights, residency::GpuSource::load(model_, gpu.segments, use.backend->device(),
                                                           options, std::move(epoch->weights)));
     if (gpu.n_layers() > 0) {
-      HEARTH_TRY(epoch->gpu_scratch, compute::Scratch::create_beside(*epoch->scratch, *gpu_.backend, model_));
+      HEARTH_TRY(epoch->gpu_scratch, compute::Scratch::create_beside(*epoch->scratch, *use.backend, model_));
     }
   }
   const residency::StreamStatistics statistics = epoch->weights->statistics();
@@ -295,7 +318,7 @@ Result<engine::LoadReport> Executor::load(const wire::Prepare& plan, std::uint16
   }
   if (is_head) {
     HEARTH_TRY(epoch->head, compute::Head::create(backend_, model_, *epoch->weights, plan.n_ubatch,
-                                                  std::min(max_outputs_, plan.n_ubatch), gpu_.backend));
+                                                  std::min(max_outputs_, plan.n_ubatch), use.backend));
     report.compute_bytes += epoch->head->bytes();
     HEARTH_TRY_VOID(take(left, epoch->head->bytes(), "the output head", "ask for smaller batches (-ub)"));
   }

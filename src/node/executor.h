@@ -140,6 +140,9 @@ class Executor {
  private:
   struct Epoch;
   struct Waiting;
+  [[nodiscard]] Result<engine::LoadReport> load_with(const GpuUse& use, const wire::Prepare& plan,
+                                                     std::uint16_t device,
+                                                     const residency::LoadOptions& options);
   [[nodiscard]] Outcome pass_on(Epoch& epoch, wire::BatchFrame frame, std::uint16_t from,
                                 std::span<const float> rows = {}, bool in_memory = false);
   [[nodiscard]] Outcome wait(Epoch& epoch, wire::BatchFrame frame, std::span<const float> rows,

@@ -97,7 +97,8 @@ Result<GpuShare> gpu_share(const GpuUse& use, const GpuNeeds& all_needs, const m
 
   std::map<std::string, std::vector<std::uint32_t>> unsupported;  // layers by operation
   std::uint64_t lacking = 0;
-  for (const model::SegmentId id : candidates) {
+  std::ptrdiff_t n_fitting = 0;
+  for (const model::SegmentId& id : candidates) {
     const bool is_layer = id.kind == model::SegmentId::Kind::kLayer;
     const compute::GpuNeeds& needs = is_layer ? all_needs.of_layers : all_needs.of_output;
     const std::uint32_t key = is_layer ? id.layer : compute::GpuNeeds::kOutput;
@@ -110,7 +111,9 @@ Result<GpuShare> gpu_share(const GpuUse& use, const GpuNeeds& all_needs, const m
     const std::uint64_t kv = is_layer ? kv_bytes_of(id, model, options) : 0;
     const std::uint64_t buffers = shares_buffers ? 0 : needs.bytes;
     if (lacking > 0 || share.bytes() + weights + kv + buffers > limit) {
-      if (!use.n_layers) break;
+      if (!use.n_layers && is_layer) break;
+      if (!use.n_layers) continue;  // without the output head, layers may fit
+      if (lacking == 0) n_fitting = &id - candidates.data();
       lacking += weights + kv + (lacking > 0 ? 0 : buffers);
       continue;
     }
@@ -124,15 +127,15 @@ Result<GpuShare> gpu_share(const GpuUse& use, const GpuNeeds& all_needs, const m
         ErrorCode::kOutOfMemory,
         "what {} is to compute takes {} of its memory, {} may be used; -ngl {} would fit, -ngl auto takes as "
         "much as fits",
-        info.name, format_bytes(share.bytes() + lacking), format_bytes(limit), share.segments.size());
+        info.name, format_bytes(share.bytes() + lacking), format_bytes(limit), n_fitting);
   for (auto& [operation, layers] : unsupported) {
     std::ranges::sort(layers);
     const bool with_output = layers.back() == compute::GpuNeeds::kOutput;
     if (with_output) layers.pop_back();
     std::string what = layers.empty() ? "" : std::format("layers {}", ranges(layers));
     if (with_output) what += what.empty() ? "the output head" : " and the output head";
-    share.notices.push_back(
-        std::format("{}: computed by the processor, {} has no {}", what, info.name, operation));
+    share.notices.push_back(std::format("{}: computed by the processor, {} has no {} of these sizes", what,
+                                        info.name, operation));
   }
   return share;
 }

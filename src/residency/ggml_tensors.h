@@ -4,7 +4,9 @@
 
 #include <exception>
 #include <memory>
+#include <new>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include <ggml-alloc.h>
@@ -63,8 +65,12 @@ template <class Call>
 [[nodiscard]] Result<> guarded(Call call) {
   try {
     call();
+  } catch (const std::bad_alloc&) {
+    throw;  // of the process
   } catch (const std::exception& error) {
-    return fail(ErrorCode::kIo, "the GPU failed: {}", error.what());
+    const std::string_view what = error.what();
+    const bool no_memory = what.contains("OutOfDeviceMemory") || what.contains("OutOfHostMemory");
+    return fail(no_memory ? ErrorCode::kOutOfMemory : ErrorCode::kIo, "the GPU failed: {}", what);
   }
   return {};
 }

@@ -17,7 +17,7 @@ namespace hearth::residency {
 namespace {
 
 // Through memory of the processor, so many bytes at once.
-constexpr std::size_t kPieceBytes = std::size_t{16} << 20;
+constexpr std::size_t kPieceBytes = GpuSource::kLoadBytes / 2;
 
 // The segments' tensors, without data, each once: RoPE factors are in every layer.
 struct Declared {

@@ -20,6 +20,8 @@ namespace hearth::residency {
 
 class GpuSource final : public WeightSource {
  public:
+  // Memory of the processor that load() takes for a moment: a piece of a matrix, and the driver's copy of it.
+  static constexpr std::uint64_t kLoadBytes = std::uint64_t{8} << 20;
   // What load() takes of the GPU's memory, paddings included.
   [[nodiscard]] static std::uint64_t bytes(const model::ModelFile& model,
                                            std::span<const model::SegmentId> segments,

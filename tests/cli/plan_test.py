@@ -112,7 +112,7 @@ class Plan(unittest.TestCase):
         self.assertTrue(self.one()["runnable"])
         self.assertGreater(self.one("--gpus")["devices"][0]["gpu_layers"], 5)
         self.assertFalse(self.one("--gpus")["runnable"])
-        self.assertIn("on which hearth does not compute yet", self.text("--gpus"))
+        self.assertIn("which plans of a real ring do not count on yet", self.text("--gpus"))
         self.assertLess(self.one("--gpus", "--gpu-mem", "a=50MB")["devices"][0]["gpu_layers"], 4)
 
     def test_what_is_wrong_is_said_with_its_place(self):

@@ -512,6 +512,7 @@ class Usage(unittest.TestCase):
         for count in ("0", "-2", "16777217", "5x"):
             self.check(EXIT_USAGE, "is no number of tokens", "run", "-m", MODEL, "-p", "hi", f"--predict={count}")
         self.check(EXIT_USAGE, "there is no prompt", "run", "-m", MODEL)  # standard input is /dev/null
+        self.check(EXIT_USAGE, "the prompt file /dev/zero has more than 67.1 MB", "run", "-m", MODEL, "-f", "/dev/zero")
 
     def test_output_that_is_not_taken(self):
         answer = ("run", "-m", MODEL, "-p", "hi", "-n", "4", "-t", "1")

@@ -101,10 +101,11 @@ TEST_F(Sharing, LeavesWhatItHasNoOperationsFor) {
   const GpuShare share = value_of(
       gpu_share({.backend = gpu_.get(), .n_layers = std::nullopt}, needs, model_, options_, segments_));
   EXPECT_EQ(share.segments, std::vector{SegmentId::of_layer(5)});
-  EXPECT_EQ(share.notices, (std::vector<std::string>{
-                               "layers 6 and the output head: computed by the processor, " + name +
-                                   " has no MUL_MAT of iq1_s",
-                               "layers 0-1: computed by the processor, " + name + " has no ROPE of f32"}));
+  EXPECT_EQ(share.notices,
+            (std::vector<std::string>{
+                "layers 6 and the output head: computed by the processor, " + name +
+                    " has no MUL_MAT of iq1_s of these sizes",
+                "layers 0-1: computed by the processor, " + name + " has no ROPE of f32 of these sizes"}));
 }
 
 // An operation of image models.
@@ -187,13 +188,23 @@ TEST(Unsupported, IsWhatThePageSays) {
     for (const auto& [layer, operation] :
          lacking(testing::family_spec(family, "Q8_0"), {.n_cells = 256, .n_ubatch = 32}))
       found[family] = operation;
-  for (const wire::KvTypeTraits& type : wire::kKvTypes)
+  for (const wire::KvTypeTraits& type : wire::kKvTypes) {
+    const std::string name = "keys " + std::string(type.name);
     for (const auto& [layer, operation] :
          lacking(small_spec("llama", "F16"), {.n_cells = 256, .n_ubatch = 32, .kv_type = type.type}))
-      found[std::string("KV ") + std::string(type.name)] = operation;
-  for (const auto& [what, operation] : found)
-    std::cout << "[ lacking  ] " << what << ": " << operation << "\n";
-  EXPECT_EQ(found, (std::map<std::string, std::string>{}));
+      found[name] = operation;
+    for (const auto& [layer, operation] :
+         lacking(small_spec("llama", "F16"), {.n_cells = 256,
+                                              .n_ubatch = 32,
+                                              .flash_attention = false,
+                                              .kv_type = {type.type, wire::KvType::kF16}}))
+      found[name + ", plain attention"] = operation;
+  }
+  EXPECT_EQ(found, (std::map<std::string, std::string>{{"keys q8_0, plain attention", "MUL_MAT of q8_0"},
+                                                       {"keys q5_1, plain attention", "MUL_MAT of q5_1"},
+                                                       {"keys q5_0, plain attention", "MUL_MAT of q5_0"},
+                                                       {"keys q4_1, plain attention", "MUL_MAT of q4_1"},
+                                                       {"keys q4_0, plain attention", "MUL_MAT of q4_0"}}));
 }
 
 }  // namespace
