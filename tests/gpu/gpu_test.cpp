@@ -179,11 +179,22 @@ TEST(GpuRing, OfExecutorsGivesWhatProcessorsGive) {
   const auto text = random_prompt(80, 2000);
   const auto of_processors = value_of(ExecutorRing::create(model, 3, options));
   const auto reference = value_of(of_processors->read(text, engine::Outputs::kAll));
+  // A processor rounds activations to 8 bits for this type, a GPU does not.
+  const auto rows_of_libllama = [&](const RingOptions& with) {
+    oracle::Oracle oracle = open_oracle(model, with);
+    OraclePlayer player(oracle);
+    player.prompt(text, 32, Outputs::kAll);
+    return player.transcript().rows;
+  };
+  const double floor =
+      compare(rows_of_libllama({.n_ctx = 256, .n_ubatch = 32}),
+              rows_of_libllama({.n_ctx = 256, .n_ubatch = 32, .gpu = test_gpu(), .gpu_layers = 9}))
+          .nmse;
   for (const std::optional<std::uint32_t> n_layers : {std::optional<std::uint32_t>(), {2U}}) {
     const auto ring =
         value_of(ExecutorRing::create(model, 3, options, {.backend = gpu.get(), .n_layers = n_layers}));
     const auto rows = value_of(ring->read(text, engine::Outputs::kAll));
-    EXPECT_TRUE(equivalent(n_layers ? "2 of each device's" : "all of each device's", reference, rows));
+    EXPECT_TRUE(equivalent(n_layers ? "2 of each device's" : "all of each device's", reference, rows, floor));
     for (std::size_t m = 0; m < 3; ++m) {
       const std::uint32_t of_device =
           (static_cast<std::uint32_t>(m) + 1) * 8 / 3 - static_cast<std::uint32_t>(m) * 8 / 3;
