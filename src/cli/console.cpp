@@ -122,10 +122,6 @@ class OptionGroup {
   std::string before_;
 };
 
-}  // namespace
-
-namespace {
-
 std::optional<std::uint32_t> layers_in(std::string_view text) {
   std::uint32_t n = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), n);

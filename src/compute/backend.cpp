@@ -162,10 +162,14 @@ void Backend::abort_when(std::function<bool()> condition) {
 
 Result<> Backend::compute(ggml_cgraph* graph) {
   const auto stopped = [] { return fail(ErrorCode::kCancelled, "the computation was stopped"); };
-  if (is_gpu() && impl_->abort && impl_->abort()) return stopped();
   ggml_status status = GGML_STATUS_FAILED;
-  HEARTH_TRY_VOID(
-      residency::guarded([&] { status = ggml_backend_graph_compute_async(impl_->backend, graph); }));
+  const auto start = [&] { status = ggml_backend_graph_compute_async(impl_->backend, graph); };
+  if (is_gpu()) {
+    if (impl_->abort && impl_->abort()) return stopped();
+    HEARTH_TRY_VOID(residency::guarded(start));
+  } else {
+    start();
+  }
   switch (status) {
     case GGML_STATUS_SUCCESS:
       return {};

@@ -6,6 +6,7 @@
 
 #include "compute/io_memory.h"
 #include "compute/layer_graph.h"
+#include "compute/layer_graphs.h"
 #include "compute/scratch.h"
 #include "residency/ggml_tensors.h"
 #include "wire/hidden.h"
@@ -232,11 +233,7 @@ Result<> Head::Impl::run(GraphSet& set, const Side& side, model::SegmentId segme
   for (std::uint32_t part = 0; part < parts.size(); ++part) {
     HEARTH_TRY(const auto places, weights.acquire(segment, part));
     const SmallGraph& g = set.parts[part];
-    for (std::size_t i = 0; i < g.weights.size(); ++i) {
-      g.weights[i]->data = places[i].data;
-      g.weights[i]->buffer = places[i].buffer;
-      g.weights[i]->extra = places[i].extra;
-    }
+    point_weights(g.weights, places);
     Result<> done = side.backend->compute(g.graph);
     weights.release(segment, part);
     HEARTH_TRY_VOID(std::move(done));

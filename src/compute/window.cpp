@@ -388,8 +388,7 @@ Result<> Window::Impl::compute_group(std::uint32_t il, std::span<GroupItem> item
       HEARTH_TRY_VOID(take_rows_back(il + 1, *item.batch, shape));
     else
       HEARTH_TRY_VOID(check_rows({il, il + 1}, *item.batch, shape));
-    const std::size_t n_rows = il + 1 == layers.end ? shape.n_out : shape.n_tokens;
-    std::copy_n(scratch.hidden, n_rows * model.params().n_embd, item.rows.begin());
+    std::copy_n(scratch.hidden, n_rows_after(il, shape) * model.params().n_embd, item.rows.begin());
   }
   return {};
 }
